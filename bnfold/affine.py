@@ -1,0 +1,166 @@
+"""Per-channel affine maps, and how a tensor is stored after a fold.
+
+Every array here is float64 and *broadcasts against its tensor*: it has the tensor's rank, with ones on the axes where
+it is constant. A BatchNormalization on an NCHW tensor has arrays of shape ``(1, C, 1, 1)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+AGREE = 1e-9
+"""Two demands on one tensor agree when they differ by less than this, relative to the size of their terms."""
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """``y = scale * x + shift``, elementwise; both arrays broadcast against x."""
+
+    scale: Array
+    shift: Array
+
+    @staticmethod
+    def identity(rank: int) -> Affine:
+        """The map that changes nothing, for a tensor of this rank."""
+        return Affine(np.ones((1,) * rank), np.zeros((1,) * rank))
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the map changes nothing, exactly."""
+        return bool(np.all(self.scale == 1) and np.all(self.shift == 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Storage:
+    """How a tensor v is stored after the fold: ``den * v' = num * v + off``, per channel.
+
+    One relation serves both directions, so that no zero is ever divided by:
+
+    - *encode* ``v' = a*v + b`` with ``a = num/den``, what the producer must now produce. It exists where ``den != 0``;
+    - *decode* ``v = alpha*v' + beta`` with ``alpha = den/num``, what a consumer must now assume. It exists where
+      ``num != 0``.
+
+    ``den = 0`` says that v is the constant ``-off/num`` whatever v' holds (a BN with gamma = 0, pushed); ``num = 0``
+    says that v' is the constant ``off/den`` and v is lost (a BN with gamma = 0, pulled).
+    """
+
+    den: Array
+    num: Array
+    off: Array
+
+    @staticmethod
+    def identity(rank: int) -> Storage:
+        """v' = v."""
+        one = np.ones((1,) * rank)
+        return Storage(one, one, np.zeros((1,) * rank))
+
+    @staticmethod
+    def encode(a: Array, b: Array) -> Storage:
+        """v' = a*v + b."""
+        return Storage(np.ones_like(a), a, b)
+
+    @staticmethod
+    def decode(alpha: Array, beta: Array) -> Storage:
+        """v = alpha*v' + beta."""
+        return Storage(alpha, np.ones_like(alpha), -beta)
+
+    @property
+    def has_encode(self) -> bool:
+        """Whether v' is a function of v on every channel."""
+        return bool(np.all(self.den != 0))
+
+    @property
+    def has_decode(self) -> bool:
+        """Whether v is a function of v' on every channel."""
+        return bool(np.all(self.num != 0))
+
+    @property
+    def a(self) -> Array:
+        """Scale of the encode; only where :attr:`has_encode`."""
+        return self.num / self.den
+
+    @property
+    def b(self) -> Array:
+        """Shift of the encode; only where :attr:`has_encode`."""
+        return self.off / self.den
+
+    @property
+    def alpha(self) -> Array:
+        """Scale of the decode; only where :attr:`has_decode`."""
+        return self.den / self.num
+
+    @property
+    def beta(self) -> Array:
+        """Shift of the decode; only where :attr:`has_decode`."""
+        return -self.off / self.num
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the tensor is stored as it was."""
+        return bool(np.all(self.den == self.num) and np.all(self.off == 0) and np.all(self.den != 0))
+
+    @property
+    def is_scale(self) -> bool:
+        """Whether there is no shift on any channel."""
+        return bool(np.all(self.off == 0))
+
+    def map(self, move: Callable[[Array], Array]) -> Storage:
+        """The same relation on a tensor whose elements are those of this one, moved (transposed, sliced, ...)."""
+        return Storage(move(self.den), move(self.num), move(self.off))
+
+    def then_encode(self, a: Array, b: Array) -> Storage:
+        """Store once more: v'' = a*v' + b, a zero `a` included where v' is not dead."""
+        return Storage(self.den, a * self.num, a * self.off + b * self.den)
+
+    def then_decode(self, alpha: Array, beta: Array) -> Storage:
+        """Store once more so that v' = alpha*v'' + beta, a zero `alpha` included where v is not lost."""
+        return Storage(alpha * self.den, self.num, self.off - beta * self.den)
+
+    def before(self, source: Affine) -> Storage:
+        """The storage of x when y = scale*x + shift is stored like this and shares its memory with x."""
+        return Storage(self.den, self.num * source.scale, self.num * source.shift + self.off)
+
+    def after(self, source: Affine) -> Storage:
+        """The storage of y = scale*x + shift when x is stored like this and shares its memory with y."""
+        s, t = source.scale, source.shift
+        return Storage(s * self.den, self.num, s * self.off - self.num * t)
+
+    @property
+    def is_degenerate(self) -> bool:
+        """Whether some channel relates nothing to nothing (both v and v' constant): never accepted."""
+        return bool(np.any((self.den == 0) & (self.num == 0)))
+
+    def agrees(self, other: Storage) -> bool:
+        """Whether both say the same, up to the rounding of their float64 arithmetic.
+
+        Where v is a constant under both, v' is dead and its scale does not matter.
+        """
+        try:
+            dead = (self.den == 0) & (other.den == 0)
+            cross = _close(self.den * other.num, other.den * self.num)
+            lost = (self.num == 0) & (other.num == 0)
+            by_num = _close(self.off * other.num, other.off * self.num)
+            by_den = _close(self.off * other.den, other.off * self.den)
+            offset = np.where(dead, by_num, np.where(lost, by_den, by_num))
+        except ValueError:  # shapes that do not broadcast: never the same tensor
+            return False
+        return bool(np.all((cross | dead | lost) & offset))
+
+
+def _close(x: Array, y: Array) -> NDArray[np.bool_]:
+    return np.asarray(np.abs(x - y) <= AGREE * np.maximum(np.abs(x), np.abs(y)))
+
+
+def snap(total: Array, *terms: Array) -> Array:
+    """`total`, with what is only the rounding of a sum of `terms` set to exactly zero."""
+    magnitude: Any = 0.0
+    for term in terms:
+        magnitude = magnitude + np.abs(term)
+    return np.where(np.abs(total) <= 1e-13 * magnitude, 0.0, total)

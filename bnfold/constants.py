@@ -1,0 +1,316 @@
+"""Constants: initializers, and whatever a chain of nodes computes from them alone.
+
+Values are loaded when asked for and never kept, except small ones. Float arithmetic on constants is done in float64
+and not rounded in between; only a Cast rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from bnfold.affine import Array
+from bnfold.source import FLOATS, array_of
+
+Value = NDArray[np.generic]
+
+LIMIT = 1 << 28
+"""Computed constants with more elements than this are left to the runtime."""
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A value that is known before the model runs."""
+
+    name: str
+    type: int
+    """ONNX element type of the stored value."""
+    shape: tuple[int, ...]
+    load: Callable[[], Value]
+    tensor: TensorProto | None = None
+    """The initializer that holds the value as it is, None where nodes compute it."""
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it is of a float type that bnfold folds."""
+        return self.type in FLOATS
+
+    def float64(self) -> Array:
+        """The values in float64."""
+        return np.asarray(self.load(), dtype=np.float64)
+
+    def ints(self) -> list[int]:
+        """The values as a flat list of Python integers."""
+        return [int(v) for v in np.asarray(self.load()).ravel()]  # type: ignore[call-overload]
+
+
+def from_initializer(tensor: TensorProto, base_dir: Path | None) -> Constant:
+    """The constant that an initializer holds."""
+    return Constant(tensor.name, tensor.data_type, tuple(tensor.dims), lambda: array_of(tensor, base_dir), tensor)
+
+
+def evaluate(
+    node: onnx.NodeProto, opset: int, inputs: Sequence[Constant | None], like: int, base_dir: Path | None
+) -> list[Constant] | None:
+    """What a node computes from constants, None where it is not one that bnfold evaluates.
+
+    Args:
+        node: the node; every input that it needs must be a constant.
+        opset: the ONNX opset, for operators whose arguments moved.
+        inputs: its inputs, None where left out.
+        like: element type of a CastLike's second input, which may itself be dynamic.
+        base_dir: the model's folder, for external data.
+    """
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    if node.op_type == "Constant":
+        return _constant_node(node, attributes, base_dir)
+    kernel = _KERNELS.get(node.op_type)
+    if kernel is None or any(given is None for given in inputs[: 1 if node.op_type == "CastLike" else None]):
+        return None
+    known = [given for given in inputs if given is not None]
+    if not known or not all(node.input):
+        return None
+    try:
+        type_ = _result_type(node.op_type, attributes, known, like)
+        values = kernel(_Call(attributes, opset, known, type_, len(node.output)))
+    except (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError, MemoryError):
+        return None
+    return [_computed(name, type_, value) for name, value in zip(node.output, values, strict=False)]
+
+
+@dataclass(frozen=True)
+class _Call:
+    attributes: dict[str, onnx.AttributeProto]
+    opset: int
+    inputs: list[Constant]
+    type: int
+    outputs: int
+
+    def value(self, slot: int) -> Value:
+        return self.inputs[slot].load()
+
+    def ints(self, name: str, slot: int) -> list[int] | None:
+        """An argument that was an attribute first and an input later."""
+        if name in self.attributes:
+            return list(self.attributes[name].ints)
+        return self.inputs[slot].ints() if slot < len(self.inputs) else None
+
+    def int(self, name: str, default: int) -> int:
+        return self.attributes[name].i if name in self.attributes else default
+
+
+def _computed(name: str, type_: int, value: Value) -> Constant:
+    return Constant(name, type_, value.shape, lambda: value)
+
+
+def _result_type(op: str, attributes: dict[str, onnx.AttributeProto], inputs: list[Constant], like: int) -> int:
+    if op in ("Shape", "Size"):
+        return TensorProto.INT64
+    if op == "Cast":
+        to = attributes["to"]
+        return to.i if to.type == onnx.AttributeProto.INT else int(TensorProto.DataType.Value(to.s.decode()))
+    if op == "CastLike":
+        if not like:
+            raise ValueError("unknown type")
+        return like
+    if op == "ConstantOfShape":
+        return attributes["value"].t.data_type if "value" in attributes else TensorProto.FLOAT
+    return inputs[0].type
+
+
+def _constant_node(
+    node: onnx.NodeProto, attributes: dict[str, onnx.AttributeProto], base_dir: Path | None
+) -> list[Constant] | None:
+    if "value" in attributes:
+        tensor, name = attributes["value"].t, node.output[0]
+        return [Constant(name, tensor.data_type, tuple(tensor.dims), lambda: array_of(tensor, base_dir))]
+    simple: tuple[tuple[str, int, Callable[[onnx.AttributeProto], object]], ...] = (
+        ("value_float", TensorProto.FLOAT, lambda a: np.array(a.f, np.float32)),
+        ("value_floats", TensorProto.FLOAT, lambda a: np.array(a.floats, np.float32)),
+        ("value_int", TensorProto.INT64, lambda a: np.array(a.i, np.int64)),
+        ("value_ints", TensorProto.INT64, lambda a: np.array(a.ints, np.int64)),
+    )
+    for key, type_, read in simple:
+        if key in attributes:
+            return [_computed(node.output[0], type_, np.asarray(read(attributes[key])))]
+    if "sparse_value" in attributes:
+        return _sparse(node.output[0], attributes["sparse_value"].sparse_tensor)
+    return None
+
+
+def _sparse(name: str, sparse: onnx.SparseTensorProto) -> list[Constant] | None:
+    dims, values = tuple(sparse.dims), numpy_helper.to_array(sparse.values)
+    if math.prod(dims) > LIMIT:
+        return None
+    dense = np.zeros(dims, values.dtype)
+    indices = numpy_helper.to_array(sparse.indices)
+    dense[np.unravel_index(indices, dims) if indices.ndim == 1 else tuple(indices.T)] = values
+    return [_computed(name, sparse.values.data_type, dense)]
+
+
+def _bounded(shape: Sequence[int]) -> tuple[int, ...]:
+    if math.prod(shape) > LIMIT or any(dim < 0 for dim in shape):
+        raise ValueError("too large")
+    return tuple(shape)
+
+
+def _cast(call: _Call) -> list[Value]:
+    value = call.value(0)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(call.type)
+    if value.dtype.kind == "f" and dtype.kind in "iu":
+        value = np.trunc(value)
+    return [value.astype(dtype)]
+
+
+def _reshape(call: _Call) -> list[Value]:
+    value, target = call.value(0), call.ints("shape", 1)
+    assert target is not None
+    if not call.int("allowzero", 0):
+        target = [value.shape[i] if dim == 0 else dim for i, dim in enumerate(target)]
+    return [value.reshape(target)]
+
+
+def _unsqueeze(call: _Call) -> list[Value]:
+    axes = call.ints("axes", 1)
+    assert axes is not None
+    return [np.expand_dims(call.value(0), tuple(axes))]
+
+
+def _squeeze(call: _Call) -> list[Value]:
+    axes = call.ints("axes", 1)
+    return [np.squeeze(call.value(0), None if axes is None else tuple(axes))]
+
+
+def _expand(call: _Call) -> list[Value]:
+    value, target = call.value(0), call.inputs[1].ints()
+    return [np.broadcast_to(value, _bounded(np.broadcast_shapes(value.shape, tuple(target))))]
+
+
+def _constant_of_shape(call: _Call) -> list[Value]:
+    filler = numpy_helper.to_array(call.attributes["value"].t) if "value" in call.attributes else np.zeros(1, "f4")
+    return [np.broadcast_to(filler.reshape(()), _bounded(call.inputs[0].ints()))]
+
+
+def _shape(call: _Call) -> list[Value]:
+    shape = call.inputs[0].shape
+    end = call.int("end", len(shape)) if "end" in call.attributes else None
+    return [np.array(shape[call.int("start", 0) : end], np.int64)]
+
+
+def _transpose(call: _Call) -> list[Value]:
+    perm = list(call.attributes["perm"].ints) if "perm" in call.attributes else None
+    return [np.transpose(call.value(0), perm)]
+
+
+def _flatten(call: _Call) -> list[Value]:
+    value = call.value(0)
+    axis = call.int("axis", 1) % (value.ndim + 1)
+    return [value.reshape(math.prod(value.shape[:axis]), -1)]
+
+
+def _slice(call: _Call) -> list[Value]:
+    value = call.value(0)
+    starts, ends, axes = (call.ints(name, i + 1) for i, name in enumerate(("starts", "ends", "axes")))
+    steps = call.inputs[4].ints() if len(call.inputs) > 4 else None
+    assert starts is not None and ends is not None
+    index: list[slice] = [slice(None)] * value.ndim
+    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        step = 1 if steps is None else steps[i]
+        # An end beyond -size means "past the first element" when walking backwards.
+        axis = i if axes is None else axes[i]
+        stop = None if step < 0 and end < -value.shape[axis] else end
+        index[axis] = slice(start, stop, step)
+    return [value[tuple(index)]]
+
+
+def _gather(call: _Call) -> list[Value]:
+    return [np.take(call.value(0), np.asarray(call.value(1), np.int64), axis=call.int("axis", 0))]
+
+
+def _split(call: _Call) -> list[Value]:
+    value, axis, sizes = call.value(0), call.int("axis", 0), call.ints("split", 1)
+    if sizes is None:
+        chunk = -(-value.shape[axis] // call.outputs)
+        return list(np.split(value, range(chunk, value.shape[axis], chunk), axis))
+    return list(np.split(value, np.cumsum(sizes)[:-1], axis))
+
+
+def _range(call: _Call) -> list[Value]:
+    start, limit, delta = (call.value(i).item() for i in range(3))
+    _bounded([max(0, math.ceil((limit - start) / delta))])
+    return [np.arange(start, limit, delta, onnx.helper.tensor_dtype_to_np_dtype(call.type))]
+
+
+def _tile(call: _Call) -> list[Value]:
+    value, repeats = call.value(0), call.inputs[1].ints()
+    _bounded([dim * n for dim, n in zip(value.shape, repeats, strict=True)])
+    return [np.tile(value, repeats)]
+
+
+def _widened(value: Value) -> Value:
+    """Floats in float64; integers as they are."""
+    return value if value.dtype.kind in "iub" else value.astype(np.float64)
+
+
+def _arithmetic(compute: Callable[..., Value]) -> Callable[[_Call], list[Value]]:
+    def kernel(call: _Call) -> list[Value]:
+        if call.opset < 7 and ("axis" in call.attributes or call.int("broadcast", 0)):
+            raise ValueError("broadcasting of opset 6 and before")
+        values = [_widened(given.load()) for given in call.inputs]
+        _bounded(np.broadcast_shapes(*(v.shape for v in values)))
+        with np.errstate(all="ignore"):
+            return [np.asarray(compute(*values))]
+
+    return kernel
+
+
+def _divide(x: Value, y: Value) -> Value:
+    if x.dtype.kind in "iu":  # integers are divided towards zero
+        return np.asarray(np.trunc(np.divide(x, y))).astype(x.dtype)  # type: ignore[arg-type]
+    return np.asarray(np.divide(x, y))  # type: ignore[arg-type]
+
+
+_KERNELS: dict[str, Callable[[_Call], list[Value]]] = {
+    "Identity": lambda call: [call.value(0)],
+    "Cast": _cast,
+    "CastLike": _cast,
+    "Reshape": _reshape,
+    "Unsqueeze": _unsqueeze,
+    "Squeeze": _squeeze,
+    "Expand": _expand,
+    "ConstantOfShape": _constant_of_shape,
+    "Shape": _shape,
+    "Size": lambda call: [np.array(math.prod(call.inputs[0].shape), np.int64)],
+    "Transpose": _transpose,
+    "Flatten": _flatten,
+    "Slice": _slice,
+    "Gather": _gather,
+    "Split": _split,
+    "Range": _range,
+    "Tile": _tile,
+    "Concat": lambda call: [np.concatenate([c.load() for c in call.inputs], call.int("axis", 1))],
+    "Add": _arithmetic(np.add),
+    "Sub": _arithmetic(np.subtract),
+    "Mul": _arithmetic(np.multiply),
+    "Div": _arithmetic(_divide),
+    "Sum": _arithmetic(lambda *values: np.asarray(sum(values[1:], values[0]))),
+    "Max": _arithmetic(lambda *values: np.max(np.broadcast_arrays(*values), axis=0)),
+    "Min": _arithmetic(lambda *values: np.min(np.broadcast_arrays(*values), axis=0)),
+    "Pow": _arithmetic(np.power),
+    "Neg": _arithmetic(np.negative),
+    "Abs": _arithmetic(np.abs),
+    "Sqrt": _arithmetic(np.sqrt),
+    "Exp": _arithmetic(np.exp),
+    "Log": _arithmetic(np.log),
+    "Reciprocal": _arithmetic(lambda value: np.asarray(1.0 / value)),
+}
+
+EVALUATED = frozenset(_KERNELS) | {"Constant"}
+"""The operators that are evaluated on constants."""

@@ -1,0 +1,335 @@
+"""The model as read: graphs, nodes, values, and which values are constants. Nothing here changes anything.
+
+onnx-graphsurgeon navigates (who produces a tensor, who reads it), on a skeleton without weights; names, shapes and
+constants are looked up here. Every graph of the model (the main graph, If/Loop/Scan bodies) is one `Graph`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import onnx
+from onnx import AttributeProto
+
+from bnfold import skeleton
+from bnfold.constants import EVALUATED, Constant, evaluate, from_initializer
+from bnfold.errors import ModelError
+from bnfold.source import Source
+
+Dim = int | str | None
+Shape = tuple[Dim, ...]
+
+
+@dataclass(eq=False)
+class Node:
+    """One node of a graph, in the graph's order."""
+
+    graph: Graph
+    index: int
+    proto: onnx.NodeProto
+    label: str
+    """Unique within the model: the node's name where it is one, else its first output."""
+
+    @property
+    def op(self) -> str:
+        """Operator name; with its domain where that is not ONNX's own."""
+        domain = self.proto.domain
+        return self.proto.op_type if domain in ("", "ai.onnx") else f"{domain}.{self.proto.op_type}"
+
+    @property
+    def version(self) -> int:
+        """The ONNX opset that the model imports."""
+        return self.graph.model.opset
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """Input names; '' where an optional input is left out."""
+        return tuple(self.proto.input)
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Output names; '' where an optional output is left out."""
+        return tuple(self.proto.output)
+
+    @cached_property
+    def attributes(self) -> dict[str, AttributeProto]:
+        """Attributes by name."""
+        return {attribute.name: attribute for attribute in self.proto.attribute}
+
+    def input(self, slot: int) -> str:
+        """Name at an input slot, '' where it is left out."""
+        return self.inputs[slot] if slot < len(self.inputs) else ""
+
+    def int(self, name: str, default: int) -> int:
+        """An integer attribute."""
+        found = self.attributes.get(name)
+        return default if found is None else found.i
+
+    def float(self, name: str, default: float) -> float:
+        """A float attribute: the float32 value that the file holds."""
+        found = self.attributes.get(name)
+        return default if found is None else found.f
+
+    def ints(self, name: str) -> list[int] | None:
+        """A list of integers, or None where it is absent."""
+        found = self.attributes.get(name)
+        return None if found is None else list(found.ints)
+
+    def string(self, name: str, default: str) -> str:
+        """A string attribute."""
+        found = self.attributes.get(name)
+        return default if found is None else found.s.decode("utf-8", "replace")
+
+    def constant(self, slot: int) -> Constant | None:
+        """The constant at an input slot, or None where there is none."""
+        name = self.input(slot)
+        return self.graph.constant(name) if name else None
+
+
+class Graph:
+    """One graph of the model, with its producers, consumers, shapes and constants."""
+
+    def __init__(self, model: Model, proto: onnx.GraphProto, path: str, parent: Graph | None) -> None:
+        self.model = model
+        self.proto = proto
+        self.path = path
+        self.parent = parent
+        self.inputs = tuple(value.name for value in proto.input)
+        self.outputs = tuple(value.name for value in proto.output)
+        self.captured: set[str] = set()
+        self.shapes: dict[str, Shape] = {}
+        self.types: dict[str, int] = {}
+        self.overridable: set[str] = set()
+        self._constants: dict[str, Constant | None] = {}
+        names = model.labels
+        self.nodes = [Node(self, i, node, names.unique(node)) for i, node in enumerate(proto.node)]
+        self.producers: dict[str, Node] = {}
+        self.consumers: dict[str, list[tuple[Node, int]]] = {}
+        self._navigate()
+
+    def _navigate(self) -> None:
+        navigator = skeleton.topology(self.proto)
+        own = {id(raw): node for raw, node in zip(navigator.nodes, self.nodes, strict=True)}
+        for name, tensor in navigator.tensors(check_duplicates=False).items():
+            if len(tensor.inputs) > 1:
+                raise ModelError(f"{self.model.source.label}: two nodes write the tensor {name!r}; export it again")
+            if tensor.inputs:
+                self.producers[name] = own[id(tensor.inputs[0])]
+            readers = {id(raw): own[id(raw)] for raw in tensor.outputs}
+            uses = [(node, slot) for node in readers.values() for slot, used in enumerate(node.inputs) if used == name]
+            self.consumers[name] = uses
+
+    def owner(self, name: str) -> Graph | None:
+        """The graph, this one or an outer one, in which the name is defined."""
+        graph: Graph | None = self
+        while graph is not None:
+            if name in graph.producers or name in graph.initializers or name in graph.input_set:
+                return graph
+            graph = graph.parent
+        return None
+
+    @cached_property
+    def input_set(self) -> frozenset[str]:
+        """Names of the graph's inputs."""
+        return frozenset(self.inputs)
+
+    @cached_property
+    def output_set(self) -> frozenset[str]:
+        """Names of the graph's outputs."""
+        return frozenset(self.outputs)
+
+    @cached_property
+    def initializers(self) -> dict[str, onnx.TensorProto]:
+        """The graph's own initializers by name."""
+        return {tensor.name: tensor for tensor in self.proto.initializer}
+
+    @cached_property
+    def annotated(self) -> frozenset[str]:
+        """Tensors that a quantization annotation names."""
+        return frozenset(entry.tensor_name for entry in self.proto.quantization_annotation)
+
+    def constant(self, name: str) -> Constant | None:
+        """The constant of this name, here or in an outer graph; None where the value is known only at run time."""
+        if name not in self._constants:
+            owner = self.owner(name)
+            if owner is None:
+                found = None
+            elif owner is not self:
+                found = owner.constant(name)
+            else:
+                found = self._find_constant(name)
+            self._constants[name] = found
+        return self._constants[name]
+
+    def _find_constant(self, name: str) -> Constant | None:
+        # An explicit stack: constants may be computed by chains of any length.
+        stack, depth = [name], 0
+        while stack:
+            current = stack[-1]
+            if current in self._constants:
+                stack.pop()
+                continue
+            node = self.producers.get(current)
+            if node is None:
+                tensor = self.initializers.get(current)
+                if tensor is not None and current not in self.overridable:
+                    self._constants[current] = from_initializer(tensor, self.model.source.base_dir)
+                else:
+                    self._constants[current] = None
+                stack.pop()
+                continue
+            own = [name for name in _needed(node) if name in self.producers and name not in self._constants]
+            if own and depth < len(self.nodes) + 1:
+                depth += 1
+                stack.extend(own)
+                continue
+            self._evaluate(node)
+            self._constants.setdefault(current, None)
+            stack.pop()
+        return self._constants[name]
+
+    def _evaluate(self, node: Node) -> None:
+        names = _needed(node)
+        inputs = [self._constants.get(name) if name in self.producers else self.constant(name) for name in names]
+        if not names and node.proto.op_type != "Constant":
+            return
+        like = self.type(node.input(1))
+        for found in evaluate(node.proto, node.version, inputs, like, self.model.source.base_dir) or ():
+            self._constants[found.name] = found
+
+    def shape(self, name: str) -> Shape | None:
+        """Static shape as far as it is known; None where not even the rank is."""
+        graph: Graph | None = self
+        while graph is not None:
+            if name in graph.shapes:
+                return graph.shapes[name]
+            graph = graph.parent
+        return None
+
+    def rank(self, name: str) -> int | None:
+        """Rank of a value, None where it is unknown."""
+        shape = self.shape(name)
+        return None if shape is None else len(shape)
+
+    def type(self, name: str) -> int:
+        """ONNX element type of a value, 0 where it is unknown."""
+        graph: Graph | None = self
+        while graph is not None:
+            if name in graph.types:
+                return graph.types[name]
+            graph = graph.parent
+        return 0
+
+
+class _Labels:
+    """Gives every node of the model a label of its own."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def unique(self, node: onnx.NodeProto) -> str:
+        first = next((name for name in node.output if name), "")
+        base = node.name or first or node.op_type
+        label, n = base, 1
+        if label in self._taken and first:
+            label = base = f"{base}:{first}"
+        while label in self._taken:
+            n += 1
+            label = f"{base}:{n}"
+        self._taken.add(label)
+        return label
+
+
+class Model:
+    """A whole model: every graph in it, main graph first."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.proto = source.proto
+        self.labels = _Labels()
+        self.opset = next((e.version for e in self.proto.opset_import if e.domain in ("", "ai.onnx")), 1)
+        self.graphs: list[Graph] = []
+        inferred = skeleton.infer_value_info(self.proto)
+        stack: list[tuple[onnx.GraphProto, onnx.GraphProto, str, Graph | None]] = [
+            (self.proto.graph, inferred, "", None)
+        ]
+        while stack:
+            proto, shaped, path, parent = stack.pop()
+            graph = Graph(self, proto, path, parent)
+            self.graphs.append(graph)
+            _declare(graph, shaped)
+            shaped_bodies = {tuple(n.output): dict(_bodies(n)) for n in shaped.node if _bodies(n)}
+            for node in reversed(graph.nodes):
+                inner = shaped_bodies.get(node.outputs, {})
+                for name, body in _bodies(node.proto):
+                    stack.append((body, inner.get(name, body), f"{path}{node.label}/{name}/", graph))
+        for graph in self.graphs:
+            _capture(graph)
+
+    @property
+    def main(self) -> Graph:
+        """The main graph."""
+        return self.graphs[0]
+
+    def nodes(self) -> Iterator[Node]:
+        """Every node of every graph."""
+        for graph in self.graphs:
+            yield from graph.nodes
+
+
+def _needed(node: Node) -> tuple[str, ...]:
+    """The inputs whose values an evaluation would read; none where the operator is not evaluated."""
+    if node.proto.op_type not in EVALUATED or node.proto.domain not in ("", "ai.onnx"):
+        return ()
+    return node.inputs[:1] if node.proto.op_type == "CastLike" else node.inputs
+
+
+def _bodies(node: onnx.NodeProto) -> list[tuple[str, onnx.GraphProto]]:
+    found = [(a.name, a.g) for a in node.attribute if a.type == AttributeProto.GRAPH]
+    for attribute in node.attribute:
+        found += [(f"{attribute.name}[{i}]", g) for i, g in enumerate(attribute.graphs)]
+    return found
+
+
+def _declare(graph: Graph, shaped: onnx.GraphProto) -> None:
+    for value in [*shaped.value_info, *shaped.input, *shaped.output]:
+        tensor = value.type.tensor_type
+        if tensor.elem_type:
+            graph.types[value.name] = tensor.elem_type
+        if tensor.HasField("shape"):
+            graph.shapes[value.name] = tuple(
+                d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim
+            )
+    for tensor in graph.proto.initializer:
+        graph.types[tensor.name] = tensor.data_type
+        graph.shapes[tensor.name] = tuple(tensor.dims)
+    if graph.parent is None and graph.model.proto.ir_version >= 4:
+        graph.overridable = set(graph.inputs) & set(graph.initializers)
+    for node in graph.nodes:
+        if node.proto.op_type == "BatchNormalization":
+            _copy_shape(graph, node)
+
+
+def _copy_shape(graph: Graph, node: Node) -> None:
+    """A BatchNormalization keeps its input's shape and type, where inference said nothing."""
+    x, y = node.input(0), node.outputs[0] if node.outputs else ""
+    for one, other in ((x, y), (y, x)):
+        if graph.shapes.get(one) is None and graph.shapes.get(other) is not None:
+            graph.shapes[one] = graph.shapes[other]
+        if not graph.types.get(one) and graph.types.get(other):
+            graph.types[one] = graph.types[other]
+
+
+def _capture(graph: Graph) -> None:
+    """Tell the outer graphs which of their values this body reads or returns."""
+    if graph.parent is None:
+        return
+    names = [name for node in graph.nodes for name in node.inputs if name]
+    for name in [*names, *graph.outputs]:
+        if name in graph.producers or name in graph.initializers or name in graph.input_set:
+            continue
+        owner = graph.parent.owner(name)
+        if owner is not None:
+            owner.captured.add(name)

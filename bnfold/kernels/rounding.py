@@ -1,0 +1,78 @@
+"""Monte Carlo arithmetic: what one random rounding of every constant and every result does to a model.
+
+Each weight and each computed tensor is multiplied by 1 + u * r with r uniform in [-1, 1] and u the unit roundoff of
+the type that the model stores it in (D. S. Parker, "Monte Carlo Arithmetic", UCLA CSD-970002, 1997). The result moves
+by what correctly rounded arithmetic of that precision may move it, whatever runtime computes it.
+
+Only what depends on the model's inputs is rounded: sizes and scales that a graph computes from shapes stay exact.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bnfold.kernels.base import Array, is_float
+
+# They copy, select or compare: their results need no rounding.
+_EXACT = frozenset(
+    "Identity Reshape Transpose Flatten Squeeze Unsqueeze Concat Split Slice Gather GatherElements GatherND Expand Tile "
+    "Pad DepthToSpace SpaceToDepth Relu MaxPool GlobalMaxPool Max Min Clip Abs Neg Dropout ReduceMax ReduceMin Where "
+    "ScatterND ScatterElements Scatter Floor Ceil Round Sign TopK ArgMax ArgMin NonZero If Loop Scan".split()
+)
+
+# Their constants are weights, which a fold rewrites; the constants of other ops steer them (scales, bounds, exponents).
+_WEIGHTED = frozenset(
+    "Conv ConvTranspose Gemm MatMul Einsum BatchNormalization InstanceNormalization GroupNormalization "
+    "LayerNormalization RMSNormalization Add Sub Mul Div Sum PRelu GRU LSTM RNN".split()
+)
+
+# They return facts about their input that rounding does not touch.
+_OPAQUE = frozenset({"Shape", "Size"})
+
+_DEFAULT_UNIT = 2.0**-24
+
+
+class Rounding:
+    """One Monte Carlo rounding. `units` has the unit roundoff of every tensor that depends on an input so far."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._random = np.random.default_rng(seed)
+
+    def inputs(
+        self, op: str, names: Sequence[str], values: list[Any], units: Mapping[str, float], stored: Mapping[str, float]
+    ) -> list[Any]:
+        """A node's inputs with its weights rounded; `stored` has the unit roundoff of the constants."""
+        if op not in _WEIGHTED or not any(name in units for name in names):
+            return values
+        return [
+            value if name in units or not is_float(value) or value.size < 2 else self._weight(name, value, stored)
+            for name, value in zip(names, values, strict=True)
+        ]
+
+    def _weight(self, name: str, value: Array, stored: Mapping[str, float]) -> Array:
+        # Seeded by name: a shared weight is rounded once.
+        random = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+        rounded: Array = value * (1 + stored.get(name, _DEFAULT_UNIT) * random.uniform(-1, 1, value.shape))
+        return rounded
+
+    def output(self, op: str, value: Any, unit: float) -> Any:
+        """A node's result, rounded where the node rounds."""
+        if op in _EXACT or not is_float(value) or unit == 0:
+            return value
+        return value * (1 + unit * self._random.uniform(-1, 1, value.shape))
+
+
+def result_unit(op: str, names: Sequence[str], units: Mapping[str, float], cast_to: float | None) -> float | None:
+    """The unit roundoff of a node's results, or None where they do not depend on an input."""
+    found = [units[name] for name in names if name in units]
+    if op in _OPAQUE or not found:
+        return None
+    if cast_to is not None:
+        return cast_to
+    floats = [unit for unit in found if unit > 0]
+    return floats[0] if floats else 0.0

@@ -1,0 +1,59 @@
+"""Why an affine node stays: refusals as data.
+
+Every refusal has a stable code (part of the JSON surface), the node at fault, one sentence, and what would unlock it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+CODES: dict[str, str] = {
+    "training-mode": "the BatchNormalization normalises with batch statistics, which no constant can replace",
+    "dynamic-parameters": "scale, bias, mean or variance are computed at run time",
+    "overridable-parameter": "a parameter is a graph input with a default value, which a caller may override",
+    "invalid-statistics": "var + epsilon is not positive, or a parameter is not finite",
+    "unsupported-form": "the node has outputs, attributes or types that make it something else than an affine map",
+    "unknown-shape": "the rank or the channel count of a tensor is not known",
+    "changes-shape": "the constant enlarges the tensor, so that removing the node would change its shape",
+    "graph-input": "the demand reached a graph input, whose meaning must stay",
+    "graph-output": "the demand reached a graph output, whose values must stay",
+    "captured": "the tensor is also read inside a subgraph",
+    "annotated": "a quantization annotation names the tensor",
+    "opaque-op": "the operator has no rule, or is not affine in the tensor that would change",
+    "dynamic-weight": "the weights are computed at run time",
+    "overridable-weight": "the weights are a graph input with a default value, which a caller may override",
+    "padded-shift": "zero padding stands between the shift and the weights that would absorb it",
+    "negative-scale": "the operator passes only positive scales",
+    "shift-through-nonlinear": "the operator does not pass a shift",
+    "scale-through-nonlinear": "the operator does not pass a scale",
+    "scale-refused": "the node can absorb a shift, but not a scale",
+    "shift-refused": "the node can absorb a scale, but not a shift",
+    "not-uniform": "the operator mixes channels that would be stored differently",
+    "lacks-axis": "an operand has no axis on which the demand varies",
+    "zero-scale": "a channel with scale zero cannot be undone here",
+    "conflict": "the tensor would have to be stored in two different ways",
+    "row-axis": "the demand varies on an axis that the weights do not have",
+    "would-only-move": "the addition would only move to another place",
+    "out-of-range": "the new constants would overflow or lose digits in the type they are stored in",
+    "kept-by-user": "--keep or --only asked for it",
+    "search-limit": "more tensors would change than one fold may touch",
+    "verification-failed": "the fold did not pass verification and was dropped",
+}
+"""Every code, with the sentence that explains it in general."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One refusal: where a way to fold an affine ended, and what would open it."""
+
+    code: str
+    text: str
+    at: str = ""
+    """Name of the node or tensor at fault."""
+    unlock: str = ""
+    """What the user could change to make the fold possible; empty where nothing would."""
+    channels: tuple[int, ...] = field(default=())
+    """The channels at fault, at most the first eight."""
+
+    def __post_init__(self) -> None:
+        assert self.code in CODES, self.code

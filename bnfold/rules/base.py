@@ -1,0 +1,191 @@
+"""What a rule sees and what it answers.
+
+A rule is one pure function per operator. It sees how the tensors at the node's ports are stored, which of them are
+*fixed* (already decided in this attempt), and answers with the ways to complete the picture: every way gives the
+storage of the ports that are still free and the edits to the node's own constants. Or it refuses, with a reason.
+
+Ports are numbered like Python indices: inputs 0, 1, ...; outputs -1, -2, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bnfold.affine import Array, Storage
+from bnfold.constants import Constant
+from bnfold.graph import Dim, Node, Shape
+from bnfold.plan import Edit, NewConstant
+from bnfold.reasons import Reason
+
+OUT = -1
+"""The port of a node's first output."""
+
+
+class Refused(Exception):
+    """Ends a rule: the demand cannot be met here."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.text)
+        self.reason = reason
+
+
+@dataclass(frozen=True, eq=False)
+class Port:
+    """One tensor at a node, as the rule sees it."""
+
+    name: str
+    shape: Shape
+    storage: Storage
+    fixed: bool
+    constant: Constant | None = None
+    near: int = 0
+    """How far the next absorber is behind this port: 0 is right there."""
+    pinned: str = ""
+    """The code of the reason why the tensor's meaning must stay; '' where it need not."""
+
+    @property
+    def rank(self) -> int:
+        """Rank of the tensor."""
+        return len(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Accept:
+    """One way to meet the demands at a node."""
+
+    assign: Mapping[int, Storage] = field(default_factory=dict)
+    """Storage for ports that were free."""
+    edits: tuple[Edit, ...] = ()
+    """What happens to the node's own constants, once every port is as it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A node with its ports."""
+
+    node: Node
+    ports: Mapping[int, Port]
+    bias_behind: bool = False
+    """Whether everything that reads the first output only adds a constant to it."""
+
+    def refuse(self, code: str, text: str, unlock: str = "", channels: tuple[int, ...] = ()) -> Refused:
+        """A refusal at this node."""
+        return Refused(Reason(code, text, self.node.label, unlock, channels))
+
+    def port(self, key: int) -> Port:
+        """The port of this number; refuses where its rank is unknown."""
+        port = self.ports.get(key)
+        if port is None:
+            where = f"input {key}" if key >= 0 else f"output {-key - 1}"
+            raise self.refuse(
+                "unknown-shape", f"the rank of {where} of {self.node.op} is not known", "export with shapes"
+            )
+        return port
+
+    def settle(self, wants: Mapping[int, Storage], edits: tuple[Edit, ...] = ()) -> Accept:
+        """Accept with these storages: agree with what is fixed, assign what is free, refuse a contradiction."""
+        assign: dict[int, Storage] = {}
+        for key, want in wants.items():
+            port = self.port(key)
+            if want.is_degenerate:
+                raise self.refuse("zero-scale", "a channel would be constant before and after", channels=())
+            if port.storage.agrees(want):
+                continue
+            if port.pinned:
+                raise Refused(pinned_reason(port.pinned, port.name))
+            if port.fixed:
+                raise self.refuse(
+                    "conflict", f"tensor {port.name!r} would have to be stored in two different ways at {self.node.op}"
+                )
+            assign[key] = want
+        return Accept(assign, edits)
+
+
+Rule = Callable[[View], list[Accept]]
+
+
+def pinned_reason(code: str, name: str) -> Reason:
+    """Why a tensor whose meaning must stay refuses every demand."""
+    texts = {
+        "graph-output": ("the values of graph output {!r} must stay", ""),
+        "graph-input": ("the demand reaches {!r}, which this graph does not compute", ""),
+        "captured": ("tensor {!r} is also read inside a subgraph", ""),
+        "annotated": ("a quantization annotation names {!r}", "fold before quantising"),
+    }
+    text, unlock = texts[code]
+    return Reason(code, text.format(name), name, unlock)
+
+
+def channels_where(mask: Array | np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> tuple[int, ...]:
+    """The first eight channels (flat positions) at which a mask is true."""
+    return tuple(int(i) for i in np.flatnonzero(mask)[:8])
+
+
+def lift(array: Array, rank: int) -> Array:
+    """The array with leading ones, to this rank."""
+    return array.reshape((1,) * (rank - array.ndim) + array.shape)
+
+
+def compress(array: Array) -> Array:
+    """The array with every axis along which it is constant reduced to size one."""
+    for axis in range(array.ndim):
+        if array.shape[axis] > 1:
+            first = array.take([0], axis)
+            if np.array_equal(np.broadcast_to(first, array.shape), array):
+                array = first
+    return array
+
+
+def varies_on(storage: Storage) -> set[int]:
+    """The axes along which the storage is not constant."""
+    shape = np.broadcast_shapes(storage.den.shape, storage.num.shape, storage.off.shape)
+    return {axis for axis, size in enumerate(shape) if size != 1}
+
+
+def only_axis(view: View, port: Port, axis: int, size: Dim) -> Storage:
+    """The port's storage as vectors of length `size` along one axis; refuses where it varies on another."""
+    others = varies_on(port.storage) - {axis % port.rank}
+    if others:
+        raise view.refuse(
+            "row-axis", f"the demand on {port.name!r} varies on axis {min(others)}, where {view.node.op} has no weights"
+        )
+    if not isinstance(size, int):
+        raise view.refuse("unknown-shape", f"the channel count of {port.name!r} is not known", "export with shapes")
+    return port.storage.map(lambda array: np.broadcast_to(array.reshape(-1), (size,)))
+
+
+def need_encode(view: View, storage: Storage) -> tuple[Array, Array]:
+    """(a, b) with v' = a*v + b; refuses where v' is dead."""
+    if not storage.has_encode:
+        raise view.refuse(
+            "zero-scale",
+            f"a channel of scale zero reaches {view.node.op}, which cannot undo it",
+            channels=channels_where(storage.den == 0),
+        )
+    return storage.a, storage.b
+
+
+def need_decode(view: View, storage: Storage) -> tuple[Array, Array]:
+    """(alpha, beta) with v = alpha*v' + beta; refuses where v is lost."""
+    if not storage.has_decode:
+        raise view.refuse(
+            "zero-scale",
+            f"a channel of scale zero was pulled out of a tensor that {view.node.op} also reads",
+            channels=channels_where(storage.num == 0),
+        )
+    return storage.alpha, storage.beta
+
+
+def restored_constant(view: View, key: int, hint: str) -> tuple[Edit, ...]:
+    """The edit that stores a constant operand as its port says."""
+    port = view.port(key)
+    assert port.constant is not None
+    if port.storage.is_identity:
+        return ()
+    a, b = need_encode(view, port.storage)
+    shape = np.broadcast_shapes(port.constant.shape, a.shape, b.shape)
+    return (NewConstant(key, hint, port.constant.type, shape, port.constant, (a,), lambda: b),)
+

@@ -1,0 +1,170 @@
+"""Conv and ConvTranspose: absorb any scale on both sides, any shift behind, and a shift in front where no padding is.
+
+Source: ONNX operators Conv-1/11/22, ConvTranspose-1/11/22.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from bnfold.affine import Array
+from bnfold.constants import Constant
+from bnfold.plan import Edit, NewConstant
+from bnfold.rules.base import OUT, Accept, View, channels_where, need_decode, need_encode, only_axis
+from bnfold.sums import exact_sum
+
+
+def conv(view: View) -> list[Accept]:
+    """y = W * x + B.  W' = a W alpha;  B' = a (B + sum(W beta)) + b;  beta = 0 where a window touches zero padding."""
+    node = view.node
+    weight = constant_weight(view, 1)
+    group, x, y = node.int("group", 1), view.port(0), view.port(OUT)
+    if len(weight.shape) < 3 or group < 1 or weight.shape[0] % group:
+        raise view.refuse("unsupported-form", f"the weights of {node.op} have shape {weight.shape}")
+    out_channels, in_channels = weight.shape[0], weight.shape[1] * group
+    alpha, beta = need_decode(view, only_axis(view, x, 1, in_channels))
+    a, b = need_encode(view, only_axis(view, y, 1, out_channels))
+    if np.any(beta != 0) and _touches_padding(view, weight.shape[2:]):
+        raise view.refuse(
+            "padded-shift",
+            f"{node.op} pads its input with zeros, which the shift of {np.count_nonzero(beta)} channels does not reach",
+            "pad with the shifted value before the convolution, or make these shifts zero",
+            channels_where(beta != 0),
+        )
+    tail = (1,) * (len(weight.shape) - 2)
+    per_input = _group_rows(alpha, group, out_channels).reshape(*_group_rows(alpha, group, out_channels).shape, *tail)
+    factors = _not_one(per_input, a.reshape(-1, 1, *tail))
+
+    def moved() -> Array:
+        rows = _group_rows(beta, group, out_channels)
+        total = weight.float64().reshape(*weight.shape[:2], -1) * rows[:, :, None]
+        return exact_sum(total.reshape(out_channels, -1))
+
+    edits = _weight_edit(weight, factors) + bias_edit(view, 2, weight.type, a, b, moved if np.any(beta != 0) else None)
+    return [Accept({}, edits)]
+
+
+def conv_transpose(view: View) -> list[Accept]:
+    """As Conv, with W[c, m]; a shift in front only for kernel 1, stride 1 and no output padding."""
+    node = view.node
+    weight = constant_weight(view, 1)
+    group, x, y = node.int("group", 1), view.port(0), view.port(OUT)
+    if len(weight.shape) < 3 or group < 1 or weight.shape[0] % group:
+        raise view.refuse("unsupported-form", f"the weights of {node.op} have shape {weight.shape}")
+    in_channels, per_group = weight.shape[0], weight.shape[1]
+    alpha, beta = need_decode(view, only_axis(view, x, 1, in_channels))
+    a, b = need_encode(view, only_axis(view, y, 1, per_group * group))
+    if np.any(beta != 0) and not _pointwise(view, weight.shape[2:]):
+        raise view.refuse(
+            "padded-shift",
+            f"the outputs of {node.op} see different numbers of inputs, so that a shift does not reach all alike",
+            channels=channels_where(beta != 0),
+        )
+    tail = (1,) * (len(weight.shape) - 2)
+    out_rows = _group_rows(a, group, in_channels)
+    factors = _not_one(alpha.reshape(-1, 1, *tail), out_rows.reshape(*out_rows.shape, *tail))
+
+    def moved() -> Array:
+        total = weight.float64().reshape(in_channels, per_group) * beta[:, None]
+        return exact_sum(total.reshape(group, -1, per_group).transpose(0, 2, 1)).reshape(-1)
+
+    edits = _weight_edit(weight, factors) + bias_edit(view, 2, weight.type, a, b, moved if np.any(beta != 0) else None)
+    return [Accept({}, edits)]
+
+
+def constant_weight(view: View, slot: int) -> Constant:
+    """The node's constant float weight; refuses where there is none."""
+    node = view.node
+    constant = node.constant(slot)
+    name = node.input(slot)
+    if constant is None:
+        owner = node.graph.owner(name)
+        if owner is not None and name in owner.overridable:
+            raise view.refuse(
+                "overridable-weight",
+                f"{name!r} is a graph input with a default value, which a caller may override",
+                f"remove {name!r} from the graph's inputs",
+            )
+        raise view.refuse("dynamic-weight", f"the weights of {node.op} are computed at run time")
+    if not constant.is_float:
+        raise view.refuse("unsupported-form", f"the weights of {node.op} are not of a float type")
+    return constant
+
+
+def bias_edit(
+    view: View, slot: int, type_: int, a: Array, b: Array, moved: Callable[[], Array] | None
+) -> tuple[Edit, ...]:
+    """B' = a (B + moved) + b, in the node's bias slot; none where that is what is there already."""
+    name = view.node.input(slot)
+    old = view.node.constant(slot) if name else None
+    if name and old is None:
+        if np.all(a == 1) and np.all(b == 0) and moved is None:
+            return ()
+        raise view.refuse("dynamic-weight", f"the bias of {view.node.op} is computed at run time")
+    if moved is None and np.all(b == 0) and (old is None or np.all(a == 1)):
+        return ()
+    shift = (lambda: b) if moved is None else (lambda: a * moved() + b)
+    return (NewConstant(slot, "bias", old.type if old else type_, a.shape, old, (a,) if old else (), shift),)
+
+
+def _weight_edit(weight: Constant, factors: tuple[Array, ...]) -> tuple[Edit, ...]:
+    return (NewConstant(1, "weight", weight.type, weight.shape, weight, factors),) if factors else ()
+
+
+def _not_one(*factors: Array) -> tuple[Array, ...]:
+    return tuple(factor for factor in factors if np.any(factor != 1))
+
+
+def _group_rows(vector: Array, group: int, rows: int) -> Array:
+    """Row r of the result is the part of the vector that belongs to r's group; (1, n) for one group."""
+    parts = vector.reshape(group, -1)
+    return parts if group == 1 else np.repeat(parts, rows // group, axis=0)
+
+
+def _touches_padding(view: View, kernel: tuple[int, ...]) -> bool:
+    """Whether some window of a Conv reaches a padded zero.
+
+    Per axis: pad_begin > 0, or (out-1)*stride + (k-1)*dilation - pad_begin >= in.
+    """
+    node, n = view.node, len(kernel)
+    mode = node.string("auto_pad", "NOTSET")
+    if mode == "VALID":
+        return False
+    pads = node.ints("pads") or [0] * (2 * n)
+    strides = node.ints("strides") or [1] * n
+    dilations = node.ints("dilations") or [1] * n
+    sizes = view.port(0).shape[2:]
+    for axis in range(n):
+        size, reach = sizes[axis], (kernel[axis] - 1) * dilations[axis]
+        if mode in ("SAME_UPPER", "SAME_LOWER"):
+            if reach == 0:
+                continue
+            if not isinstance(size, int):
+                return True
+            outputs = math.ceil(size / strides[axis])
+            if (outputs - 1) * strides[axis] + reach + 1 > size:
+                return True
+            continue
+        begin, end = pads[axis], pads[n + axis]
+        if begin > 0:
+            return True
+        if end <= 0:
+            continue
+        if not isinstance(size, int):
+            return True
+        outputs = (size + begin + end - reach - 1) // strides[axis] + 1
+        if (outputs - 1) * strides[axis] + reach - begin >= size:
+            return True
+    return False
+
+
+def _pointwise(view: View, kernel: tuple[int, ...]) -> bool:
+    """Whether every output of a ConvTranspose is made of exactly one input position."""
+    node = view.node
+    ones = all(size == 1 for size in kernel) and all(stride == 1 for stride in node.ints("strides") or [1])
+    extends = any(node.ints("output_padding") or []) or node.ints("output_shape") is not None
+    cropped = any(pad < 0 for pad in node.ints("pads") or [])
+    return ones and not extends and not cropped and node.string("auto_pad", "NOTSET") in ("NOTSET", "VALID")

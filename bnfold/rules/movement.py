@@ -1,0 +1,169 @@
+"""Operators that only move elements: the arrays of the demand move along.
+
+Source: ONNX operators Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Concat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from bnfold.affine import Array, Storage
+from bnfold.graph import Dim, Shape
+from bnfold.rules.base import OUT, Accept, View, compress, restored_constant
+
+
+def moves(forward: Callable[[View, Array], Array], backward: Callable[[View, Array], Array]) -> Callable[[View], list[Accept]]:
+    """A rule for one input and one output between which elements move."""
+
+    def rule(view: View) -> list[Accept]:
+        x, y = view.port(0), view.port(OUT)
+        if x.fixed or not y.fixed:
+            return [view.settle({OUT: x.storage.map(lambda array: forward(view, array))})]
+        return [view.settle({0: y.storage.map(lambda array: backward(view, array))})]
+
+    return rule
+
+
+def _perm(view: View) -> list[int]:
+    return view.node.ints("perm") or list(reversed(range(view.port(0).rank)))
+
+
+transpose = moves(
+    lambda view, array: array.transpose(_perm(view)),
+    lambda view, array: array.transpose(np.argsort(_perm(view))),
+)
+"""y = x transposed: so are the arrays."""
+
+reshape = moves(
+    lambda view, array: _reshaped(view, array, view.port(0).shape, view.port(OUT).shape),
+    lambda view, array: _reshaped(view, array, view.port(OUT).shape, view.port(0).shape),
+)
+"""y = x with another shape (Reshape, Flatten, Squeeze, Unsqueeze): the arrays too, where the dimensions allow it."""
+
+
+def _reshaped(view: View, array: Array, old: Shape, new: Shape) -> Array:
+    parts = groups(old, new)
+    sizes: list[int] = []
+    full: list[int] = []
+    for before, after in parts:
+        if all(array.shape[axis] == 1 for axis in before):
+            full += [1] * len(before)
+            sizes += [1] * len(after)
+            continue
+        if len(before) == 1 and len(after) == 1:
+            full.append(array.shape[before[0]])
+            sizes.append(array.shape[before[0]])
+            continue
+        old_dims, new_dims = [old[axis] for axis in before], [new[axis] for axis in after]
+        known_old = [dim for dim in old_dims if isinstance(dim, int)]
+        known_new = [dim for dim in new_dims if isinstance(dim, int)]
+        if len(known_old) != len(old_dims) or len(known_new) != len(new_dims):
+            raise view.refuse("not-uniform", f"{view.node.op} mixes channels with a dimension of unknown size")
+        if math.prod(known_old) != math.prod(known_new):
+            raise view.refuse("unknown-shape", f"{view.node.op} goes from {old} to {new}, which do not match")
+        full += known_old
+        sizes += known_new
+    return compress(np.broadcast_to(array, full).reshape(sizes))
+
+
+def groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
+    """The smallest groups of axes of both shapes that hold the same elements, in order."""
+    old, new = _named(old, new)
+    before, after = _running(old), _running(new)
+    result: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(old) and j < len(new):
+        found = next(
+            ((p, q) for p in range(i, len(old)) for q in range(j, len(new)) if before[p] == after[q]),
+            None,
+        )
+        if found is None:
+            break
+        p, q = found
+        result.append((list(range(i, p + 1)), list(range(j, q + 1))))
+        i, j = p + 1, q + 1
+    if i < len(old) or j < len(new):
+        rest = (list(range(i, len(old))), list(range(j, len(new))))
+        ones = all(old[axis] == 1 for axis in rest[0]) and all(new[axis] == 1 for axis in rest[1])
+        if ones or not result or (rest[0] and rest[1]):
+            result.append(rest)
+        else:
+            result[-1] = (result[-1][0] + rest[0], result[-1][1] + rest[1])
+    return result
+
+
+def _named(old: Shape, new: Shape) -> tuple[Shape, Shape]:
+    """Give the one unknown dimension of both shapes the same name, where the others show that it is the same."""
+    free_old = [axis for axis, dim in enumerate(old) if not isinstance(dim, int)]
+    free_new = [axis for axis, dim in enumerate(new) if not isinstance(dim, int)]
+    if len(free_old) == len(free_new) == 1:
+        known = [math.prod(dim for dim in shape if isinstance(dim, int)) for shape in (old, new)]
+        if known[0] == known[1]:
+            return _replace(old, free_old[0], "?"), _replace(new, free_new[0], "?")
+    fresh = iter(range(1 << 30))
+    return tuple(
+        tuple(dim if dim is not None else f"?{side}{next(fresh)}" for dim in shape) for side, shape in enumerate((old, new))
+    )  # type: ignore[return-value]
+
+
+def _replace(shape: Shape, axis: int, dim: Dim) -> Shape:
+    return (*shape[:axis], dim, *shape[axis + 1 :])
+
+
+def _running(shape: Shape) -> list[tuple[int, tuple[str, ...]]]:
+    """Products of the leading dimensions: a number, and the names of the unknown ones."""
+    number, names = 1, []
+    result = []
+    for dim in shape:
+        if isinstance(dim, int):
+            number *= dim
+        else:
+            names.append(str(dim))
+        result.append((number, tuple(sorted(names))))
+    return result
+
+
+def concat(view: View) -> list[Accept]:
+    """y = x1, x2, ... along an axis: the demand on y is cut into theirs, theirs are joined into y's."""
+    node, out = view.node, view.port(OUT)
+    axis = node.int("axis", 1) % out.rank
+    ports = [view.port(slot) for slot in range(len(node.inputs))]
+    sizes = [port.shape[axis] for port in ports]
+    known = [size for size in sizes if isinstance(size, int)]
+    if len(known) != len(sizes):
+        raise view.refuse("unknown-shape", f"the size of an input of {node.op} along axis {axis} is not known")
+    wants: dict[int, Storage] = {}
+    if out.fixed:
+        ends = np.cumsum(known)
+        for slot, (end, size) in enumerate(zip(ends, known, strict=True)):
+            wants[slot] = out.storage.map(lambda array, e=int(end), n=size: _cut(array, axis, e - n, e))  # type: ignore[misc]
+    else:
+        joined = [
+            np.concatenate([_along(getattr(port.storage, part), axis, size, ports) for port, size in zip(ports, known, strict=True)], axis)
+            for part in ("den", "num", "off")
+        ]
+        wants[OUT] = Storage(*(compress(array) for array in joined))
+    accept = view.settle(wants)
+    edits = tuple(
+        edit for slot, port in enumerate(ports) if port.constant is not None for edit in restored_constant(view, slot, "part")
+    )
+    return [Accept(accept.assign, edits)]
+
+
+def _cut(array: Array, axis: int, start: int, stop: int) -> Array:
+    if array.shape[axis] == 1:
+        return array
+    index = [slice(None)] * array.ndim
+    index[axis] = slice(start, stop)
+    return compress(array[tuple(index)])
+
+
+def _along(array: Array, axis: int, size: int, ports: list) -> Array:  # type: ignore[type-arg]
+    """The array with its full size along the axis, and on every other axis what the parts need to be joined."""
+    shape = list(np.broadcast_shapes(*(getattr(port.storage, part).shape[:axis] + (1,) + getattr(port.storage, part).shape[axis + 1 :]
+                                       for port in ports for part in ("den", "num", "off"))))
+    shape[axis] = size
+    return np.broadcast_to(array, shape)

@@ -1,0 +1,214 @@
+"""Nodes that are affine maps themselves: BatchNormalization, and Mul or Div by a constant.
+
+As absorbers they take a demand into their own constants; as sources they are what the solver removes. Add and Sub of
+a constant are sources too, and absorb by the rule for sums.
+
+Source: ONNX operators BatchNormalization-1/6/7/9/14/15, Mul, Div, Add, Sub -1/6/7/13/14.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnfold.affine import Affine, Array, Storage, snap
+from bnfold.constants import Constant
+from bnfold.graph import Node, Shape
+from bnfold.plan import NewConstant
+from bnfold.reasons import Reason
+from bnfold.rules.base import OUT, Accept, View, channels_where, lift, need_decode, need_encode, only_axis
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """An affine node: ``output = scale * input + shift`` with arrays that broadcast against the tensor."""
+
+    node: Node
+    slot: int
+    """The input slot of the tensor; the other inputs are constants."""
+    affine: Affine
+    spread: Array | None = None
+    """Standard deviation of the input by channel, where the node knows it (a BatchNormalization does)."""
+
+
+AFFINE_OPS = frozenset({"BatchNormalization", "Mul", "Div", "Add", "Sub"})
+
+
+def as_source(node: Node) -> Source | Reason | None:
+    """The affine map that a node computes; a reason where it looks like one and is not; None where it does not."""
+    if node.op not in AFFINE_OPS:
+        return None
+    if node.op == "BatchNormalization":
+        return _batchnorm_source(node)
+    return _constant_operand_source(node)
+
+
+def _batchnorm_source(node: Node) -> Source | Reason:
+    def no(code: str, text: str, unlock: str = "", channels: tuple[int, ...] = ()) -> Reason:
+        return Reason(code, text, node.label, unlock, channels)
+
+    version = node.version
+    if version >= 14 and node.int("training_mode", 0):
+        return no("training-mode", "training_mode is 1: batch statistics", "export the model in evaluation mode")
+    if version < 7 and not node.int("is_test", 0):
+        return no("training-mode", "is_test is 0: batch statistics", "export the model in evaluation mode")
+    used = [name for name in node.outputs[1:] if name and (node.graph.consumers.get(name) or name in node.graph.output_set)]
+    if used or len([name for name in node.outputs if name]) > 1 and version < 14:
+        return no("training-mode", "its statistics outputs are used", "export the model in evaluation mode")
+    if version < 9 and not node.int("spatial", 1):
+        return no("unsupported-form", "spatial is 0: one statistic for every position, not for every channel")
+    parameters: list[Constant] = []
+    for slot, what in enumerate(("scale", "bias", "mean", "variance"), start=1):
+        constant, name = node.constant(slot), node.input(slot)
+        owner = node.graph.owner(name)
+        if constant is None and owner is not None and name in owner.overridable:
+            return no(
+                "overridable-parameter",
+                f"its {what} {name!r} is a graph input with a default value, which a caller may override",
+                f"remove {name!r} from the graph's inputs",
+            )
+        if constant is None:
+            return no("dynamic-parameters", f"its {what} is computed at run time")
+        if not constant.is_float:
+            return no("unsupported-form", f"its {what} is not of a float type")
+        parameters.append(constant)
+    shape = node.graph.shape(node.input(0))
+    if shape is None or len(shape) < 2:
+        return no("unknown-shape", "the rank of its input is not known", "export with shapes")
+    size = parameters[0].shape
+    if len(size) != 1 or any(p.shape != size for p in parameters) or shape[1] not in (size[0], None) and isinstance(shape[1], int):
+        return no("unsupported-form", f"its parameters have shapes {[p.shape for p in parameters]}, not one per channel")
+    gamma, bias, mean, variance = (p.float64() for p in parameters)
+    total = variance + node.float("epsilon", float(np.float32(1e-5)))
+    with np.errstate(invalid="ignore"):
+        bad = ~(total > 0) | ~np.isfinite(total) | ~np.isfinite(gamma) | ~np.isfinite(bias) | ~np.isfinite(mean)
+    if np.any(bad):
+        return no("invalid-statistics", "var + epsilon <= 0 or a parameter is not finite", "", channels_where(bad))
+    scale = gamma / np.sqrt(total)
+    along = (1, -1) + (1,) * (len(shape) - 2)
+    affine = Affine(scale.reshape(along), (bias - scale * mean).reshape(along))
+    return Source(node, 0, affine, np.sqrt(total).reshape(along))
+
+
+def _constant_operand_source(node: Node) -> Source | Reason | None:
+    if len(node.inputs) != 2:
+        return None
+    constants = [node.constant(slot) for slot in (0, 1)]
+    if (constants[0] is None) == (constants[1] is None):
+        return None
+    slot = 0 if constants[0] is None else 1
+    constant = constants[1 - slot]
+    assert constant is not None
+    if not constant.is_float or node.op == "Div" and slot == 1:
+        return None
+    shape, out = node.graph.shape(node.input(slot)), node.graph.shape(node.outputs[0])
+    if shape is None:
+        return Reason("unknown-shape", "the rank of its input is not known", node.label, "export with shapes")
+    value = aligned(node, constant, len(shape))
+    if value is None or not _keeps_shape(value.shape, shape, out):
+        return Reason("changes-shape", f"its constant of shape {constant.shape} enlarges the tensor {shape}", node.label)
+    if not np.all(np.isfinite(value)) or node.op == "Div" and np.any(value == 0):
+        return Reason("invalid-statistics", "its constant is not finite, or divides by zero", node.label)
+    one, zero = np.ones((1,) * len(shape)), np.zeros((1,) * len(shape))
+    maps = {
+        "Mul": Affine(value, zero),
+        "Div": Affine(1.0 / value if node.op == "Div" else one, zero),
+        "Add": Affine(one, value),
+        "Sub": Affine(one, -value) if slot == 0 else Affine(-one, value),
+    }
+    return Source(node, slot, maps[node.op])
+
+
+def aligned(node: Node, constant: Constant, rank: int) -> Array | None:
+    """The constant's values so that they broadcast against a tensor of this rank; None where they enlarge it."""
+    value = constant.float64() if np.prod(constant.shape, dtype=float) <= 1 << 24 else None
+    if value is None or value.ndim > rank and any(size != 1 for size in value.shape[: value.ndim - rank]):
+        return None
+    if value.ndim > rank:
+        return None
+    if node.version < 7 and node.int("broadcast", 0) and "axis" in node.attributes:
+        axis = node.int("axis", 0) % rank
+        if axis + value.ndim > rank:
+            return None
+        value = value.reshape(value.shape + (1,) * (rank - axis - value.ndim))
+    return lift(value, rank)
+
+
+def _keeps_shape(constant: tuple[int, ...], shape: Shape, out: Shape | None) -> bool:
+    if out is not None and len(out) != len(shape):
+        return False
+    return all(size in (1, dim) for size, dim in zip(constant, shape, strict=True))
+
+
+def batchnorm(view: View) -> list[Accept]:
+    """Any demand: gamma' = a gamma alpha;  B' = a (B + gamma/sigma (beta - mu + alpha mu)) + b."""
+    source = as_source(view.node)
+    if isinstance(source, Reason):
+        raise view.refuse(source.code, source.text, source.unlock)
+    assert source is not None
+    scale, bias, mean = (view.node.constant(slot) for slot in (1, 2, 3))
+    assert scale is not None and bias is not None and mean is not None
+    size = scale.shape[0]
+    alpha, beta = need_decode(view, only_axis(view, view.port(0), 1, size))
+    a, b = need_encode(view, only_axis(view, view.port(OUT), 1, size))
+    s, mu = source.affine.scale.reshape(-1), mean.float64()
+    shift = a * s * (beta - mu + alpha * mu) + b
+    if view.port(0).storage.is_identity and view.port(OUT).storage.is_identity:
+        return [Accept()]
+    return [
+        Accept(
+            {},
+            (
+                NewConstant(1, "scale", scale.type, scale.shape, scale, (a * alpha,)),
+                NewConstant(2, "bias", bias.type, bias.shape, bias, (a,), lambda: shift),
+            ),
+        )
+    ]
+
+
+def constant_factor(view: View) -> list[Accept]:
+    """y = c x:  c' = a c alpha;  a shift passes, beta_y = c beta_x (backwards only where c is not zero).  x / c alike."""
+    source = as_source(view.node)
+    if not isinstance(source, Source):
+        raise view.refuse("opaque-op", f"{view.node.op} is not a scale by a constant that keeps the shape")
+    slot, s = source.slot, source.affine.scale
+    x, y = view.port(slot), view.port(OUT)
+    want: dict[int, Storage] = {}
+    if x.fixed or not y.fixed:
+        alpha, beta = need_decode(view, x.storage)
+        a, b = need_encode(view, y.storage)
+        passed = -a * s * beta
+        if np.any(snap(passed - b, passed, b) != 0):
+            want = {OUT: Storage.encode(a, passed)}
+    else:
+        a, b = need_encode(view, y.storage)
+        alpha, beta = need_decode(view, x.storage)
+        missing = np.broadcast_to((a * s == 0) & (b != 0), np.broadcast_shapes(a.shape, s.shape, b.shape))
+        if np.any(missing):
+            raise view.refuse("zero-scale", "a shift cannot pass a factor of zero", channels=channels_where(missing))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            passed = np.where(b == 0, 0.0, -b / (a * s))
+        if np.any(snap(passed - beta, passed, beta) != 0):
+            want = {slot: Storage.decode(alpha, passed)}
+    factor = a * alpha
+    constant = view.node.constant(1 - slot)
+    assert constant is not None
+    return [view.settle(want, _scaled_operand(view, 1 - slot, constant, factor, source.affine.scale.ndim))]
+
+
+def _scaled_operand(view: View, slot: int, constant: Constant, factor: Array, rank: int) -> tuple[NewConstant, ...]:
+    if np.all(factor == 1):
+        return ()
+    if view.node.op == "Div":
+        if np.any(factor == 0):
+            raise view.refuse("zero-scale", "a divisor cannot take a factor of zero")
+        factor = 1.0 / factor
+    while factor.ndim > len(constant.shape) and factor.shape[0] == 1:
+        factor = factor[0]
+    if view.node.version < 7 and "axis" in view.node.attributes:
+        factor = factor.reshape(constant.shape) if factor.size == np.prod(constant.shape) else factor
+    shape = np.broadcast_shapes(constant.shape, factor.shape)
+    if view.node.version < 7 and shape != constant.shape:
+        raise view.refuse("unsupported-form", f"the constant of {view.node.op} cannot grow before opset 7")
+    return (NewConstant(slot, "factor", constant.type, shape, constant, (factor,)),)

@@ -1,0 +1,99 @@
+"""Skeletons: the model without its weights, for onnx-graphsurgeon to navigate and for ONNX to infer shapes on.
+
+Both are cheap however large the model is, and neither is ever written back.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto, TensorProto, ValueInfoProto
+
+SMALL = 4096
+"""Constants up to this many bytes stay in the skeleton: shapes, axes, scales and the like steer shape inference."""
+
+_GS_TYPES = frozenset(range(1, 14))  # the element types that graphsurgeon can measure without a warning
+
+
+def topology(graph: onnx.GraphProto) -> gs.Graph:
+    """One graph as a graphsurgeon graph: nodes in order, initializers by name, type and dims; no attributes, no data.
+
+    Names captured from outer graphs appear as tensors that nothing produces.
+    """
+    bare = onnx.GraphProto(name=graph.name)
+    for tensor in graph.initializer:
+        known = tensor.data_type if tensor.data_type in _GS_TYPES else TensorProto.FLOAT16
+        bare.initializer.add(name=tensor.name, data_type=known, dims=tensor.dims)
+    for value in graph.input:
+        bare.input.add(name=value.name)
+    for value in graph.output:
+        bare.output.add(name=value.name)
+    for node in graph.node:
+        bare.node.add(op_type=node.op_type, name=node.name, domain=node.domain, input=node.input, output=node.output)
+    model = onnx.ModelProto(graph=bare, ir_version=8)
+    model.opset_import.add(domain="", version=17)
+    return gs.import_onnx(model)
+
+
+def infer_value_info(model: onnx.ModelProto) -> onnx.GraphProto:
+    """The model's graph after shape inference, without weights; as declared where inference gives up."""
+    bare = onnx.ModelProto(ir_version=max(model.ir_version, 4))
+    bare.opset_import.extend(model.opset_import)
+    bare.functions.extend(model.functions)
+    bare.graph.CopyFrom(_without_weights(model.graph))
+    try:
+        return onnx.shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=True).graph
+    except Exception:  # whatever the inference chokes on: the declared shapes are what is known
+        return bare.graph
+
+
+def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
+    bare = onnx.GraphProto(name=graph.name)
+    bare.value_info.extend(graph.value_info)
+    bare.output.extend(graph.output)
+    listed = set()
+    large = {tensor.name for tensor in graph.initializer if not _is_small(tensor)}
+    for value in graph.input:
+        listed.add(value.name)
+        bare.input.append(value)
+    for tensor in graph.initializer:
+        if tensor.name not in large:
+            bare.initializer.append(tensor)
+        elif tensor.name not in listed:
+            bare.input.append(_declared(tensor, tensor.name))
+    for node in graph.node:
+        value = next((a.t for a in node.attribute if a.name == "value"), None) if node.op_type == "Constant" else None
+        if value is not None and not _is_small(value) and node.output:
+            bare.input.append(_declared(value, node.output[0]))
+        elif any(a.type == AttributeProto.GRAPH for a in node.attribute):
+            bare.node.append(_without_inner_weights(node))
+        else:
+            bare.node.append(node)
+    return bare
+
+
+def _without_inner_weights(node: onnx.NodeProto) -> onnx.NodeProto:
+    bare = onnx.NodeProto(op_type=node.op_type, name=node.name, domain=node.domain)
+    bare.input.extend(node.input)
+    bare.output.extend(node.output)
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            bare.attribute.add(name=attribute.name, type=attribute.type, g=_body_without_weights(attribute.g))
+        else:
+            bare.attribute.append(attribute)
+    return bare
+
+
+def _body_without_weights(body: onnx.GraphProto) -> onnx.GraphProto:
+    # A body's inputs are positional, so its large initializers cannot become inputs: they keep their dims only.
+    bare = _without_weights(body)
+    del bare.input[len(body.input) :]
+    return bare
+
+
+def _is_small(tensor: TensorProto) -> bool:
+    return tensor.data_location != TensorProto.EXTERNAL and tensor.ByteSize() <= SMALL
+
+
+def _declared(tensor: TensorProto, name: str) -> ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))

@@ -1,0 +1,171 @@
+"""Reading a model: a path, bytes or a ModelProto, with its external data left on disk.
+
+The proto that is read here is never modified. External data is looked at through memory maps, one tensor at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from bnfold.errors import ModelError
+
+ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto
+
+FLOATS: dict[int, np.dtype[np.generic]] = {
+    TensorProto.FLOAT: np.dtype(np.float32),
+    TensorProto.DOUBLE: np.dtype(np.float64),
+    TensorProto.FLOAT16: np.dtype(np.float16),
+    TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+}
+"""The element types whose constants bnfold folds, and how numpy spells them."""
+
+MAX_PROTO = 2**31 - 1
+"""Protobuf's limit for one message, bytes."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model as it was given: the proto without its external data, and where that data lies."""
+
+    proto: onnx.ModelProto
+    path: Path | None
+    base_dir: Path | None
+    raw: bytes | None = None
+    """The bytes as given, where they were given as bytes."""
+
+    @property
+    def label(self) -> str:
+        """How messages name this model."""
+        return str(self.path) if self.path is not None else "the model"
+
+
+def read(model: ModelLike) -> Source:
+    """Read a model without its external data.
+
+    Raises:
+        ModelError: the file is missing, a folder, not ONNX or truncated.
+    """
+    if isinstance(model, onnx.ModelProto):
+        return Source(_checked(model, "the model"), None, None)
+    if isinstance(model, bytes):
+        return Source(_parse(model, "the model"), None, None, model)
+    path = Path(model)
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; give the .onnx file inside it")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{path} does not exist; check the path") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+    return Source(_parse(data, str(path)), path, path.resolve().parent)
+
+
+def _parse(data: bytes, label: str) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError:
+        raise ModelError(
+            f"{label} is not an ONNX model, or it is truncated: it does not parse; export or copy it again"
+        ) from None
+    return _checked(proto, label)
+
+
+def _checked(proto: onnx.ModelProto, label: str) -> onnx.ModelProto:
+    if not proto.HasField("graph") or not (proto.graph.output or proto.graph.node):
+        raise ModelError(f"{label} is not an ONNX model: it holds no graph; export or copy it again")
+    if not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import) and proto.ir_version >= 3:
+        domains = {node.domain for node in proto.graph.node}
+        if domains & {"", "ai.onnx"}:
+            raise ModelError(f"{label} does not say which ONNX opset it uses (opset_import); export it again")
+    return proto
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Whether the tensor's data lies in a file of its own."""
+    return tensor.data_location == TensorProto.EXTERNAL
+
+
+@dataclass(frozen=True)
+class ExternalRange:
+    """Where one tensor's bytes lie."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+def external_range(tensor: TensorProto, base_dir: Path | None) -> ExternalRange:
+    """Find the bytes of an external tensor, and check that they are really there.
+
+    Raises:
+        ModelError: the file is missing, outside the model's folder, or too short.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    what = f"tensor {tensor.name!r}: external data {location!r}"
+    if base_dir is None:
+        raise ModelError(f"{what} cannot be found for a model without a path; give the path of the .onnx file")
+    base = base_dir.resolve()
+    path = base / location
+    if not location or Path(location).is_absolute() or not path.resolve().is_relative_to(base):
+        raise ModelError(f"{what} points outside the model's folder {base}; refusing to read it")
+    if not path.exists():
+        raise ModelError(f"{what} is missing from {base}; copy it beside the model")
+    if not path.is_file():
+        raise ModelError(f"{what} is not a regular file; refusing to read it")
+    expected = tensor_nbytes(tensor)
+    try:
+        offset = int(entries.get("offset", 0))
+        length = int(entries.get("length", expected))
+    except ValueError:
+        raise ModelError(f"{what} has an offset or length that is no number; export the model again") from None
+    if offset < 0 or length != expected or offset + length > path.stat().st_size:
+        raise ModelError(f"{what} is too short or of another size than its shape says; copy or export it again")
+    return ExternalRange(path, offset, length)
+
+
+def tensor_nbytes(tensor: TensorProto) -> int:
+    """Bytes of the tensor's data when stored raw."""
+    count = 1
+    for dim in tensor.dims:
+        if dim < 0:
+            raise ModelError(f"tensor {tensor.name!r} has a negative dimension; export the model again")
+        count *= dim
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    except KeyError:
+        raise ModelError(f"tensor {tensor.name!r} has the unknown element type {tensor.data_type}") from None
+    bits = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.FLOAT4E2M1: 4}.get(
+        tensor.data_type, 8 * dtype.itemsize
+    )
+    return (count * bits + 7) // 8
+
+
+def array_of(tensor: TensorProto, base_dir: Path | None) -> NDArray[np.generic]:
+    """The tensor's values; external data comes as a read-only memory map.
+
+    Raises:
+        ModelError: the data is missing, or of another size than the shape says.
+    """
+    if is_external(tensor):
+        where = external_range(tensor, base_dir)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        shape = tuple(tensor.dims)
+        if where.length == 0:
+            return np.zeros(shape, dtype)
+        return np.memmap(where.path, dtype=dtype, mode="r", offset=where.offset, shape=shape)
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"tensor {tensor.name!r} does not hold what its shape says ({error})") from None
