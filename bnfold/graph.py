@@ -20,6 +20,8 @@ from bnfold.source import Source
 
 Dim = int | str | None
 Shape = tuple[Dim, ...]
+Step = tuple[int, int, int]
+"""One step into a body: node index, attribute index, position in a list of graphs or -1."""
 
 
 @dataclass(eq=False)
@@ -91,8 +93,11 @@ class Node:
 class Graph:
     """One graph of the model, with its producers, consumers, shapes and constants."""
 
-    def __init__(self, model: Model, proto: onnx.GraphProto, path: str, parent: Graph | None) -> None:
+    def __init__(
+        self, model: Model, proto: onnx.GraphProto, path: str, parent: Graph | None, trail: tuple[Step, ...]
+    ) -> None:
         self.model = model
+        self.trail = trail
         self.proto = proto
         self.path = path
         self.parent = parent
@@ -120,6 +125,14 @@ class Graph:
             readers = {id(raw): own[id(raw)] for raw in tensor.outputs}
             uses = [(node, slot) for node in readers.values() for slot, used in enumerate(node.inputs) if used == name]
             self.consumers[name] = uses
+
+    def within(self, model: onnx.ModelProto) -> onnx.GraphProto:
+        """The same graph in a copy of the model."""
+        found = model.graph
+        for index, attribute, position in self.trail:
+            holder = found.node[index].attribute[attribute]
+            found = holder.g if position < 0 else holder.graphs[position]
+        return found
 
     def owner(self, name: str) -> Graph | None:
         """The graph, this one or an outer one, in which the name is defined."""
@@ -252,19 +265,22 @@ class Model:
         self.opset = next((e.version for e in self.proto.opset_import if e.domain in ("", "ai.onnx")), 1)
         self.graphs: list[Graph] = []
         inferred = skeleton.infer_value_info(self.proto)
-        stack: list[tuple[onnx.GraphProto, onnx.GraphProto, str, Graph | None]] = [
-            (self.proto.graph, inferred, "", None)
+        stack: list[tuple[onnx.GraphProto, onnx.GraphProto, str, Graph | None, tuple[Step, ...]]] = [
+            (self.proto.graph, inferred, "", None, ())
         ]
         while stack:
-            proto, shaped, path, parent = stack.pop()
-            graph = Graph(self, proto, path, parent)
+            proto, shaped, path, parent, trail = stack.pop()
+            graph = Graph(self, proto, path, parent, trail)
             self.graphs.append(graph)
             _declare(graph, shaped)
-            shaped_bodies = {tuple(n.output): dict(_bodies(n)) for n in shaped.node if _bodies(n)}
+            shaped_bodies = {tuple(n.output): dict(bodies(n)) for n in shaped.node if bodies(n)}
             for node in reversed(graph.nodes):
                 inner = shaped_bodies.get(node.outputs, {})
-                for name, body in _bodies(node.proto):
-                    stack.append((body, inner.get(name, body), f"{path}{node.label}/{name}/", graph))
+                for (attribute, position), body in bodies(node.proto):
+                    name = f"{node.proto.attribute[attribute].name}{'' if position < 0 else position}"
+                    shaped_body = inner.get((attribute, position), body)
+                    step = (node.index, attribute, position)
+                    stack.append((body, shaped_body, f"{path}{node.label}/{name}/", graph, (*trail, step)))
         for graph in self.graphs:
             _capture(graph)
 
@@ -286,10 +302,13 @@ def _needed(node: Node) -> tuple[str, ...]:
     return node.inputs[:1] if node.proto.op_type == "CastLike" else node.inputs
 
 
-def _bodies(node: onnx.NodeProto) -> list[tuple[str, onnx.GraphProto]]:
-    found = [(a.name, a.g) for a in node.attribute if a.type == AttributeProto.GRAPH]
-    for attribute in node.attribute:
-        found += [(f"{attribute.name}[{i}]", g) for i, g in enumerate(attribute.graphs)]
+def bodies(node: onnx.NodeProto) -> list[tuple[tuple[int, int], onnx.GraphProto]]:
+    """The graphs inside a node, each with its attribute's index and its position in a list of graphs or -1."""
+    found: list[tuple[tuple[int, int], onnx.GraphProto]] = []
+    for i, attribute in enumerate(node.attribute):
+        if attribute.type == AttributeProto.GRAPH:
+            found.append(((i, -1), attribute.g))
+        found += [((i, k), graph) for k, graph in enumerate(attribute.graphs)]
     return found
 
 

@@ -94,6 +94,7 @@ class Evidence:
 
     `reference` is the truth; `before` one run of the original and `after` the run that is judged. `noisy` are further
     runs of the original that differ from it by rounding alone. `floor` is the original with optimisations switched.
+    `unit` is the unit roundoff of the type that the model stores the output in, where the arrays do not have that type.
     """
 
     output: str
@@ -103,6 +104,7 @@ class Evidence:
     after: Array
     noisy: Sequence[Array] = ()
     floor: Array | None = None
+    unit: float | None = None
 
 
 def judge(evidence: Evidence) -> OutputCheck:
@@ -181,7 +183,7 @@ def _judge_float(evidence: Evidence) -> OutputCheck:
     usable = np.isfinite(reference) & np.isfinite(before) & np.isfinite(after)
     note = "" if usable.all() else f"{int((~usable).sum())} elements are NaN or infinite and were skipped"
     runs = [_masked(array, usable) for array in (reference, before, after, *noisy)]
-    unit = unit_roundoff(evidence.after.dtype)
+    unit = evidence.unit or unit_roundoff(evidence.after.dtype)
     whole = _measure(runs[0], runs[1], runs[2], runs[3:], unit)
     k_needed, passed = whole.k_needed, whole.passed
     problem = "" if passed else _explain(whole, "")

@@ -7,7 +7,6 @@ onnx.reference where it is known to be right. An op that none of them covers rai
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +20,18 @@ from bnfold.errors import BnfoldError, ModelError
 from bnfold.kernels import KERNELS, Array, Call, Unsupported, is_float, to_float64
 from bnfold.kernels.base import is_float_type
 from bnfold.kernels.control import run_if, run_loop, run_scan
+from bnfold.kernels.cost import Cost, estimate, multiply_adds
 from bnfold.kernels.fallback import by_reference
-from bnfold.kernels.graphs import Prepared, Schema, Step, constant_value, dense, prepare, schema_of
+from bnfold.kernels.graphs import (
+    Prepared,
+    Schema,
+    Step,
+    attribute_value,
+    constant_value,
+    dense,
+    prepare,
+    schema_of,
+)
 from bnfold.kernels.rounding import Rounding, result_unit
 from bnfold.noise import unit_roundoff
 
@@ -39,15 +48,6 @@ _CONTROL = {"If": run_if, "Loop": run_loop, "Scan": run_scan}
 
 class TooLarge(BnfoldError):
     """The model takes too much time or memory to be evaluated in float64 here."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What evaluating a model takes. `complete` is false where some shapes are unknown, and the truth is more."""
-
-    macs: float
-    live_bytes: float
-    complete: bool
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Oracle:
         self._base_dir = base_dir or read.base_dir
         self._opsets = _opsets(read.proto.opset_import)
         self._functions = {(f.domain, f.name, f.overload): f for f in read.proto.functions}
-        self._prepared: dict[int, tuple[Any, Prepared]] = {}
+        self._prepared: dict[tuple[int, tuple[str, ...]], tuple[Any, Prepared]] = {}
         self.max_macs, self.max_bytes = max_macs, max_bytes
         self._macs = 0.0
         self._bytes = 0.0
@@ -124,12 +124,10 @@ class Oracle:
 
     def cost(self, shapes: Mapping[str, Sequence[int]]) -> Cost:
         """What `run` would take on inputs of these shapes, by shape inference."""
-        from bnfold.kernels.cost import estimate
-
         return estimate(self._proto, shapes)
 
     def _prepare(self, graph: onnx.GraphProto | onnx.FunctionProto, kept: Sequence[str] = ()) -> Prepared:
-        key = hash((id(graph), tuple(kept)))
+        key = (id(graph), tuple(kept))
         if key not in self._prepared:
             # The graph is kept beside its preparation, so that its id stays its own.
             self._prepared[key] = (graph, prepare(graph, kept))
@@ -176,7 +174,7 @@ class Oracle:
             return self._apply(node, domain, attributes, inputs, scope, None)
         inputs = rounding.inputs(node.op_type, node.input, inputs, scope.units, scope.stored)
         results = self._apply(node, domain, attributes, inputs, scope, rounding)
-        unit = result_unit(node.op_type, step.reads, _all_units(scope), _cast_unit(node.op_type, attributes))
+        unit = result_unit(node.op_type, step.reads, scope.units, _cast_unit(node.op_type, attributes))
         if unit is None:
             scope.stored |= _constant_units(node, step.attributes)
             return results
@@ -225,7 +223,7 @@ class Oracle:
         scope = _Scope(self._prepare(graph), outer.opsets, outer, attributes=outer.attributes)
         scope.values.update(zip(scope.graph.inputs, values, strict=False))
         if rounding is not None:
-            scope.units.update(_all_units(outer))
+            scope.units.update(outer.units)
             scope.units.update((name, _unit_of(np.float32)) for name in scope.graph.inputs)
         self._execute(scope, rounding)
         return [self._lookup(scope, name) for name in scope.graph.outputs]
@@ -239,16 +237,14 @@ class Oracle:
         names: Sequence[str],
         rounding: Rounding | None,
     ) -> tuple[Any, ...]:
-        from bnfold.kernels.graphs import attribute_value
-
         defaults = {entry.name: attribute_value(entry) for entry in function.attribute_proto}
         scope = _Scope(self._prepare(function), _opsets(function.opset_import), attributes={**defaults, **attributes})
         padded = [*inputs, *[None] * (len(scope.graph.inputs) - len(inputs))]
         scope.values.update(zip(scope.graph.inputs, padded, strict=True))
         if rounding is not None:
-            units = _all_units(caller)
+            known = caller.units
             scope.units.update(
-                (inner, units[name]) for inner, name in zip(scope.graph.inputs, names, strict=False) if name in units
+                (inner, known[name]) for inner, name in zip(scope.graph.inputs, names, strict=False) if name in known
             )
         self._execute(scope, rounding)
         return tuple(self._lookup(scope, name) for name in scope.graph.outputs)
@@ -265,17 +261,6 @@ def _checked(call: Call, node: onnx.NodeProto, kernel: Callable[..., Any], input
     return results if isinstance(results, tuple) else (results,)
 
 
-def multiply_adds(op: str, inputs: Sequence[tuple[int, ...]], output: tuple[int, ...]) -> float:
-    """The multiply-adds of the ops that dominate a model's cost; 0 for the others."""
-    if op == "Conv":
-        return float(math.prod(output) * math.prod(inputs[1][1:]))
-    if op == "ConvTranspose":
-        return float(math.prod(inputs[0]) * math.prod(inputs[1][1:]))
-    if op in ("MatMul", "Gemm") and inputs[0]:
-        return float(math.prod(output) * max(inputs[0][-1], 1))
-    return 0.0
-
-
 def _opsets(entries: Sequence[onnx.OperatorSetIdProto]) -> dict[str, int]:
     """By domain; a model older than opset imports is of opset 1."""
     return {"": 1} | {("" if entry.domain == "ai.onnx" else entry.domain): entry.version for entry in entries}
@@ -283,10 +268,6 @@ def _opsets(entries: Sequence[onnx.OperatorSetIdProto]) -> dict[str, int]:
 
 def _unit_of(dtype: Any) -> float:
     return unit_roundoff(dtype) if is_float_type(dtype) else 0.0
-
-
-def _all_units(scope: _Scope) -> Mapping[str, float]:
-    return scope.units
 
 
 def _cast_unit(op: str, attributes: Mapping[str, Any]) -> float | None:

@@ -1,24 +1,40 @@
-"""Is the optimized model the original? Noise against float64, and both on every asked provider."""
+"""Is the optimized model the original? Noise against float64, and both on every asked provider.
+
+The rule is that of `bnfold.noise`: an output passes when its error is at most K times the original's own rounding
+noise. Nothing is written and neither model is modified.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnfold.noise import OutputCheck
-from bnfold.placement import PlacementVerdict
+import numpy as np
+import onnx
+
+from bnfold import evidence, samples, source
+from bnfold.errors import BnfoldError, ModelError
+from bnfold.evidence import Feeds, Progress, Reference, Runs
+from bnfold.kernels.base import is_float_type
+from bnfold.noise import Evidence, K, OutputCheck, deviation, is_float, judge, unit_roundoff
+from bnfold.oracle import Oracle
+from bnfold.placement import PlacementVerdict, judge_placement
+from bnfold.runtime import ORT_NAMES, CannotRun, Session, resolve_providers
 from bnfold.source import ModelLike
 
-Progress = Callable[[str], None]
-
 EQUIVALENT, DIFFERENT, CERTIFIED_ONLY = "equivalent", "different", "certified-only"
+
+# Where a runtime is this many times further from float64 than rounding explains, and that far, its own approximations
+# (or an oracle that is wrong) would make the rule toothless: the runtime's result is then the reference.
+_UNEXPLAINED, _FAR = 100.0, 1e-3
 
 
 @dataclass(frozen=True)
 class NoiseCheck:
-    """The noise layer. `status` is "float64", "weaker: ..." or "not run: ..."; `outputs` has the worst sample of each."""
+    """The noise layer: each output's worst sample. `status` is "float64", "weaker: ..." or "not run: ..."."""
 
     status: str
     provider: str
@@ -26,26 +42,47 @@ class NoiseCheck:
     passed: bool
     outputs: tuple[OutputCheck, ...]
 
-    def to_json(self) -> dict[str, Any]: ...
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict."""
+        return {
+            "status": self.status,
+            "provider": self.provider,
+            "k": self.k,
+            "passed": self.passed,
+            "outputs": [check.to_json() for check in self.outputs],
+        }
 
 
 @dataclass(frozen=True)
 class RuntimeCheck:
-    """Both models on one provider, with optimisations off and on ("off", "on" in `outputs`)."""
+    """Both models on one provider: `outputs` by level ("off", "on"), and which provider ran what."""
 
     provider: str
     passed: bool
     problems: tuple[str, ...]
     outputs: Mapping[str, tuple[OutputCheck, ...]]
-    placement: PlacementVerdict
+    placement: PlacementVerdict | None
     nodes: tuple[Mapping[str, Any], ...]
 
-    def to_json(self) -> dict[str, Any]: ...
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict."""
+        return {
+            "provider": self.provider,
+            "passed": self.passed,
+            "problems": list(self.problems),
+            "outputs": {level: [check.to_json() for check in checks] for level, checks in self.outputs.items()},
+            "placement": self.placement and self.placement.to_json(),
+            "nodes": [dict(row) for row in self.nodes],
+        }
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found. `status` is "equivalent", "different" or "certified-only"; `problems` says why not equivalent."""
+    """What was found. `status` is "equivalent", "different" or "certified-only".
+
+    `problems` says why not equivalent; `notes` what the reader should know. `inputs` has name, type and shape of what
+    was fed. `nodes` of a runtime check is the optimized model's table of op, provider and count.
+    """
 
     status: str
     problems: tuple[str, ...]
@@ -53,16 +90,35 @@ class Verification:
     inputs: tuple[Mapping[str, Any], ...]
     samples: int
     seed: int
+    tf32: bool
     noise: NoiseCheck
     runtime: tuple[RuntimeCheck, ...]
     seconds: float
 
     @property
     def passed(self) -> bool:
-        """Nothing was found to differ (also true of certified-only)."""
+        """Nothing was found to differ (true of certified-only as well)."""
         return self.status != DIFFERENT
 
-    def to_json(self) -> dict[str, Any]: ...
+    @property
+    def worst(self) -> OutputCheck | None:
+        """The output closest to failing, or the first that failed."""
+        return max(self.noise.outputs, key=_badness, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict."""
+        return {
+            "status": self.status,
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+            "inputs": [dict(entry) for entry in self.inputs],
+            "samples": self.samples,
+            "seed": self.seed,
+            "tf32": self.tf32,
+            "noise": self.noise.to_json(),
+            "runtime": [check.to_json() for check in self.runtime],
+            "seconds": round(self.seconds, 3),
+        }
 
 
 def verify(
@@ -77,4 +133,302 @@ def verify(
     seed: int = 0,
     tf32: bool = False,
     progress: Progress | None = None,
-) -> Verification: ...
+) -> Verification:
+    """Compare two models. Nothing that is found to differ raises: it is in the result.
+
+    Args:
+        original: path, bytes or ModelProto of the model that is right by definition.
+        optimized: the model to judge.
+        providers: "cuda", "tensorrt", "cpu"; each is a verification of its own. Default: the best one here.
+        provider_options: options by provider name, passed on to ONNX Runtime.
+        inputs: the user's own sample: a dict of arrays, an .npz, or an .npy for a model with one input.
+        shapes: sizes by input name, where the model leaves them free.
+        samples: how many random samples to make (at least one, unless `inputs` is given).
+        seed: of the random samples.
+        tf32: let NVIDIA's TF32 round float32 products to 10 bits.
+        progress: called with a line of text as the work goes on.
+
+    Raises:
+        UsageError: shapes or inputs that do not fit the model; an unknown provider.
+        ModelError: a model that cannot be read, or runs on no size that was tried.
+        ProviderError: a provider that is not available here, or silently fell back to another.
+    """
+    return _Verifier(
+        source.read(original),
+        source.read(optimized),
+        resolve_providers(providers),
+        provider_options or {},
+        seed,
+        tf32,
+        progress or (lambda text: None),
+    ).verify(inputs, shapes, samples)
+
+
+class _Verifier:
+    """One verification as it goes on."""
+
+    def __init__(
+        self,
+        original: source.Source,
+        optimized: source.Source,
+        providers: list[str],
+        options: Mapping[str, Mapping[str, str]],
+        seed: int,
+        tf32: bool,
+        say: Progress,
+    ) -> None:
+        self.original, self.optimized = original, optimized
+        self.providers, self.options = providers, options
+        self.seed, self.tf32, self.say = seed, tf32, say
+        self.start = time.perf_counter()
+        self.oracle = Oracle(original.proto, base_dir=original.base_dir)
+        self.notes: list[str] = []
+        self.feeds: list[Feeds] = []
+
+    def verify(
+        self, inputs: str | Path | Mapping[str, Any] | None, shapes: Mapping[str, Sequence[int]] | None, count: int
+    ) -> Verification:
+        """All layers."""
+        skipped = NoiseCheck("not run: the interfaces differ", self.providers[0], K, False, ())
+        problems = interface_problems(self.original.proto, self.optimized.proto)
+        if problems:
+            return self._result(problems, skipped, [])
+        specs = samples.input_specs(self.original.proto)
+        own = None if inputs is None else samples.load(inputs, specs)
+        session, reason = self._session()
+        self.say("choosing inputs")
+        try:
+            self.feeds = evidence.choose_samples(
+                session, self.oracle, specs, shapes=shapes, own=own, count=max(count, own is None), seed=self.seed
+            )
+        except ModelError:
+            if session is not None:
+                raise
+            return self._uncompared(reason, f"not run: {reason}, nor can the float64 evaluator")
+        if session is None:
+            return self._certified_only(reason)
+        return self._compared()
+
+    def _session(self) -> tuple[Session | None, str]:
+        """The original on the first asked provider, or why it cannot run there."""
+        provider = self.providers[0]
+        try:
+            model = evidence.runnable(self.original)
+            options = self.options.get(provider)
+            return Session(model, provider=provider, optimize=False, tf32=self.tf32, options=options), ""
+        except CannotRun as error:
+            return None, str(error)
+
+    def _compared(self) -> Verification:
+        """Both models ran: judge the noise on the first provider, then each provider and level."""
+        every: dict[str, Runs] = {}
+        for provider in self.providers:
+            try:
+                every[provider] = self._run(provider)
+            except CannotRun as error:
+                self.notes.append(f"{provider}: the original does not run there, so nothing was compared: {error}")
+        first = every.get(self.providers[0])
+        if first is None:
+            return self._certified_only(self.notes.pop())
+        reference = self._reference(first)
+        checks = [self._judge_provider(provider, runs, reference) for provider, runs in every.items()]
+        at_noise = checks[0].outputs.get("off", ())
+        passed = bool(at_noise) and all(check.passed for check in at_noise)
+        noise = NoiseCheck(reference.status, self.providers[0], K, passed, at_noise)
+        problems = [problem for check in checks for problem in check.problems]
+        return self._result(problems, noise, checks)
+
+    def _run(self, provider: str) -> Runs:
+        return evidence.run_both(
+            evidence.runnable(self.original),
+            evidence.runnable(self.optimized),
+            self.feeds,
+            provider,
+            tf32=self.tf32,
+            options=self.options.get(provider),
+            say=self.say,
+        )
+
+    def _reference(self, runs: Runs) -> Reference:
+        """Float64 where it can be had and the runtime agrees with it, else the runtime itself."""
+        try:
+            reference = evidence.float64_reference(self.oracle, self.feeds, self.seed, self.say)
+        except BnfoldError as error:
+            return self._weaker(runs, str(error))
+        far = _unexplained(reference, runs.original["off"])
+        return reference if far is None else self._weaker(runs, far)
+
+    def _weaker(self, runs: Runs, why: str) -> Reference:
+        self.notes.append(f"compared with ONNX Runtime's own result instead of float64: {why}")
+        plain, tuned = runs.original["off"], runs.original["on"]
+        return evidence.runtime_reference(self.original, plain, tuned, self.feeds, self.seed, why)
+
+    def _judge_provider(self, provider: str, runs: Runs, reference: Reference) -> RuntimeCheck:
+        problems = list(runs.problems)
+        outputs = {}
+        for level, after in runs.optimized.items():
+            other = "on" if level == "off" else "off"
+            checks = worst_samples(
+                judge(
+                    Evidence(
+                        name,
+                        index,
+                        reference.truth[index][name],
+                        runs.original[level][index][name],
+                        after[index][name],
+                        # Optimisations on may round otherwise; off is the plain arithmetic and gets no such allowance.
+                        [run[name] for run in reference.noisy[index]]
+                        + ([runs.original["off"][index][name]] if level == "on" else []),
+                        runs.original[other][index][name],
+                    )
+                )
+                for index in range(len(self.feeds))
+                for name in after[index]
+            )
+            outputs[level] = checks
+            problems += [
+                f"{provider}, optimisations {level}: output '{check.output}': {check.problem}"
+                for check in checks
+                if not check.passed
+            ]
+        placement, nodes = None, ()
+        if "optimized off" in runs.placements:
+            ran = runs.placements["optimized off"]
+            placement = judge_placement(runs.placements["original off"], ran, ORT_NAMES[provider])
+            nodes = tuple(ran.table())
+            problems += placement.problems
+        return RuntimeCheck(provider, not problems, tuple(problems), outputs, placement, nodes)
+
+    def _certified_only(self, reason: str) -> Verification:
+        """No runtime runs the original: both models in float64, under the noise that Monte Carlo rounding shows."""
+        try:
+            reference = evidence.float64_reference(self.oracle, self.feeds, self.seed, self.say)
+            folded = Oracle(self.optimized.proto, base_dir=self.optimized.base_dir)
+            self.say("float64, the optimized model")
+            after = [folded.run(sample) for sample in self.feeds]
+        except BnfoldError as error:
+            return self._uncompared(reason, f"not run: {error}")
+        stored = _output_units(self.original.proto)
+        checks = worst_samples(
+            judge(
+                Evidence(
+                    name,
+                    index,
+                    truth,
+                    truth,
+                    after[index][name],
+                    [run[name] for run in reference.noisy[index]],
+                    unit=stored.get(name),
+                )
+            )
+            for index, outputs in enumerate(reference.truth)
+            for name, truth in outputs.items()
+        )
+        problems = [f"output '{check.output}': {check.problem}" for check in checks if not check.passed]
+        noise = NoiseCheck("float64, both models", "float64", K, not problems, checks)
+        self.notes.append(f"no runtime here runs the original ({reason}): both models were compared in float64")
+        return self._result(problems, noise, [], CERTIFIED_ONLY)
+
+    def _uncompared(self, reason: str, status: str) -> Verification:
+        self.notes.append(f"nothing here can run the original, so nothing was compared: {reason}")
+        return self._result([], NoiseCheck(status, self.providers[0], K, True, ()), [], CERTIFIED_ONLY)
+
+    def _result(
+        self, problems: Sequence[str], noise: NoiseCheck, runtime: Sequence[RuntimeCheck], status: str = EQUIVALENT
+    ) -> Verification:
+        facts = [
+            {"name": name, "type": str(array.dtype), "shape": list(array.shape)}
+            for name, array in (self.feeds[0].items() if self.feeds else ())
+        ]
+        return Verification(
+            DIFFERENT if problems else status,
+            tuple(problems),
+            tuple(self.notes),
+            tuple(facts),
+            len(self.feeds),
+            self.seed,
+            self.tf32,
+            noise,
+            tuple(runtime),
+            time.perf_counter() - self.start,
+        )
+
+
+def interface_problems(original: onnx.ModelProto, optimized: onnx.ModelProto) -> list[str]:
+    """Where names, order, element types or fixed sizes of inputs and outputs differ; declared sizes may be missing."""
+    problems = []
+    for what, before, after in (
+        ("inputs", samples.real_inputs(original), samples.real_inputs(optimized)),
+        ("outputs", list(original.graph.output), list(optimized.graph.output)),
+    ):
+        names = [value.name for value in before], [value.name for value in after]
+        if names[0] != names[1]:
+            problems.append(f"the {what} are {', '.join(names[1]) or 'none'}; the original's {', '.join(names[0])}")
+            continue
+        problems += [
+            f"{what[:-1]} '{one.name}' is declared {_declared(two)}; in the original {_declared(one)}"
+            for one, two in zip(before, after, strict=True)
+            if not _same_type(one.type, two.type)
+        ]
+    return problems
+
+
+def _same_type(one: onnx.TypeProto, two: onnx.TypeProto) -> bool:
+    if one.WhichOneof("value") != two.WhichOneof("value"):
+        return False
+    if not one.HasField("tensor_type"):
+        return one == two
+    before, after = one.tensor_type, two.tensor_type
+    if before.elem_type != after.elem_type:
+        return False
+    if not (before.HasField("shape") and after.HasField("shape")):
+        return True
+    dims = before.shape.dim, after.shape.dim
+    return len(dims[0]) == len(dims[1]) and all(
+        a.dim_value == b.dim_value or not (a.HasField("dim_value") and b.HasField("dim_value"))
+        for a, b in zip(*dims, strict=True)
+    )
+
+
+def _declared(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    dims = [str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
+    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()}[{','.join(dims)}]"
+
+
+def worst_samples(checks: Iterable[OutputCheck]) -> tuple[OutputCheck, ...]:
+    """Each output's worst sample, in the order of the outputs."""
+    worst: dict[str, OutputCheck] = {}
+    for check in checks:
+        if check.output not in worst or _badness(check) > _badness(worst[check.output]):
+            worst[check.output] = check
+    return tuple(worst.values())
+
+
+def _badness(check: OutputCheck) -> tuple[bool, float, float]:
+    return not check.passed, check.k_needed, check.ratio or 0.0
+
+
+def _unexplained(reference: Reference, runs: Sequence[Mapping[str, Any]]) -> str | None:
+    """Where the runtime is further from float64 than rounding explains, in words."""
+    for truth, noisy, ran in zip(reference.truth, reference.noisy, runs, strict=True):
+        for name, expected in truth.items():
+            if expected.shape != ran[name].shape:
+                return f"the float64 evaluator disagrees with the runtime on the shape of '{name}'"
+            if not is_float(ran[name].dtype) or not np.isfinite(expected).all():
+                continue
+            before = deviation(ran[name].astype(np.float64), expected, expected).norm
+            moved = max((deviation(run[name], expected, expected).norm for run in noisy), default=0.0)
+            if np.isfinite(before) and before > _FAR and before > _UNEXPLAINED * moved:
+                return f"the runtime's '{name}' is {before:.1e} from float64 and rounding explains {moved:.1e}"
+    return None
+
+
+def _output_units(model: onnx.ModelProto) -> dict[str, float]:
+    """The unit roundoff of each float output's declared type."""
+    units = {}
+    for value in model.graph.output:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        if is_float_type(dtype):
+            units[value.name] = unit_roundoff(dtype)
+    return units

@@ -61,8 +61,9 @@ def erf(x: Array) -> Array:
 
 def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)), without overflow."""
-    half: Array = 0.5 * (1 + np.tanh(0.5 * x))
-    return half
+    e = np.exp(-np.abs(x))
+    y: Array = np.where(x >= 0, 1.0, e) / (1 + e)
+    return y
 
 
 @kernel("Sigmoid")

@@ -24,11 +24,12 @@ _EXACT = frozenset(
     "ScatterND ScatterElements Scatter Floor Ceil Round Sign TopK ArgMax ArgMin NonZero If Loop Scan".split()
 )
 
-# Their constants are weights, which a fold rewrites; the constants of other ops steer them (scales, bounds, exponents).
-_WEIGHTED = frozenset(
+# A fold rewrites these constants; those of other ops steer them (scales, bounds, exponents).
+WEIGHTED = frozenset(
     "Conv ConvTranspose Gemm MatMul Einsum BatchNormalization InstanceNormalization GroupNormalization "
     "LayerNormalization RMSNormalization Add Sub Mul Div Sum PRelu GRU LSTM RNN".split()
 )
+"""The ops whose constants are weights."""
 
 # They return facts about their input that rounding does not touch.
 _OPAQUE = frozenset({"Shape", "Size"})
@@ -47,7 +48,7 @@ class Rounding:
         self, op: str, names: Sequence[str], values: list[Any], units: Mapping[str, float], stored: Mapping[str, float]
     ) -> list[Any]:
         """A node's inputs with its weights rounded; `stored` has the unit roundoff of the constants."""
-        if op not in _WEIGHTED or not any(name in units for name in names):
+        if op not in WEIGHTED or not any(name in units for name in names):
             return values
         return [
             value if name in units or not is_float(value) or value.size < 2 else self._weight(name, value, stored)

@@ -1,0 +1,70 @@
+# Two commands: `make demo` and `make test`. Everything else is listed by `make help`.
+
+PYTHON ?= python3
+PYTEST_ARGS ?= -n 2
+
+VENV := .venv
+TEST_VENV := .venv-test
+LOWEST_VENV := .venv-lowest
+PY := $(VENV)/bin/python
+TEST_PY := $(TEST_VENV)/bin/python
+CODE := bnfold tests models
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format wheel-check test-lowest clean check-python
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## fold BN-Inception, prove it, time it
+	@$(PY) models/demo.py
+
+test: lint ## style, types, import floors, tests
+	@$(TEST_PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(TEST_VENV)/.installed ## style, types, import floors
+	@$(TEST_PY) -m ruff check --quiet $(CODE)
+	@$(TEST_PY) -m ruff format --quiet --check $(CODE) || { echo "not formatted: run 'make format'" >&2; exit 1; }
+	@$(TEST_PY) -m mypy
+	@$(TEST_VENV)/bin/lint-imports --no-logo
+
+format: $(TEST_VENV)/.installed ## format the code, sort the imports
+	@$(TEST_PY) -m ruff check --quiet --fix-only $(CODE)
+	@$(TEST_PY) -m ruff format $(CODE)
+
+wheel-check: $(TEST_VENV)/.installed ## build the wheel and run it in a bare environment
+	@PYTHON=$(PYTHON) .ci/wheel $(TEST_PY)
+
+test-lowest: $(LOWEST_VENV)/.installed ## the tests on the oldest dependencies that pyproject.toml allows
+	@$(LOWEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+clean: ## remove the environments and all build output
+	rm -rf $(VENV) $(TEST_VENV) $(LOWEST_VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+# $(call environment,DIR,EXTRAS,CONSTRAINTS): an editable bnfold with pinned dependencies. The build backend is installed
+# first, so that it is pinned too.
+define environment
+	@echo "making $(1)" >&2
+	@$(PYTHON) -m venv $(1)
+	@$(1)/bin/python -m pip install -qq -c $(3) hatchling
+	@$(1)/bin/python -m pip install -qq -c $(3) --no-build-isolation -e '.$(2)'
+	@touch $@
+endef
+
+$(VENV)/.installed: pyproject.toml constraints.txt | check-python
+	$(call environment,$(VENV),,constraints.txt)
+
+$(TEST_VENV)/.installed: pyproject.toml constraints.txt | check-python
+	$(call environment,$(TEST_VENV),[test],constraints.txt)
+
+$(LOWEST_VENV)/.installed: pyproject.toml constraints.txt .ci/lowest | check-python
+	@mkdir -p build && $(PYTHON) .ci/lowest > build/lowest.txt
+	$(call environment,$(LOWEST_VENV),[test],build/lowest.txt)
+
+check-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "bnfold needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing). Name one: make $(or $(MAKECMDGOALS),test) PYTHON=python3.12" >&2; exit 1; }
+
+-include models/targets.mk

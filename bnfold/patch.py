@@ -1,0 +1,280 @@
+"""Putting a plan into a copy of the model: only what the fold concerns changes, everything else stays field by field."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import onnx
+from onnx import AttributeProto, TensorProto
+
+from bnfold.affine import Array
+from bnfold.graph import Graph, Model, bodies
+from bnfold.plan import Edit, GraphPlan, NewBias, NewConstant, Plan, SetAttribute
+from bnfold.source import is_external
+from bnfold.witness import GraphWitness, Witness
+
+
+@dataclass
+class Patched:
+    """The new model, and the constants whose values are still to be written into it."""
+
+    proto: onnx.ModelProto
+    pending: list[tuple[TensorProto, NewConstant]] = field(default_factory=list)
+    """New initializers in `proto`, without data yet."""
+
+
+def witness_of(plan: Plan) -> Witness:
+    """What a checker must know of a plan."""
+    graphs = []
+    for own in plan.graphs:
+        removed = {i: (source, own.graph.nodes[i].outputs[0]) for i, source in own.removed.items()}
+        storage = {name: s for name, s in own.storage.items() if not name.startswith("#") and not s.is_identity}
+        graphs.append(GraphWitness(own.graph.path, storage, removed, own.names()))
+    return Witness(tuple(graphs))
+
+
+def patch(model: Model, plan: Plan) -> Patched:
+    """The model after the plan. `model` is not changed."""
+    result = Patched(onnx.ModelProto())
+    result.proto.CopyFrom(model.proto)
+    editor = _Editor(model, result)
+    # Inner graphs first: deleting nodes of an outer graph would move what the trails of the inner ones count.
+    for own in reversed(plan.graphs):
+        if own.removed:
+            editor.graph(own)
+    editor.sweep()
+    return result
+
+
+class _Editor:
+    def __init__(self, model: Model, result: Patched) -> None:
+        self.model = model
+        self.result = result
+        self.graphs = {graph.path: graph.within(result.proto) for graph in model.graphs}
+        self.taken = set(_all_names(result.proto))
+        self.loose: list[tuple[str, str]] = []
+        """(graph path, name) of constants that lost a reader."""
+        self.replaced: dict[tuple[str, str], list[TensorProto]] = {}
+        """New tensors that take the place of an initializer, if that one goes."""
+        self.gone: dict[str, set[int]] = {}
+        self.inserted: dict[str, dict[int, list[onnx.NodeProto]]] = {}
+
+    def graph(self, own: GraphPlan) -> None:
+        graph, proto = own.graph, self.graphs[own.graph.path]
+        names = own.names()
+        self.gone[graph.path] = set(own.removed)
+        for index in own.removed:
+            self.loose += [(graph.path, name) for name in proto.node[index].input if graph.constant(name)]
+        for index, edits in own.edits.items():
+            for edit in edits:
+                self._edit(graph, index, edit)
+        rename_within(proto, names)
+        stale = set(names)
+        _delete(proto.value_info, lambda value: value.name in stale)
+
+    def _edit(self, graph: Graph, index: int, edit: Edit) -> None:
+        node = self.graphs[graph.path].node[index]
+        if isinstance(edit, SetAttribute):
+            _set_attribute(node, edit)
+        elif isinstance(edit, NewBias):
+            self._add_bias(graph, index, edit)
+        else:
+            while len(node.input) <= edit.slot:
+                node.input.append("")
+            old = node.input[edit.slot]
+            node.input[edit.slot] = self._new_constant(graph, index, edit)
+            if old:
+                self.loose.append((graph.path, old))
+
+    def _add_bias(self, graph: Graph, index: int, edit: NewBias) -> None:
+        node = self.graphs[graph.path].node[index]
+        label = graph.nodes[index].label
+        output = node.output[0]
+        before = self._unique(f"{output}.without_bias")
+        shift = edit.shift
+        constant = NewConstant(1, "bias", edit.type, shift.shape, None, (), lambda: shift)
+        added = onnx.NodeProto(op_type="Add", name=self._unique(f"{label}.add_bias"), domain=node.domain)
+        added.input.extend([before, self._new_constant(graph, index, constant)])
+        added.output.append(output)
+        if self.model.opset < 7:
+            added.attribute.add(name="broadcast", type=AttributeProto.INT, i=1)
+        node.output[0] = before
+        self.inserted.setdefault(graph.path, {}).setdefault(index, []).append(added)
+
+    def _new_constant(self, graph: Graph, index: int, edit: NewConstant) -> str:
+        base = edit.base.tensor.name if edit.base is not None and edit.base.tensor is not None else ""
+        holder: Graph = (graph.owner(base) if base else None) or graph
+        if self.model.proto.ir_version < 4:
+            holder = self.model.main  # a body could not list the new constant among its inputs
+        stem = base.removesuffix(".folded") or f"{graph.nodes[index].label}.{edit.hint}"
+        tensor = TensorProto(name=self._unique(f"{stem}.folded"), data_type=edit.type, dims=edit.shape)
+        if edit.base is not None and edit.base.tensor is not None and is_external(edit.base.tensor):
+            tensor.data_location = TensorProto.EXTERNAL
+        proto = self.graphs[holder.path]
+        proto.initializer.append(tensor)
+        self.result.pending.append((proto.initializer[-1], edit))
+        if self.model.proto.ir_version < 4:
+            proto.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+        if base:
+            self.replaced.setdefault((holder.path, base), []).append(tensor)
+        return tensor.name
+
+    def _unique(self, wanted: str) -> str:
+        name, n = wanted, 1
+        while name in self.taken:
+            n += 1
+            name = f"{wanted}.{n}"
+        self.taken.add(name)
+        return name
+
+    def sweep(self) -> None:
+        """Delete the nodes that left, what only computed constants that nobody reads any more, and those constants."""
+        uses: Counter[str] = Counter()
+        for graph in self.model.graphs:
+            proto, gone = self.graphs[graph.path], self.gone.get(graph.path, set())
+            for index, node in enumerate(proto.node):
+                if index not in gone:
+                    uses.update(node.input)
+            for nodes in self.inserted.get(graph.path, {}).values():
+                for node in nodes:
+                    uses.update(node.input)
+            uses.update(value.name for value in proto.output)
+            uses.update(entry.tensor_name for entry in proto.quantization_annotation)
+        owners = {graph.path: graph for graph in self.model.graphs}
+        dead: dict[str, set[str]] = {}
+        while self.loose:
+            path, name = self.loose.pop()
+            owner = owners[path].owner(name)
+            if not name or uses[name] or owner is None or name in dead.get(owner.path, set()):
+                continue
+            producer = owner.producers.get(name)
+            if producer is None:
+                if name in owner.initializers:
+                    dead.setdefault(owner.path, set()).add(name)
+                continue
+            gone = self.gone.setdefault(owner.path, set())
+            if producer.index in gone or any(uses[output] for output in producer.outputs if output):
+                continue
+            gone.add(producer.index)
+            dead.setdefault(owner.path, set()).update(producer.outputs)
+            for given in self.graphs[owner.path].node[producer.index].input:
+                uses[given] -= 1
+                self.loose.append((owner.path, given))
+        for graph in reversed(self.model.graphs):
+            self._delete(graph.path, dead.get(graph.path, set()))
+
+    def _delete(self, path: str, dead: set[str]) -> None:
+        proto = self.graphs[path]
+        inserted, gone = self.inserted.get(path, {}), self.gone.get(path, set())
+        for index in sorted({*gone, *inserted}, reverse=True):
+            for added in inserted.get(index, []):
+                proto.node.insert(index + 1, added)
+            if index in gone:
+                del proto.node[index]
+        if dead:
+            _delete(proto.value_info, lambda value: value.name in dead)
+            self._move_into_place(path, dead)
+            listed = {tensor.name for tensor in proto.initializer}
+            _delete(proto.initializer, lambda tensor: tensor.name in dead)
+            if path == "" and self.model.proto.ir_version < 4:
+                _delete(proto.input, lambda value: value.name in dead and value.name in listed)
+
+    def _move_into_place(self, path: str, dead: set[str]) -> None:
+        """A new constant stands where the one it replaces stood, so that the order of initializers stays."""
+        proto = self.graphs[path]
+        new = {old: tensors for (where, old), tensors in self.replaced.items() if where == path and old in dead}
+        if not new:
+            return
+        order = [tensor.name for tensor in proto.initializer]
+        moving = {tensor.name for tensors in new.values() for tensor in tensors}
+        wanted: list[str] = []
+        for name in order:
+            if name not in moving:
+                wanted += [name, *(tensor.name for tensor in new.get(name, []))]
+        rank = {name: i for i, name in enumerate(wanted)}
+        proto.initializer.sort(key=lambda tensor: rank[tensor.name])
+        if self.model.proto.ir_version < 4:
+            inputs = {value.name: i for i, value in enumerate(proto.input)}
+            place = {t.name: (inputs[old], 1) for old, tensors in new.items() for t in tensors if old in inputs}
+            proto.input.sort(key=lambda value: place.get(value.name, (inputs[value.name], 0)))
+        by_name = {tensor.name: tensor for tensor in proto.initializer}
+        self.result.pending = [(by_name.get(tensor.name, tensor), edit) for tensor, edit in self.result.pending]
+
+
+def rename_within(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    """Rename tensors in a graph and wherever its bodies capture them."""
+    stack = [(graph, names)] if names else []
+    while stack:
+        proto, current = stack.pop()
+        for node in proto.node:
+            for i, name in enumerate(node.input):
+                if name in current:
+                    node.input[i] = current[name]
+            if proto is graph:
+                for i, name in enumerate(node.output):
+                    if name in current:
+                        node.output[i] = current[name]
+            for _, body in bodies(node):
+                defined = {v.name for v in body.input} | {o for n in body.node for o in n.output}
+                inner = {name: new for name, new in current.items() if name not in defined}
+                if inner:
+                    for value in body.output:
+                        if value.name in inner:
+                            value.name = inner[value.name]
+                    stack.append((body, inner))
+
+
+def _set_attribute(node: onnx.NodeProto, edit: SetAttribute) -> None:
+    found = next((a for a in node.attribute if a.name == edit.name), None) or node.attribute.add(name=edit.name)
+    if isinstance(edit.value, float):
+        found.type, found.f = AttributeProto.FLOAT, edit.value
+    else:
+        found.type, found.i = AttributeProto.INT, edit.value
+
+
+def _delete(repeated, condemned) -> None:  # type: ignore[no-untyped-def]
+    for index in range(len(repeated) - 1, -1, -1):
+        if condemned(repeated[index]):
+            del repeated[index]
+
+
+def _all_names(model: onnx.ModelProto) -> Iterator[str]:
+    stack = [model.graph]
+    while stack:
+        graph = stack.pop()
+        for group in (graph.input, graph.output, graph.value_info, graph.initializer):
+            yield from (item.name for item in group)
+        yield from (sparse.values.name for sparse in graph.sparse_initializer)
+        for node in graph.node:
+            yield node.name
+            yield from node.input
+            yield from node.output
+            stack += [body for _, body in bodies(node)]
+
+
+def tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Every tensor of a model, wherever the format lets one stand."""
+    graphs = [model.graph, *(info.initialization for info in model.training_info)]
+    graphs += [info.algorithm for info in model.training_info]
+    nodes: list[Iterable[onnx.NodeProto]] = [function.node for function in model.functions]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+            nodes.append(graph.node)
+            continue
+        for node in nodes.pop():
+            for attribute in node.attribute:
+                if attribute.type == AttributeProto.TENSOR:
+                    yield attribute.t
+                yield from attribute.tensors
+                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                    yield from (sparse.values, sparse.indices)
+            graphs += [body for _, body in bodies(node)]
+
+
+__all__ = ["Array", "Patched", "patch", "rename_within", "tensors", "witness_of"]

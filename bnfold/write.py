@@ -1,0 +1,287 @@
+"""Writing the folded model: rounded once, streamed, complete or not at all.
+
+External data is never loaded whole: what did not change is copied range by range, what changed goes through the
+factors in pieces. Everything is written to temporary files beside the output, synced, then renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import ml_dtypes
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from bnfold.affine import Array
+from bnfold.errors import ModelError, OutputError, UsageError
+from bnfold.graph import Model
+from bnfold.patch import Patched, patch, tensors
+from bnfold.plan import NewConstant, Plan
+from bnfold.source import FLOATS, MAX_PROTO, ExternalRange, Source, external_range, is_external, tensor_nbytes
+
+PIECE = 1 << 24
+"""Bytes of float64 that one piece of a streamed constant may take."""
+
+ALIGNMENT = 4096
+"""External tensors start at multiples of this many bytes, so that they can be mapped."""
+
+
+def rounded(values: Array, type_: int) -> NDArray[np.generic]:
+    """Float64 values in the stored type, rounded once to nearest even."""
+    dtype = FLOATS[type_]
+    with np.errstate(over="ignore", under="ignore"):
+        if type_ != TensorProto.BFLOAT16:
+            return values.astype(dtype)
+        # ml_dtypes goes through float32 and so rounds twice: round to odd on the way, which rounds right in the end.
+        half = values.astype(np.float32)
+        away = np.abs(half.astype(np.float64)) > np.abs(values)
+        half = np.where(away, np.nextafter(half, np.float32(0)), half)
+        inexact = half.astype(np.float64) != values
+        bits = half.view(np.uint32) | (inexact & np.isfinite(half)).astype(np.uint32)
+        return bits.view(np.float32).astype(ml_dtypes.bfloat16)
+
+
+def folded(model: Model, plan: Plan) -> onnx.ModelProto:
+    """The folded model in memory, new constants inline; external data stays where the original has it."""
+    patched = patch(model, plan)
+    for tensor, edit in patched.pending:
+        _fill(tensor, edit)
+    return patched.proto
+
+
+def _fill(tensor: TensorProto, edit: NewConstant) -> None:
+    tensor.ClearField("data_location")
+    tensor.raw_data = b"".join(_little_endian(piece) for piece in _pieces(edit))
+
+
+def _pieces(edit: NewConstant) -> Iterator[NDArray[np.generic]]:
+    rows = edit.shape[0] if edit.shape else 1
+    per_row = max(1, int(np.prod(edit.shape[1:], dtype=np.int64))) * 8
+    step = max(1, PIECE // per_row)
+    for start in range(0, rows, step):
+        yield rounded(edit.rows(start, min(rows, start + step)), edit.type)
+
+
+def _little_endian(values: NDArray[np.generic]) -> bytes:
+    return np.ascontiguousarray(values).tobytes() if np.little_endian else values.byteswap().tobytes()
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where the result goes: the model file, and the one file for external data beside it."""
+
+    path: Path
+
+    @property
+    def sidecar(self) -> Path:
+        """File for external data."""
+        return self.path.with_name(self.path.name + ".data")
+
+
+def destination(source: Source, output: Path, force: bool) -> Destination:
+    """Check that the output may be written, before any work is done.
+
+    Raises:
+        UsageError: it is the input, or a file that the input needs.
+        OutputError: it exists and `force` is not given, or its folder is missing or read-only.
+    """
+    found = Destination(output)
+    if output.is_dir():
+        raise OutputError(f"{output} is a folder; give a file name with -o")
+    needed = {source.path.resolve()} if source.path else set()
+    needed |= {place.path.resolve() for _, place in _external(source.proto, source.base_dir)}
+    if {found.path.resolve(), found.sidecar.resolve()} & needed:
+        raise UsageError(f"{output} would overwrite the input; choose another name with -o")
+    if output.exists() and not force:
+        raise OutputError(f"{output} exists; use --force to overwrite it, or another name with -o")
+    if not output.parent.is_dir():
+        raise OutputError(f"the folder {output.parent} does not exist; make it first")
+    if not os.access(output.parent, os.W_OK):
+        raise OutputError(f"the folder {output.parent} cannot be written to; choose another place with -o")
+    return found
+
+
+class Staged:
+    """A result on disk under temporary names: it can be looked at and verified, then kept or thrown away."""
+
+    def __init__(self, where: Destination) -> None:
+        self.where = where
+        suffix = f".{os.getpid()}.tmp"
+        self.path = where.path.with_name(f".{where.path.name}{suffix}")
+        self._files: list[tuple[Path, Path]] = []
+
+    @contextlib.contextmanager
+    def create(self, final: Path) -> Iterator[IO[bytes]]:
+        """A new temporary file, which will be renamed to `final`; synced when closed."""
+        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        self._files.append((temporary, final))
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+
+    def keep(self) -> None:
+        """Rename everything to its final name: external data first, the model last."""
+        for temporary, final in sorted(self._files, key=lambda pair: pair[1] == self.where.path):
+            os.replace(temporary, final)
+        with contextlib.suppress(OSError):
+            folder = os.open(self.where.path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+        self._files.clear()
+
+    def discard(self) -> None:
+        """Remove every temporary file."""
+        for temporary, _ in self._files:
+            temporary.unlink(missing_ok=True)
+        self._files.clear()
+
+    def temporary(self, final: Path) -> Path:
+        """The name under which a file lies until it is kept."""
+        return next((temporary for temporary, kept in self._files if kept == final), final)
+
+
+@contextlib.contextmanager
+def staged(where: Destination) -> Iterator[Staged]:
+    """Write a result; whatever is not kept when the block ends is removed.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written to.
+    """
+    stage = Staged(where)
+    try:
+        yield stage
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and error.filename and Path(error.filename) not in (
+            temporary for temporary, _ in stage._files
+        ):
+            raise
+        raise OutputError(f"{where.path} cannot be written: {error.strerror or error}") from None
+    finally:
+        stage.discard()
+
+
+def write(model: Model, plan: Plan, stage: Staged) -> None:
+    """Write the folded model under its temporary names.
+
+    The model file refers to the sidecar by its final name, so verify it through :func:`for_runtime`.
+    """
+    where = stage.where
+    if plan.is_empty and model.source.path is not None:
+        _copy_unchanged(model.source, stage)
+        return
+    patched = patch(model, plan)
+    external = [tensor for tensor in tensors(patched.proto) if is_external(tensor)]
+    pending = {id(tensor): edit for tensor, edit in patched.pending}
+    for tensor, edit in patched.pending:
+        if not is_external(tensor):
+            _fill(tensor, edit)
+    if external:
+        with stage.create(where.sidecar) as file:
+            _stream(file, external, lambda tensor: pending.get(id(tensor)), model.source.base_dir, where.sidecar.name)
+    size = patched.proto.ByteSize()
+    if size > MAX_PROTO:
+        raise OutputError(
+            f"the folded model would hold {size} bytes inline, more than protobuf allows; "
+            "save the original with external data first (onnx.save_model(..., save_as_external_data=True))"
+        )
+    with stage.create(where.path) as file:
+        file.write(patched.proto.SerializeToString())
+
+
+def _stream(
+    file: IO[bytes],
+    external: list[TensorProto],
+    edit_of: Callable[[TensorProto], NewConstant | None],
+    base_dir: Path | None,
+    name: str,
+) -> None:
+    placed: dict[tuple[Path, int, int], int] = {}
+    for tensor in external:
+        edit = edit_of(tensor)
+        place = None if edit is not None else external_range(tensor, base_dir)
+        key = None if place is None else (place.path, place.offset, place.length)
+        offset = placed.get(key) if key is not None else None
+        length = tensor_nbytes(tensor)
+        if offset is None:
+            offset = -(-file.tell() // ALIGNMENT) * ALIGNMENT
+            file.write(bytes(offset - file.tell()))
+            if edit is not None:
+                for piece in _pieces(edit):
+                    file.write(_little_endian(piece))
+            elif place is not None:
+                _copy_range(place, file)
+            if key is not None:
+                placed[key] = offset
+        _refer(tensor, name, offset, length)
+
+
+def _copy_range(place: ExternalRange, file: IO[bytes]) -> None:
+    with place.path.open("rb") as source:
+        source.seek(place.offset)
+        left = place.length
+        while left:
+            piece = source.read(min(left, PIECE))
+            if not piece:
+                raise ModelError(f"{place.path} became shorter while it was read; try again")
+            file.write(piece)
+            left -= len(piece)
+
+
+def _refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    kept = [(e.key, e.value) for e in tensor.external_data if e.key not in ("location", "offset", "length", "checksum")]
+    del tensor.external_data[:]
+    for key, value in [("location", location), ("offset", str(offset)), ("length", str(length)), *kept]:
+        tensor.external_data.add(key=key, value=value)
+
+
+def _copy_unchanged(source: Source, stage: Staged) -> None:
+    """Nothing to fold: the same bytes; external data too, where the output stands in another folder."""
+    assert source.path is not None and source.base_dir is not None
+    folder = stage.where.path.resolve().parent
+    if folder != source.base_dir:
+        for place in {place.path for _, place in _external(source.proto, source.base_dir)}:
+            target = folder / place.relative_to(source.base_dir)
+            if target.exists():
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with stage.create(target) as file, place.open("rb") as data:
+                shutil.copyfileobj(data, file, PIECE)
+    with stage.create(stage.where.path) as file:
+        file.write(source.path.read_bytes())
+
+
+def _external(proto: onnx.ModelProto, base_dir: Path | None) -> Iterator[tuple[TensorProto, ExternalRange]]:
+    for tensor in tensors(proto):
+        if is_external(tensor):
+            yield tensor, external_range(tensor, base_dir)
+
+
+@contextlib.contextmanager
+def for_runtime(stage: Staged) -> Iterator[Path]:
+    """A path from which a runtime can load the staged model, external data included."""
+    temporary = stage.temporary(stage.where.path)
+    sidecar = stage.temporary(stage.where.sidecar)
+    if sidecar == stage.where.sidecar or not sidecar.exists():
+        yield temporary
+        return
+    # The model names its sidecar by the final name: a folder of links gives both files their final names.
+    folder = temporary.with_name(temporary.name + ".d")
+    folder.mkdir()
+    try:
+        os.link(temporary, folder / stage.where.path.name)
+        os.link(sidecar, folder / stage.where.sidecar.name)
+        yield folder / stage.where.path.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+__all__ = ["Destination", "Patched", "Staged", "destination", "folded", "for_runtime", "rounded", "staged", "write"]
