@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-AGREE = 1e-9
-"""Two demands on one tensor agree when they differ by less than this, relative to the size of their terms."""
+AGREE = 1e-12
+"""Two demands on one tensor agree when they differ by less than this, relative to the largest over its channels."""
+
+ROUNDING = 2.0**-46
+"""What is left of a difference of float64 numbers below this, relative to its terms, is their rounding: zero."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,12 +128,14 @@ class Storage:
 
     def before(self, source: Affine) -> Storage:
         """The storage of x when y = scale*x + shift is stored like this and shares its memory with x."""
-        return Storage(self.den, self.num * source.scale, self.num * source.shift + self.off)
+        shift = self.num * source.shift
+        return Storage(self.den, self.num * source.scale, snap(shift + self.off, shift, self.off))
 
     def after(self, source: Affine) -> Storage:
         """The storage of y = scale*x + shift when x is stored like this and shares its memory with y."""
         s, t = source.scale, source.shift
-        return Storage(s * self.den, self.num, s * self.off - self.num * t)
+        off, shift = s * self.off, self.num * t
+        return Storage(s * self.den, self.num, snap(off - shift, off, shift))
 
     @property
     def is_degenerate(self) -> bool:
@@ -144,18 +149,22 @@ class Storage:
         """
         try:
             dead = (self.den == 0) & (other.den == 0)
-            cross = _close(self.den * other.num, other.den * self.num)
             lost = (self.num == 0) & (other.num == 0)
-            by_num = _close(self.off * other.num, other.off * self.num)
-            by_den = _close(self.off * other.den, other.off * self.den)
-            offset = np.where(dead, by_num, np.where(lost, by_den, by_num))
+            scales = _close(self.den * other.num, other.den * self.num)
+            mine, others = (
+                self.off * np.where(lost, other.den, other.num),
+                other.off * np.where(lost, self.den, self.num),
+            )
         except ValueError:  # shapes that do not broadcast: never the same tensor
             return False
-        return bool(np.all((cross | dead | lost) & offset))
+        size = np.max(np.abs(mine), initial=0.0) + np.max(np.abs(others), initial=0.0)
+        offsets = np.abs(mine - others) <= AGREE * size
+        return bool(np.all((scales | dead | lost) & offsets))
 
 
 def _close(x: Array, y: Array) -> NDArray[np.bool_]:
-    return np.asarray(np.abs(x - y) <= AGREE * np.maximum(np.abs(x), np.abs(y)))
+    size = np.maximum(np.abs(x), np.abs(y))
+    return np.asarray(np.abs(x - y) <= AGREE * size)
 
 
 def snap(total: Array, *terms: Array) -> Array:
@@ -163,4 +172,4 @@ def snap(total: Array, *terms: Array) -> Array:
     magnitude: Any = 0.0
     for term in terms:
         magnitude = magnitude + np.abs(term)
-    return np.where(np.abs(total) <= 1e-13 * magnitude, 0.0, total)
+    return np.where(np.abs(total) <= ROUNDING * magnitude, 0.0, total)

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from bnfold.bench import Bench, bench
+from bnfold.bench import bench
 from bnfold.certificate import Certificate, certify
 from bnfold.errors import NotEquivalentError
 from bnfold.graph import Model, bodies
 from bnfold.patch import tensors, witness_of
 from bnfold.reasons import Reason
+from bnfold.runtime import resolve_providers
 from bnfold.solver import Outcome, Solution, solve
 from bnfold.source import ModelLike, Source, is_external, read, tensor_nbytes
 from bnfold.verify import DIFFERENT, Verification, verify
 from bnfold.witness import Witness
-from bnfold.write import Staged, destination, folded, for_runtime, staged, write
+from bnfold.write import Staged, destination, folded, staged, write
 
 __all__ = ["Affine", "Count", "Explained", "Facts", "Optimized", "bench", "explain", "optimize", "verify"]
 
@@ -42,6 +45,9 @@ class Affine:
     """`folded` or `kept`."""
     way: str = ""
     into: tuple[str, ...] = ()
+    """The nodes whose constants took it up."""
+    into_ops: tuple[str, ...] = ()
+    """Their operators."""
     reasons: tuple[Reason, ...] = ()
     """Why it was kept; the most telling reason first."""
 
@@ -106,6 +112,8 @@ class Explained:
     affines: tuple[Affine, ...]
     timing: Mapping[str, float] = field(default_factory=dict)
     """Seconds by step."""
+    warnings: tuple[str, ...] = ()
+    """What the caller should know, a line each."""
 
     def to_json(self) -> dict[str, Any]:
         """The whole report; see the README for its schema."""
@@ -117,6 +125,7 @@ class Explained:
             "affines": [affine.to_json() for affine in self.affines],
             "merges": [],
             "timing": {step: round(seconds, 4) for step, seconds in self.timing.items()},
+            "warnings": list(self.warnings),
         }
 
 
@@ -127,7 +136,6 @@ class Optimized(Explained):
     certificate: Certificate | None = None
     verification: Verification | None = None
     witness: Witness = field(default_factory=Witness)
-    warnings: tuple[str, ...] = ()
     output: Path | None = None
     """The file that was written; None where the result is only in memory, or for a dry run."""
     proto: onnx.ModelProto | None = None
@@ -135,7 +143,7 @@ class Optimized(Explained):
 
     @property
     def status(self) -> str:
-        """`verified`, `certified-only` (no runtime here could run the original) or `certified` (not asked to verify)."""
+        """`verified`, `certified-only` (no runtime here ran the original) or `certified` (not asked to verify)."""
         if self.verification is None:
             return "certified"
         return "verified" if self.verification.status == "equivalent" else self.verification.status
@@ -146,7 +154,6 @@ class Optimized(Explained):
             "status": self.status,
             "certificate": self.certificate.to_json() if self.certificate else {},
             "verify": self.verification.to_json() if self.verification else {},
-            "warnings": list(self.warnings),
         }
 
 
@@ -162,6 +169,7 @@ def explain(model: ModelLike, *, keep: Iterable[str] = (), only: Iterable[str] =
         ModelError: the model cannot be read.
     """
     clock = _Clock()
+    keep, only = tuple(keep), tuple(only)
     given = Model(read(model))
     clock.lap("read")
     solution = solve(given, keep, only)
@@ -172,6 +180,7 @@ def explain(model: ModelLike, *, keep: Iterable[str] = (), only: Iterable[str] =
         Count(count_batchnorm(given.proto), count_batchnorm(given.proto) - _gone(solution)),
         _affines(given, solution),
         clock.laps,
+        _unmatched(solution, keep, only),
     )
 
 
@@ -199,13 +208,13 @@ def optimize(
 
     Args:
         model: path, bytes or ModelProto; never modified.
-        output: where to write. For a path, `NAME.folded.onnx` beside it by default; for bytes or a ModelProto the result
-            is only in memory (`Optimized.proto`) unless an output is given.
+        output: where to write. For a path, `NAME.folded.onnx` beside it by default; for bytes or a ModelProto the
+            result is only in memory (`Optimized.proto`) unless an output is given.
         verify: run both models (float64, and ONNX Runtime on every provider) before anything is written.
         merge: merge linear nodes that folding brought together (nothing to merge yet).
         keep: names or globs of nodes that must stay.
         only: names or globs; where given, every other node stays.
-        providers: execution providers to verify on, each in turn: `cuda`, `tensorrt`, `cpu`. The best available by default.
+        providers: execution providers to verify on, each in turn: `cuda`, `tensorrt`, `cpu`. By default the best here.
         provider_options: options for ONNX Runtime by provider.
         inputs: inputs to verify with, as a `.npz` file or arrays by name; seeded random ones by default.
         shapes: sizes for inputs whose shape is free.
@@ -224,6 +233,9 @@ def optimize(
         NotEquivalentError: the folded model failed verification and no single fold was at fault, or `strict`.
     """
     clock, say = _Clock(), progress or (lambda line: None)
+    keep, only = tuple(keep), tuple(only)
+    if verify and providers:
+        resolve_providers(providers)
     source = read(model)
     path = Path(output) if output is not None else _default_output(source)
     where = destination(source, path, force or dry_run) if path is not None else None
@@ -264,17 +276,19 @@ def optimize(
         if culprit is None or strict:
             raise NotEquivalentError(_failure(result.proof, culprit, source))
         dropped.add(culprit)
-    warnings = tuple(f"the fold of {name} failed verification and was dropped; please report it" for name in sorted(dropped))
+    warnings = _unmatched(solution, keep, only) + tuple(
+        f"the fold of {name} failed verification and was dropped; please report it" for name in sorted(dropped)
+    )
     written = None if where is None or dry_run else where.path
     return Optimized(
         _facts(source, result.proto, written, _left(solution, given)),
         Count(count_batchnorm(source.proto), count_batchnorm(result.proto)),
         _affines(given, solution),
         clock.laps,
+        warnings,
         result.proof.certificate,
         result.proof.verification,
         witness_of(solution.plan),
-        warnings,
         written,
         result.proto if where is None else None,
     )
@@ -336,9 +350,8 @@ class _Attempt:
         self.clock.lap("write")
         if self.solution.plan.is_empty:
             return _Result(self.model.proto, _Proof(None, None))
-        with for_runtime(stage) as path:
-            proof = self.prove(path, None, witness_of(self.solution.plan))
-            return _Result(read(path).proto, proof)
+        proof = self.prove(stage.path, None, witness_of(self.solution.plan))
+        return _Result(read(stage.path).proto, proof)
 
 
 def _culprit(
@@ -392,7 +405,8 @@ def count_batchnorm(model: onnx.ModelProto) -> int:
 
 
 def _affines(model: Model, solution: Solution) -> tuple[Affine, ...]:
-    found = [_affine(outcome) for outcome in solution.outcomes]
+    ops = {node.label: node.op for graph in model.graphs for node in graph.nodes}
+    found = [_affine(outcome, ops) for outcome in solution.outcomes]
     for function in model.proto.functions:
         for node in function.node:
             if node.op_type == "BatchNormalization":
@@ -407,9 +421,21 @@ def _affines(model: Model, solution: Solution) -> tuple[Affine, ...]:
     return tuple(found)
 
 
-def _affine(outcome: Outcome) -> Affine:
+def _affine(outcome: Outcome, ops: Mapping[str, str]) -> Affine:
+    node, into = outcome.node, outcome.into
     status = "folded" if outcome.folded else "kept"
-    return Affine(outcome.node.label, outcome.node.op, status, outcome.way, outcome.into, outcome.reasons)
+    return Affine(node.label, node.op, status, outcome.way, into, tuple(ops[name] for name in into), outcome.reasons)
+
+
+def _unmatched(solution: Solution, keep: Iterable[str], only: Iterable[str]) -> tuple[str, ...]:
+    """A warning for every pattern that names no affine."""
+    names = [outcome.node.label for outcome in solution.outcomes]
+    return tuple(
+        f"{option} {pattern!r} matches no node that could be folded"
+        for option, patterns in (("--keep", keep), ("--only", only))
+        for pattern in patterns
+        if not any(fnmatchcase(name, pattern) for name in names)
+    )
 
 
 def _gone(solution: Solution) -> int:
@@ -458,3 +484,6 @@ class _Clock:
         self.laps[step] = self.laps.get(step, 0.0) + now - self._last
         self._last = now
 
+
+# Importing the modules `bnfold.verify` and `bnfold.bench` bound them to the package, over the functions of that name.
+vars(sys.modules["bnfold"]).update(bench=bench, verify=verify)

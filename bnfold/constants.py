@@ -48,7 +48,7 @@ class Constant:
 
     def ints(self) -> list[int]:
         """The values as a flat list of Python integers."""
-        return [int(v) for v in np.asarray(self.load()).ravel()]  # type: ignore[call-overload]
+        return [int(v) for v in np.asarray(self.load()).ravel()]
 
 
 def from_initializer(tensor: TensorProto, base_dir: Path | None) -> Constant:
@@ -245,7 +245,7 @@ def _split(call: _Call) -> list[Value]:
 def _range(call: _Call) -> list[Value]:
     start, limit, delta = (call.value(i).item() for i in range(3))
     _bounded([max(0, math.ceil((limit - start) / delta))])
-    return [np.arange(start, limit, delta, onnx.helper.tensor_dtype_to_np_dtype(call.type))]
+    return [np.asarray(np.arange(start, limit, delta)).astype(onnx.helper.tensor_dtype_to_np_dtype(call.type))]
 
 
 def _tile(call: _Call) -> list[Value]:
@@ -273,8 +273,8 @@ def _arithmetic(compute: Callable[..., Value]) -> Callable[[_Call], list[Value]]
 
 def _divide(x: Value, y: Value) -> Value:
     if x.dtype.kind in "iu":  # integers are divided towards zero
-        return np.asarray(np.trunc(np.divide(x, y))).astype(x.dtype)  # type: ignore[arg-type]
-    return np.asarray(np.divide(x, y))  # type: ignore[arg-type]
+        return np.asarray(np.trunc(np.divide(x, y))).astype(x.dtype)
+    return np.asarray(np.divide(x, y))
 
 
 _KERNELS: dict[str, Callable[[_Call], list[Value]]] = {

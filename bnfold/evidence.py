@@ -22,8 +22,10 @@ Feeds = Mapping[str, Array]
 Outputs = Mapping[str, Array]
 Progress = Callable[[str], None]
 
-# A quick oracle is run more often: more roundings, a steadier noise for outputs of few elements.
-_QUICK_SECONDS, _QUICK_ROUNDINGS = 0.5, 3
+# Monte Carlo roundings of a sample: where the float64 evaluation is quick, of every result too; where it is slow, only
+# the first sample is rounded. The number makes up for outputs of few elements, whose noise one rounding may miss.
+_QUICK_SECONDS, _SLOW_SECONDS = 0.3, 1.5
+_ROUNDINGS, _FEW_ELEMENTS = 4, 32
 
 # A size is preferred whose whole verification fits into the oracle's limit for one run.
 _AFFORDABLE = MAX_MACS / 8
@@ -33,12 +35,14 @@ _AFFORDABLE = MAX_MACS / 8
 class Reference:
     """What the original should compute, sample by sample, and how far its own rounding moves it.
 
-    `status` is "float64", or "weaker: ..." where a runtime's own result has to stand in for the truth.
+    `status` is "float64", or "weaker: ..." where a runtime's own result has to stand in for the truth. `noisy` has
+    runs with everything rounded, `stored` runs in float64 with rounded weights; samples may have none.
     """
 
     status: str
     truth: list[Outputs] = field(default_factory=list)
     noisy: list[list[Outputs]] = field(default_factory=list)
+    stored: list[list[Outputs]] = field(default_factory=list)
 
 
 def runnable(read: source.Source) -> bytes | Path:
@@ -105,24 +109,33 @@ def _try(session: Session | None, oracle: Oracle, feeds: Feeds) -> None:
 def float64_reference(oracle: Oracle, feeds: Sequence[Feeds], seed: int, say: Progress) -> Reference:
     """The truth, and Monte Carlo roundings of it. Raises what the oracle raises."""
     reference = Reference("float64")
-    roundings = 1
+    slow = False
     for index, sample in enumerate(feeds):
         say(f"float64 reference, sample {index + 1} of {len(feeds)}")
         start = time.perf_counter()
-        reference.truth.append(oracle.run(sample))
-        if index == 0 and time.perf_counter() - start < _QUICK_SECONDS:
-            roundings = _QUICK_ROUNDINGS
-        reference.noisy.append(
-            [oracle.run(sample, rounding_seed=seed + turn) for turn in range(1, roundings + 1)]
-        )
+        truth = oracle.run(sample)
+        seconds = time.perf_counter() - start
+        few = min((value.size for value in truth.values()), default=0) < _FEW_ELEMENTS
+        turns = range(0) if slow else range(seed + 1, seed + 1 + (_ROUNDINGS if few or seconds < _QUICK_SECONDS else 1))
+        stored = [oracle.run(sample, rounding_seed=turn, weights_only=True) for turn in turns]
+        noisy = [oracle.run(sample, rounding_seed=turn) for turn in turns] if seconds < _QUICK_SECONDS else stored
+        reference.truth.append(truth)
+        reference.stored.append(stored)
+        reference.noisy.append(noisy)
+        slow = slow or seconds > _SLOW_SECONDS
     return reference
 
 
 def runtime_reference(
-    original: source.Source, plain: Sequence[Outputs], tuned: Sequence[Outputs], feeds: Sequence[Feeds], seed: int, why: str
+    original: source.Source,
+    plain: Sequence[Outputs],
+    tuned: Sequence[Outputs],
+    feeds: Sequence[Feeds],
+    seed: int,
+    why: str,
 ) -> Reference:
     """A runtime's own results instead of the truth, and as noise: its optimisations, and weights moved by an ULP."""
-    reference = Reference(f"weaker: {why}", list(plain), [[run] for run in tuned])
+    reference = Reference(f"weaker: {why}", list(plain), [[run] for run in tuned], [[] for _ in plain])
     moved = perturbed(original, seed)
     try:
         session = Session(runnable(original) if moved is None else moved, optimize=False)

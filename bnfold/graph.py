@@ -7,7 +7,7 @@ constants are looked up here. Every graph of the model (the main graph, If/Loop/
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import onnx
@@ -33,8 +33,10 @@ class Node:
     proto: onnx.NodeProto
     label: str
     """Unique within the model: the node's name where it is one, else its first output."""
+    memo: dict[str, object] = field(default_factory=dict)
+    """What others worked out about the node, so that it is worked out once."""
 
-    @property
+    @cached_property
     def op(self) -> str:
         """Operator name; with its domain where that is not ONNX's own."""
         domain = self.proto.domain
@@ -64,22 +66,22 @@ class Node:
         """Name at an input slot, '' where it is left out."""
         return self.inputs[slot] if slot < len(self.inputs) else ""
 
-    def int(self, name: str, default: int) -> int:
+    def get_int(self, name: str, default: int) -> int:
         """An integer attribute."""
         found = self.attributes.get(name)
         return default if found is None else found.i
 
-    def float(self, name: str, default: float) -> float:
+    def get_float(self, name: str, default: float) -> float:
         """A float attribute: the float32 value that the file holds."""
         found = self.attributes.get(name)
         return default if found is None else found.f
 
-    def ints(self, name: str) -> list[int] | None:
+    def get_ints(self, name: str) -> list[int] | None:
         """A list of integers, or None where it is absent."""
         found = self.attributes.get(name)
         return None if found is None else list(found.ints)
 
-    def string(self, name: str, default: str) -> str:
+    def get_string(self, name: str, default: str) -> str:
         """A string attribute."""
         found = self.attributes.get(name)
         return default if found is None else found.s.decode("utf-8", "replace")

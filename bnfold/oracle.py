@@ -95,12 +95,13 @@ class Oracle:
         outputs: Sequence[str] | None = None,
         *,
         rounding_seed: int | None = None,
+        weights_only: bool = False,
         watch: Callable[[str, Any], None] | None = None,
     ) -> dict[str, Array]:
         """The tensors named (the graph's outputs; any other tensor of the main graph too).
 
         `rounding_seed` rounds every weight and result once at random (`bnfold.kernels.rounding`), to see how much the
-        model's own precision moves the outputs. `watch` is called with each tensor of the main graph as it is made.
+        model's own precision moves the outputs; with `weights_only`, what storing the weights does. `watch` is called with each tensor of the main graph as it is made.
 
         Raises:
             Unsupported: an op has no float64 kernel.
@@ -117,7 +118,7 @@ class Oracle:
                 scope.units[name] = _unit_of(np.asarray(feeds[name]).dtype)
             elif name not in graph.initializers:
                 raise ModelError(f"input '{name}' was not given")
-        rounding = None if rounding_seed is None else Rounding(rounding_seed)
+        rounding = None if rounding_seed is None else Rounding(rounding_seed, weights_only=weights_only)
         with np.errstate(all="ignore"):
             self._execute(scope, rounding, watch)
             return {name: np.asarray(self._lookup(scope, name)) for name in wanted}
@@ -201,7 +202,9 @@ class Oracle:
         schema = schema_of(op, domain, opset) or Schema(opset, {}, None)
         call = Call(op, domain, schema.version, attributes, tuple(bool(name) for name in node.output), schema.defaults)
         if domain == "" and op in _CONTROL:
-            results = _CONTROL[op](call, lambda graph, values: self._call_graph(graph, values, scope, rounding), *inputs)
+            results = _CONTROL[op](
+                call, lambda graph, values: self._call_graph(graph, values, scope, rounding), *inputs
+            )
             return tuple(results)
         kernel = KERNELS.get((domain, op))
         if kernel is not None:

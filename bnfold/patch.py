@@ -1,4 +1,4 @@
-"""Putting a plan into a copy of the model: only what the fold concerns changes, everything else stays field by field."""
+"""Putting a plan into a copy of the model: what the fold does not concern stays as it is, field by field."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ class _Editor:
         self.gone[graph.path] = set(own.removed)
         for index in own.removed:
             self.loose += [(graph.path, name) for name in proto.node[index].input if graph.constant(name)]
+        rename_within(proto, names)
         for index, edits in own.edits.items():
             for edit in edits:
                 self._edit(graph, index, edit)
-        rename_within(proto, names)
         stale = set(names)
         _delete(proto.value_info, lambda value: value.name in stale)
 
@@ -93,13 +93,16 @@ class _Editor:
         label = graph.nodes[index].label
         output = node.output[0]
         before = self._unique(f"{output}.without_bias")
-        shift = edit.shift
+        shift, forms = edit.shift, {}
+        if self.model.opset < 7:  # broadcasting knew no axes of size one
+            axis = max((i for i, size in enumerate(shift.shape) if size > 1), default=shift.ndim - 1)
+            shift, forms = shift.reshape(-1), {"broadcast": 1, "axis": axis}
         constant = NewConstant(1, "bias", edit.type, shift.shape, None, (), lambda: shift)
         added = onnx.NodeProto(op_type="Add", name=self._unique(f"{label}.add_bias"), domain=node.domain)
         added.input.extend([before, self._new_constant(graph, index, constant)])
         added.output.append(output)
-        if self.model.opset < 7:
-            added.attribute.add(name="broadcast", type=AttributeProto.INT, i=1)
+        for name, value in forms.items():
+            added.attribute.add(name=name, type=AttributeProto.INT, i=value)
         node.output[0] = before
         self.inserted.setdefault(graph.path, {}).setdefault(index, []).append(added)
 

@@ -35,7 +35,7 @@ class NewConstant:
         whole = not self.shape or (start == 0 and stop >= self.shape[0])
         pick = (lambda array: array) if whole else (lambda array: _rows(array, len(self.shape), start, stop))
         size = self.shape if whole else (min(stop, self.shape[0]) - start, *self.shape[1:])
-        value: Array = np.zeros((1,) * len(size)) if self.base is None else pick(self.base.load()).astype(np.float64)  # type: ignore[arg-type]
+        value: Array = np.zeros((1,) * len(size)) if self.base is None else pick(self.base.load()).astype(np.float64)
         for factor in self.factors:
             value = value * pick(factor)
         if self.shift is not None:

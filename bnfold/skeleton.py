@@ -39,11 +39,14 @@ def infer_value_info(model: onnx.ModelProto) -> onnx.GraphProto:
     """The model's graph after shape inference, without weights; as declared where inference gives up."""
     bare = onnx.ModelProto(ir_version=max(model.ir_version, 4))
     bare.opset_import.extend(model.opset_import)
+    for entry in bare.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = max(entry.version, 6)  # before opset 6 few operators have shape inference
     bare.functions.extend(model.functions)
     bare.graph.CopyFrom(_without_weights(model.graph))
     try:
         return onnx.shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=True).graph
-    except Exception:  # whatever the inference chokes on: the declared shapes are what is known
+    except Exception:  # noqa: BLE001 - whatever C++ code chokes on: the declared shapes are what is known
         return bare.graph
 
 
@@ -67,9 +70,19 @@ def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
             bare.input.append(_declared(value, node.output[0]))
         elif any(a.type == AttributeProto.GRAPH for a in node.attribute):
             bare.node.append(_without_inner_weights(node))
+        elif node.op_type == "Reshape" and len(node.input) == 1:
+            bare.node.append(_reshape_by_input(node, bare))
         else:
             bare.node.append(node)
     return bare
+
+
+def _reshape_by_input(node: onnx.NodeProto, graph: onnx.GraphProto) -> onnx.NodeProto:
+    """A Reshape of opset 1 as one of opset 5, whose shape is an input."""
+    dims = next((list(a.ints) for a in node.attribute if a.name == "shape"), [])
+    name = f"{node.output[0]}.shape"
+    graph.initializer.append(onnx.helper.make_tensor(name, TensorProto.INT64, [len(dims)], dims))
+    return onnx.NodeProto(op_type="Reshape", name=node.name, input=[node.input[0], name], output=node.output)
 
 
 def _without_inner_weights(node: onnx.NodeProto) -> onnx.NodeProto:

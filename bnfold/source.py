@@ -28,6 +28,8 @@ FLOATS: dict[int, np.dtype[np.generic]] = {
 }
 """The element types whose constants bnfold folds, and how numpy spells them."""
 
+_HALF_BYTES = frozenset({TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1})
+
 MAX_PROTO = 2**31 - 1
 """Protobuf's limit for one message, bytes."""
 
@@ -146,9 +148,7 @@ def tensor_nbytes(tensor: TensorProto) -> int:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     except KeyError:
         raise ModelError(f"tensor {tensor.name!r} has the unknown element type {tensor.data_type}") from None
-    bits = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.FLOAT4E2M1: 4}.get(
-        tensor.data_type, 8 * dtype.itemsize
-    )
+    bits = 4 if tensor.data_type in _HALF_BYTES else 8 * int(dtype.itemsize)
     return (count * bits + 7) // 8
 
 

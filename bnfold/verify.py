@@ -34,13 +34,16 @@ _UNEXPLAINED, _FAR = 100.0, 1e-3
 
 @dataclass(frozen=True)
 class NoiseCheck:
-    """The noise layer: each output's worst sample. `status` is "float64", "weaker: ..." or "not run: ..."."""
+    """The noise layer: each output's worst sample. `status` is "float64", "weaker: ..." or "not run: ..."; `outputs` has
+    the models as the runtime computes them, `stored` the two models in float64, under the noise of storing the weights.
+    """
 
     status: str
     provider: str
     k: float
     passed: bool
-    outputs: tuple[OutputCheck, ...]
+    outputs: tuple[OutputCheck, ...] = ()
+    stored: tuple[OutputCheck, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict."""
@@ -50,6 +53,7 @@ class NoiseCheck:
             "k": self.k,
             "passed": self.passed,
             "outputs": [check.to_json() for check in self.outputs],
+            "stored": [check.to_json() for check in self.stored],
         }
 
 
@@ -103,7 +107,7 @@ class Verification:
     @property
     def worst(self) -> OutputCheck | None:
         """The output closest to failing, or the first that failed."""
-        return max(self.noise.outputs, key=_badness, default=None)
+        return max(self.noise.outputs + self.noise.stored, key=_badness, default=None)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict."""
@@ -189,7 +193,7 @@ class _Verifier:
         self, inputs: str | Path | Mapping[str, Any] | None, shapes: Mapping[str, Sequence[int]] | None, count: int
     ) -> Verification:
         """All layers."""
-        skipped = NoiseCheck("not run: the interfaces differ", self.providers[0], K, False, ())
+        skipped = NoiseCheck("not run: the interfaces differ", self.providers[0], K, False)
         problems = interface_problems(self.original.proto, self.optimized.proto)
         if problems:
             return self._result(problems, skipped, [])
@@ -233,9 +237,10 @@ class _Verifier:
         reference = self._reference(first)
         checks = [self._judge_provider(provider, runs, reference) for provider, runs in every.items()]
         at_noise = checks[0].outputs.get("off", ())
-        passed = bool(at_noise) and all(check.passed for check in at_noise)
-        noise = NoiseCheck(reference.status, self.providers[0], K, passed, at_noise)
-        problems = [problem for check in checks for problem in check.problems]
+        stored = self._stored(reference) if reference.status == "float64" else ()
+        passed = bool(at_noise) and all(check.passed for check in at_noise + stored)
+        noise = NoiseCheck(reference.status, self.providers[0], K, passed, at_noise, stored)
+        problems = [problem for check in checks for problem in check.problems] + _said(stored, "in float64, ")
         return self._result(problems, noise, checks)
 
     def _run(self, provider: str) -> Runs:
@@ -286,11 +291,7 @@ class _Verifier:
                 for name in after[index]
             )
             outputs[level] = checks
-            problems += [
-                f"{provider}, optimisations {level}: output '{check.output}': {check.problem}"
-                for check in checks
-                if not check.passed
-            ]
+            problems += _said(checks, f"{provider}, optimisations {level}: ")
         placement, nodes = None, ()
         if "optimized off" in runs.placements:
             ran = runs.placements["optimized off"]
@@ -303,35 +304,41 @@ class _Verifier:
         """No runtime runs the original: both models in float64, under the noise that Monte Carlo rounding shows."""
         try:
             reference = evidence.float64_reference(self.oracle, self.feeds, self.seed, self.say)
-            folded = Oracle(self.optimized.proto, base_dir=self.optimized.base_dir)
-            self.say("float64, the optimized model")
-            after = [folded.run(sample) for sample in self.feeds]
         except BnfoldError as error:
             return self._uncompared(reason, f"not run: {error}")
-        stored = _output_units(self.original.proto)
-        checks = worst_samples(
-            judge(
-                Evidence(
-                    name,
-                    index,
-                    truth,
-                    truth,
-                    after[index][name],
-                    [run[name] for run in reference.noisy[index]],
-                    unit=stored.get(name),
-                )
-            )
-            for index, outputs in enumerate(reference.truth)
-            for name, truth in outputs.items()
-        )
-        problems = [f"output '{check.output}': {check.problem}" for check in checks if not check.passed]
-        noise = NoiseCheck("float64, both models", "float64", K, not problems, checks)
+        checks = self._stored(reference)
+        problems = _said(checks, "in float64, ")
+        noise = NoiseCheck("float64, both models", "float64", K, not problems, (), checks)
         self.notes.append(f"no runtime here runs the original ({reason}): both models were compared in float64")
         return self._result(problems, noise, [], CERTIFIED_ONLY)
 
+    def _stored(self, reference: Reference) -> tuple[OutputCheck, ...]:
+        """Both models in float64, under the noise that storing the weights makes: no arithmetic hides anything here."""
+        oracle = Oracle(self.optimized.proto, base_dir=self.optimized.base_dir)
+        units = _output_units(self.original.proto)
+        checks = []
+        for index, (truth, rounded) in enumerate(zip(reference.truth, reference.stored, strict=True)):
+            if not rounded:
+                continue
+            self.say(f"float64, the optimized model, sample {index + 1} of {len(self.feeds)}")
+            try:
+                after = oracle.run(self.feeds[index])
+            except BnfoldError as error:
+                self.notes.append(f"the optimized model was not evaluated in float64: {error}")
+                break
+            checks += [
+                judge(
+                    Evidence(
+                        name, index, value, value, after[name], [run[name] for run in rounded], unit=units.get(name)
+                    )
+                )
+                for name, value in truth.items()
+            ]
+        return worst_samples(checks)
+
     def _uncompared(self, reason: str, status: str) -> Verification:
         self.notes.append(f"nothing here can run the original, so nothing was compared: {reason}")
-        return self._result([], NoiseCheck(status, self.providers[0], K, True, ()), [], CERTIFIED_ONLY)
+        return self._result([], NoiseCheck(status, self.providers[0], K, True), [], CERTIFIED_ONLY)
 
     def _result(
         self, problems: Sequence[str], noise: NoiseCheck, runtime: Sequence[RuntimeCheck], status: str = EQUIVALENT
@@ -403,6 +410,10 @@ def worst_samples(checks: Iterable[OutputCheck]) -> tuple[OutputCheck, ...]:
         if check.output not in worst or _badness(check) > _badness(worst[check.output]):
             worst[check.output] = check
     return tuple(worst.values())
+
+
+def _said(checks: Sequence[OutputCheck], where: str) -> list[str]:
+    return [f"{where}output '{check.output}': {check.problem}" for check in checks if not check.passed]
 
 
 def _badness(check: OutputCheck) -> tuple[bool, float, float]:

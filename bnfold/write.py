@@ -43,10 +43,10 @@ def rounded(values: Array, type_: int) -> NDArray[np.generic]:
         # ml_dtypes goes through float32 and so rounds twice: round to odd on the way, which rounds right in the end.
         half = values.astype(np.float32)
         away = np.abs(half.astype(np.float64)) > np.abs(values)
-        half = np.where(away, np.nextafter(half, np.float32(0)), half)
+        half = np.where(away & np.isfinite(half), np.nextafter(half, np.float32(0)), half)
         inexact = half.astype(np.float64) != values
         bits = half.view(np.uint32) | (inexact & np.isfinite(half)).astype(np.uint32)
-        return bits.view(np.float32).astype(ml_dtypes.bfloat16)
+        return np.asarray(bits.view(np.float32).astype(ml_dtypes.bfloat16))
 
 
 def folded(model: Model, plan: Plan) -> onnx.ModelProto:
@@ -110,43 +110,48 @@ def destination(source: Source, output: Path, force: bool) -> Destination:
 
 
 class Staged:
-    """A result on disk under temporary names: it can be looked at and verified, then kept or thrown away."""
+    """A result on disk that is not yet the output: a hidden folder beside it, in which every file has its final name.
+
+    So it can be loaded and verified as it will be, then moved into place or thrown away.
+    """
 
     def __init__(self, where: Destination) -> None:
         self.where = where
-        suffix = f".{os.getpid()}.tmp"
-        self.path = where.path.with_name(f".{where.path.name}{suffix}")
-        self._files: list[tuple[Path, Path]] = []
+        self.folder = where.path.with_name(f".{where.path.name}.{os.getpid()}.tmp")
+        self._files: list[Path] = []
+
+    @property
+    def path(self) -> Path:
+        """The staged model file."""
+        return self.folder / self.where.path.name
 
     @contextlib.contextmanager
-    def create(self, final: Path) -> Iterator[IO[bytes]]:
-        """A new temporary file, which will be renamed to `final`; synced when closed."""
-        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-        self._files.append((temporary, final))
-        with temporary.open("wb") as file:
+    def create(self, name: Path | str) -> Iterator[IO[bytes]]:
+        """A new file, `name` relative to the output's folder; synced when closed."""
+        staged = self.folder / name
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        self._files.append(Path(name))
+        with staged.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
 
     def keep(self) -> None:
-        """Rename everything to its final name: external data first, the model last."""
-        for temporary, final in sorted(self._files, key=lambda pair: pair[1] == self.where.path):
-            os.replace(temporary, final)
-        with contextlib.suppress(OSError):
-            folder = os.open(self.where.path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-        self._files.clear()
+        """Move everything into place: external data first, the model last."""
+        parent = self.where.path.parent
+        for name in sorted(self._files, key=lambda name: name == Path(self.where.path.name)):
+            (parent / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).replace(parent / name)
+        with contextlib.suppress(OSError):  # not every file system lets a folder be synced
+            handle = os.open(parent, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
     def discard(self) -> None:
-        """Remove every temporary file."""
-        for temporary, _ in self._files:
-            temporary.unlink(missing_ok=True)
-        self._files.clear()
-
-    def temporary(self, final: Path) -> Path:
-        """The name under which a file lies until it is kept."""
-        return next((temporary for temporary, kept in self._files if kept == final), final)
+        """Remove what was not moved into place."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -158,22 +163,16 @@ def staged(where: Destination) -> Iterator[Staged]:
     """
     stage = Staged(where)
     try:
+        stage.discard()
         yield stage
     except OSError as error:
-        if isinstance(error, FileNotFoundError) and error.filename and Path(error.filename) not in (
-            temporary for temporary, _ in stage._files
-        ):
-            raise
-        raise OutputError(f"{where.path} cannot be written: {error.strerror or error}") from None
+        raise OutputError(f"{where.path} cannot be written: {error.strerror or error}") from error
     finally:
         stage.discard()
 
 
 def write(model: Model, plan: Plan, stage: Staged) -> None:
-    """Write the folded model under its temporary names.
-
-    The model file refers to the sidecar by its final name, so verify it through :func:`for_runtime`.
-    """
+    """Write the folded model into the stage, where it can be loaded as it is."""
     where = stage.where
     if plan.is_empty and model.source.path is not None:
         _copy_unchanged(model.source, stage)
@@ -185,7 +184,7 @@ def write(model: Model, plan: Plan, stage: Staged) -> None:
         if not is_external(tensor):
             _fill(tensor, edit)
     if external:
-        with stage.create(where.sidecar) as file:
+        with stage.create(where.sidecar.name) as file:
             _stream(file, external, lambda tensor: pending.get(id(tensor)), model.source.base_dir, where.sidecar.name)
     size = patched.proto.ByteSize()
     if size > MAX_PROTO:
@@ -193,7 +192,7 @@ def write(model: Model, plan: Plan, stage: Staged) -> None:
             f"the folded model would hold {size} bytes inline, more than protobuf allows; "
             "save the original with external data first (onnx.save_model(..., save_as_external_data=True))"
         )
-    with stage.create(where.path) as file:
+    with stage.create(where.path.name) as file:
         file.write(patched.proto.SerializeToString())
 
 
@@ -249,13 +248,11 @@ def _copy_unchanged(source: Source, stage: Staged) -> None:
     folder = stage.where.path.resolve().parent
     if folder != source.base_dir:
         for place in {place.path for _, place in _external(source.proto, source.base_dir)}:
-            target = folder / place.relative_to(source.base_dir)
-            if target.exists():
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with stage.create(target) as file, place.open("rb") as data:
-                shutil.copyfileobj(data, file, PIECE)
-    with stage.create(stage.where.path) as file:
+            name = place.relative_to(source.base_dir)
+            if not (folder / name).exists():
+                with stage.create(name) as file, place.open("rb") as data:
+                    shutil.copyfileobj(data, file, PIECE)
+    with stage.create(stage.where.path.name) as file:
         file.write(source.path.read_bytes())
 
 
@@ -265,23 +262,4 @@ def _external(proto: onnx.ModelProto, base_dir: Path | None) -> Iterator[tuple[T
             yield tensor, external_range(tensor, base_dir)
 
 
-@contextlib.contextmanager
-def for_runtime(stage: Staged) -> Iterator[Path]:
-    """A path from which a runtime can load the staged model, external data included."""
-    temporary = stage.temporary(stage.where.path)
-    sidecar = stage.temporary(stage.where.sidecar)
-    if sidecar == stage.where.sidecar or not sidecar.exists():
-        yield temporary
-        return
-    # The model names its sidecar by the final name: a folder of links gives both files their final names.
-    folder = temporary.with_name(temporary.name + ".d")
-    folder.mkdir()
-    try:
-        os.link(temporary, folder / stage.where.path.name)
-        os.link(sidecar, folder / stage.where.sidecar.name)
-        yield folder / stage.where.path.name
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-__all__ = ["Destination", "Patched", "Staged", "destination", "folded", "for_runtime", "rounded", "staged", "write"]
+__all__ = ["Destination", "Patched", "Staged", "destination", "folded", "rounded", "staged", "write"]

@@ -85,7 +85,9 @@ def conv_transpose(call: Call, x: Array, w: Array, b: Array | None = None) -> Ar
     begin, out = _transposed_extent(call, x.shape[2:], strides, reach, extra, shape)
     outputs = w.shape[1] * group
     flat = np.ascontiguousarray(x).reshape(n, group, c // group, -1)
-    full = np.zeros((n, outputs, *[max(size, first + last) for size, first, last in zip(reach, begin, out, strict=True)]))
+    full = np.zeros(
+        (n, outputs, *[max(size, first + last) for size, first, last in zip(reach, begin, out, strict=True)])
+    )
     for tap in np.ndindex(*kernel_shape):
         weight = w[(slice(None), slice(None)) + tap].reshape(group, c // group, w.shape[1])
         part = np.matmul(weight.transpose(0, 2, 1), flat).reshape(n, outputs, *x.shape[2:])
@@ -99,7 +101,12 @@ def conv_transpose(call: Call, x: Array, w: Array, b: Array | None = None) -> Ar
 
 
 def _transposed_extent(
-    call: Call, extents: tuple[int, ...], strides: list[int], reach: list[int], extra: list[int], shape: list[int] | None
+    call: Call,
+    extents: tuple[int, ...],
+    strides: list[int],
+    reach: list[int],
+    extra: list[int],
+    shape: list[int] | None,
 ) -> tuple[list[int], list[int]]:
     """Where the output begins in the full result, and its size, per axis."""
     rank, mode = len(extents), auto_pad(call)

@@ -13,8 +13,7 @@ from bnfold.kernels.base import Call, is_float, to_float64
 
 # Random, or known to be wrong or in float32 inside: better no answer than a false one.
 _REFUSED = frozenset(
-    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial BlackmanWindow HannWindow "
-    "HammingWindow MelWeightMatrix".split()
+    ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "BlackmanWindow", "HannWindow", "HammingWindow", "MelWeightMatrix"]
 )
 
 

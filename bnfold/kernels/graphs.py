@@ -23,7 +23,7 @@ class Schema:
     body: onnx.FunctionProto | None
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def schema_of(op: str, domain: str, opset: int) -> Schema | None:
     """The operator's schema, or None for one that ONNX does not define."""
     try:
@@ -97,7 +97,8 @@ def prepare(graph: onnx.GraphProto | onnx.FunctionProto, kept: Iterable[str] = (
         if name not in staying:
             frees[index].append(name)
     steps = tuple(
-        Step(node, *_attributes(node), names, tuple(dead)) for node, names, dead in zip(nodes, reads, frees, strict=True)
+        Step(node, *_attributes(node), names, tuple(dead))
+        for node, names, dead in zip(nodes, reads, frees, strict=True)
     )
     return Prepared(inputs, outputs, initializers, steps)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 import numpy as np
 
 from bnfold.kernels.base import Array, Call, ints, kernel
@@ -63,7 +64,9 @@ def resize(call: Call, x: Array, *arguments: Array | None) -> Array:
     return _resized(x, plan, rule)
 
 
-def _plan(call: Call, x: Array, axes: list[int], scales: Array | None, sizes: Array | None) -> dict[int, tuple[float, int]]:
+def _plan(
+    call: Call, x: Array, axes: list[int], scales: Array | None, sizes: Array | None
+) -> dict[int, tuple[float, int]]:
     """The scale and the output size of each axis."""
     if scales is not None and scales.size:
         factors = [float(value) for value in scales.ravel()]
@@ -73,7 +76,8 @@ def _plan(call: Call, x: Array, axes: list[int], scales: Array | None, sizes: Ar
     policy = str(call.get("keep_aspect_ratio_policy", "stretch"))
     if policy == "stretch":
         return {
-            axis: (size / x.shape[axis] if x.shape[axis] else 1.0, size) for axis, size in zip(axes, wanted, strict=True)
+            axis: (size / x.shape[axis] if x.shape[axis] else 1.0, size)
+            for axis, size in zip(axes, wanted, strict=True)
         }
     ratios = [size / x.shape[axis] for axis, size in zip(axes, wanted, strict=True)]
     factor = min(ratios) if policy == "not_larger" else max(ratios)
@@ -118,8 +122,9 @@ def _taps(axis: int, extent: int, factor: float, size: int, rule: Rule) -> tuple
     places = base[:, np.newaxis] + np.arange(1 - reach, reach + 1)
     distance = np.abs(places - at[:, np.newaxis]) * stretch
     weights = _cubic(distance, rule.cubic) if rule.mode == "cubic" else np.maximum(0.0, 1.0 - distance)
-    if rule.exclude_outside or rule.antialias:
+    if rule.exclude_outside:
         weights = np.where((places < 0) | (places >= extent), 0.0, weights)
+    if rule.exclude_outside or rule.antialias:
         weights = weights / weights.sum(axis=1, keepdims=True)
     return np.clip(places, 0, extent - 1), weights, beyond
 

@@ -19,15 +19,12 @@ from bnfold.kernels.base import Array, is_float
 
 # They copy, select or compare: their results need no rounding.
 _EXACT = frozenset(
-    "Identity Reshape Transpose Flatten Squeeze Unsqueeze Concat Split Slice Gather GatherElements GatherND Expand Tile "
-    "Pad DepthToSpace SpaceToDepth Relu MaxPool GlobalMaxPool Max Min Clip Abs Neg Dropout ReduceMax ReduceMin Where "
-    "ScatterND ScatterElements Scatter Floor Ceil Round Sign TopK ArgMax ArgMin NonZero If Loop Scan".split()
+    ["Identity", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Gather", "GatherElements", "GatherND", "Expand", "Tile", "Pad", "DepthToSpace", "SpaceToDepth", "Relu", "MaxPool", "GlobalMaxPool", "Max", "Min", "Clip", "Abs", "Neg", "Dropout", "ReduceMax", "ReduceMin", "Where", "ScatterND", "ScatterElements", "Scatter", "Floor", "Ceil", "Round", "Sign", "TopK", "ArgMax", "ArgMin", "NonZero", "If", "Loop", "Scan"]
 )
 
 # A fold rewrites these constants; those of other ops steer them (scales, bounds, exponents).
 WEIGHTED = frozenset(
-    "Conv ConvTranspose Gemm MatMul Einsum BatchNormalization InstanceNormalization GroupNormalization "
-    "LayerNormalization RMSNormalization Add Sub Mul Div Sum PRelu GRU LSTM RNN".split()
+    ["Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization", "Add", "Sub", "Mul", "Div", "Sum", "PRelu", "GRU", "LSTM", "RNN"]
 )
 """The ops whose constants are weights."""
 
@@ -36,13 +33,20 @@ _OPAQUE = frozenset({"Shape", "Size"})
 
 _DEFAULT_UNIT = 2.0**-24
 
+# Random numbers are drawn once and repeated: a prime length, so that no axis of a tensor lines up with the period.
+_POOL = 1_048_573
+
 
 class Rounding:
-    """One Monte Carlo rounding. `units` has the unit roundoff of every tensor that depends on an input so far."""
+    """One Monte Carlo rounding of the weights and, unless `weights_only`, of every result.
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    `units` has the unit roundoff of every tensor that depends on an input so far.
+    """
+
+    def __init__(self, seed: int, *, weights_only: bool = False) -> None:
+        self.weights_only = weights_only
         self._random = np.random.default_rng(seed)
+        self._pool = self._random.uniform(-1, 1, _POOL)
 
     def inputs(
         self, op: str, names: Sequence[str], values: list[Any], units: Mapping[str, float], stored: Mapping[str, float]
@@ -56,16 +60,25 @@ class Rounding:
         ]
 
     def _weight(self, name: str, value: Array, stored: Mapping[str, float]) -> Array:
-        # Seeded by name: a shared weight is rounded once.
-        random = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-        rounded: Array = value * (1 + stored.get(name, _DEFAULT_UNIT) * random.uniform(-1, 1, value.shape))
-        return rounded
+        # Placed by name: a shared weight is rounded once.
+        return self._rounded(value, stored.get(name, _DEFAULT_UNIT), zlib.crc32(name.encode()) % _POOL)
 
     def output(self, op: str, value: Any, unit: float) -> Any:
         """A node's result, rounded where the node rounds."""
-        if op in _EXACT or not is_float(value) or unit == 0:
+        if self.weights_only or op in _EXACT or not is_float(value):
             return value
-        return value * (1 + unit * self._random.uniform(-1, 1, value.shape))
+        return self._rounded(value, unit or _DEFAULT_UNIT, int(self._random.integers(_POOL)))
+
+    def _rounded(self, value: Array, unit: float, start: int) -> Array:
+        """value * (1 + unit * r), r from the pool beginning at `start`."""
+        result = np.array(value, np.float64, order="C")
+        flat, at, place = result.reshape(-1), 0, start
+        while at < flat.size:
+            count = min(_POOL - place, flat.size - at)
+            part = flat[at : at + count]
+            part += part * (unit * self._pool[place : place + count])
+            at, place = at + count, 0
+        return result
 
 
 def result_unit(op: str, names: Sequence[str], units: Mapping[str, float], cast_to: float | None) -> float | None:

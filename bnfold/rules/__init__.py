@@ -46,6 +46,8 @@ def apply(view: View) -> list[Accept]:
         Refused: no rule, or the rule refuses.
     """
     node = view.node
+    if all(node.graph.constant(name) is not None for name in node.outputs if name):
+        return [Accept()]  # CastLike(constant, x) and the like: no value of x matters
     rule = RULES.get(node.op)
     if node.op in ("Mul", "Div"):
         constant = any(node.constant(slot) is not None for slot in (0, 1))
@@ -69,7 +71,7 @@ def _drops_nothing(view: View) -> bool:
     if len([name for name in node.outputs if name]) > 1 and node.graph.consumers.get(node.outputs[1]):
         return False
     if node.version < 7:
-        return bool(node.int("is_test", 0))
+        return bool(node.get_int("is_test", 0))
     if not node.input(2):
         return True
     mode = node.constant(2)

@@ -70,6 +70,8 @@ class View:
     ports: Mapping[int, Port]
     bias_behind: bool = False
     """Whether everything that reads the first output only adds a constant to it."""
+    only_moves: bool = False
+    """Whether an Add put behind this node would only replace the Add that is to leave."""
 
     def refuse(self, code: str, text: str, unlock: str = "", channels: tuple[int, ...] = ()) -> Refused:
         """A refusal at this node."""
@@ -188,4 +190,3 @@ def restored_constant(view: View, key: int, hint: str) -> tuple[Edit, ...]:
     a, b = need_encode(view, port.storage)
     shape = np.broadcast_shapes(port.constant.shape, a.shape, b.shape)
     return (NewConstant(key, hint, port.constant.type, shape, port.constant, (a,), lambda: b),)
-

@@ -21,7 +21,7 @@ def conv(view: View) -> list[Accept]:
     """y = W * x + B.  W' = a W alpha;  B' = a (B + sum(W beta)) + b;  beta = 0 where a window touches zero padding."""
     node = view.node
     weight = constant_weight(view, 1)
-    group, x, y = node.int("group", 1), view.port(0), view.port(OUT)
+    group, x, y = node.get_int("group", 1), view.port(0), view.port(OUT)
     if len(weight.shape) < 3 or group < 1 or weight.shape[0] % group:
         raise view.refuse("unsupported-form", f"the weights of {node.op} have shape {weight.shape}")
     out_channels, in_channels = weight.shape[0], weight.shape[1] * group
@@ -51,7 +51,7 @@ def conv_transpose(view: View) -> list[Accept]:
     """As Conv, with W[c, m]; a shift in front only for kernel 1, stride 1 and no output padding."""
     node = view.node
     weight = constant_weight(view, 1)
-    group, x, y = node.int("group", 1), view.port(0), view.port(OUT)
+    group, x, y = node.get_int("group", 1), view.port(0), view.port(OUT)
     if len(weight.shape) < 3 or group < 1 or weight.shape[0] % group:
         raise view.refuse("unsupported-form", f"the weights of {node.op} have shape {weight.shape}")
     in_channels, per_group = weight.shape[0], weight.shape[1]
@@ -130,12 +130,12 @@ def _touches_padding(view: View, kernel: tuple[int, ...]) -> bool:
     Per axis: pad_begin > 0, or (out-1)*stride + (k-1)*dilation - pad_begin >= in.
     """
     node, n = view.node, len(kernel)
-    mode = node.string("auto_pad", "NOTSET")
+    mode = node.get_string("auto_pad", "NOTSET")
     if mode == "VALID":
         return False
-    pads = node.ints("pads") or [0] * (2 * n)
-    strides = node.ints("strides") or [1] * n
-    dilations = node.ints("dilations") or [1] * n
+    pads = node.get_ints("pads") or [0] * (2 * n)
+    strides = node.get_ints("strides") or [1] * n
+    dilations = node.get_ints("dilations") or [1] * n
     sizes = view.port(0).shape[2:]
     for axis in range(n):
         size, reach = sizes[axis], (kernel[axis] - 1) * dilations[axis]
@@ -164,7 +164,7 @@ def _touches_padding(view: View, kernel: tuple[int, ...]) -> bool:
 def _pointwise(view: View, kernel: tuple[int, ...]) -> bool:
     """Whether every output of a ConvTranspose is made of exactly one input position."""
     node = view.node
-    ones = all(size == 1 for size in kernel) and all(stride == 1 for stride in node.ints("strides") or [1])
-    extends = any(node.ints("output_padding") or []) or node.ints("output_shape") is not None
-    cropped = any(pad < 0 for pad in node.ints("pads") or [])
-    return ones and not extends and not cropped and node.string("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    ones = all(size == 1 for size in kernel) and all(stride == 1 for stride in node.get_ints("strides") or [1])
+    extends = any(node.get_ints("output_padding") or []) or node.get_ints("output_shape") is not None
+    cropped = any(pad < 0 for pad in node.get_ints("pads") or [])
+    return ones and not extends and not cropped and node.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID")

@@ -22,8 +22,8 @@ def gemm(view: View) -> list[Accept]:
     if node.constant(1) is None and node.constant(0) is not None:
         raise view.refuse("unsupported-form", "Gemm has its constant on the left; only constants on the right fold")
     weight = constant_weight(view, 1)
-    trans_a, trans_b = bool(node.int("transA", 0)), bool(node.int("transB", 0))
-    p, q = node.float("alpha", 1.0), node.float("beta", 1.0)
+    trans_a, trans_b = bool(node.get_int("transA", 0)), bool(node.get_int("transB", 0))
+    p, q = node.get_float("alpha", 1.0), node.get_float("beta", 1.0)
     if len(weight.shape) != 2:
         raise view.refuse("unsupported-form", f"the weights of Gemm have shape {weight.shape}")
     k, n = weight.shape[::-1] if trans_b else weight.shape
@@ -67,7 +67,7 @@ def _gemm_bias(
     )
     if not used and q != 1.0:
         edits += (SetAttribute("beta", 1.0),)
-    if node.version < 7 and not node.int("broadcast", 0):
+    if node.version < 7 and not node.get_int("broadcast", 0):
         edits += (SetAttribute("broadcast", 1),)
     return edits
 
@@ -98,17 +98,21 @@ def matmul(view: View) -> list[Accept]:
     arrived = np.zeros_like(b)
     if np.any(beta != 0):
         if len(weight.shape) != 2:
-            raise view.refuse("shift-refused", "MatMul has a batch of weights, and a shift would need a batch of biases")
+            raise view.refuse(
+                "shift-refused", "MatMul has a batch of weights, and a shift would need a batch of biases"
+            )
         arrived = a * exact_sum((weight.float64() if left else weight.float64().T) * beta[None, :])
     bias = snap(arrived + b, arrived, b)
     along = (1,) * (y.rank - 2) + ((n, 1) if left else (1, n))
     if np.all(bias == 0):
         return [Accept({}, edits)]
     ways: list[Accept] = []
-    if not view.bias_behind:
+    if not (view.bias_behind or view.only_moves):
         ways.append(Accept({}, (*edits, NewBias(weight.type, bias.reshape(along)))))
     if not y.fixed:
         ways.append(view.settle({OUT: Storage.encode(a.reshape(along), -arrived.reshape(along))}, edits))
+    if not ways and view.only_moves:
+        raise view.refuse("would-only-move", "the addition would only move behind a MatMul")
     if not ways:
         raise view.refuse("shift-refused", "MatMul has no bias of its own; the Add behind it takes the shift")
     return ways

@@ -29,9 +29,9 @@ from bnfold.rules.base import (
 
 
 def add(view: View) -> list[Accept]:
-    """y = sum of sign_i x_i: every port takes the same scale; the shifts balance, and any one free port takes the rest."""
+    """y = sum of sign_i x_i: every port takes the same scale; the shifts balance, one free port takes the rest."""
     node = view.node
-    if node.version < 7 and node.int("broadcast", 0) and "axis" in node.attributes:
+    if node.version < 7 and node.get_int("broadcast", 0) and "axis" in node.attributes:
         raise view.refuse("opaque-op", "broadcasting along an axis, as before opset 7")
     signs = {slot: -1.0 if node.op == "Sub" and slot == 1 else 1.0 for slot in range(len(node.inputs))}
     keys = [*signs, OUT]
@@ -65,14 +65,18 @@ def add(view: View) -> list[Accept]:
         if not view.port(key).fixed:
             groups.setdefault(view.port(key).name, []).append(key)
     takers = sorted(groups.values(), key=lambda group: view.port(group[0]).near)
-    return first_accepted([_taker(way, group, rest, signs) for group in takers], view, "conflict", "no operand is free to take the shift")
+    return first_accepted(
+        [_taker(way, group, rest, signs) for group in takers], view, "conflict", "no operand is free to take the shift"
+    )
 
 
-def _taker(way: Callable[[dict[int, Array]], Accept], group: list[int], rest: Array, signs: dict[int, float]) -> Callable[[], Accept]:
+def _taker(
+    way: Callable[[dict[int, Array]], Accept], group: list[int], rest: Array, signs: dict[int, float]
+) -> Callable[[], Accept]:
     weight = sum(signs.get(key, -1.0) for key in group)
 
     def take() -> Accept:
-        return way({key: rest / weight for key in group})
+        return way(dict.fromkeys(group, rest / weight))
 
     return take if weight else (lambda: way({}))
 
@@ -92,7 +96,7 @@ def first_accepted(ways: list[Callable[[], Accept]], view: View, code: str, text
 
 
 def _fitted(view: View, port: Port, a: Array, b: Array, rank: int) -> Storage:
-    """Encode (a, b), given in the output's rank, on an operand; refuses where the operand lacks an axis it varies on."""
+    """Encode (a, b), given in the output's rank, on an operand; refuses where the operand lacks an axis."""
     shape: Shape = port.shape if port.constant is None else (None,) * rank
     return Storage.encode(*(_drop_axes(view, port, array, shape, rank) for array in (a, b)))
 
@@ -123,10 +127,12 @@ def mul(view: View) -> list[Accept]:
         port = view.port(key)
         scale, shift = need_encode(view, port.storage)
         if np.any(shift != 0):
-            raise view.refuse("shift-through-nonlinear", f"a shift does not pass a product of two tensors ({port.name!r})")
+            raise view.refuse(
+                "shift-through-nonlinear", f"a shift does not pass a product of two tensors ({port.name!r})"
+            )
         scales[key] = lift(scale, out.rank)
     fixed = [key for key in keys if view.port(key).fixed]
-    if np.array_equal(*np.broadcast_arrays(scales[OUT], scales[0] * scales[1])):
+    if np.all(scales[OUT] == scales[0] * scales[1]):
         return [Accept()]
     ways: list[Callable[[], Accept]] = []
     if OUT not in fixed:
@@ -196,7 +202,7 @@ def homogeneous(function: Callable[[View, Array], Array]) -> Rule:
 
 
 def _leaky(view: View, value: Array) -> Array:
-    return np.where(value < 0, value * view.node.float("alpha", 0.01), value)
+    return np.where(value < 0, value * view.node.get_float("alpha", 0.01), value)
 
 
 def _prelu(view: View, value: Array) -> Array:
@@ -234,7 +240,9 @@ def pool(counts_padding: Callable[[View], bool], any_sign: bool, shift: bool = T
         def check(storage: Storage) -> Storage:
             pooled = {axis for axis in varies_on(storage) if axis >= 2}
             if pooled:
-                raise view.refuse("not-uniform", f"{view.node.op} pools over axis {min(pooled)}, on which the demand varies")
+                raise view.refuse(
+                    "not-uniform", f"{view.node.op} pools over axis {min(pooled)}, on which the demand varies"
+                )
             negative = storage.num * storage.den < 0
             if not any_sign and np.any(negative):
                 raise view.refuse(
@@ -244,7 +252,9 @@ def pool(counts_padding: Callable[[View], bool], any_sign: bool, shift: bool = T
                     channels_where(negative),
                 )
             if np.any(storage.off != 0) and (not shift or counts_padding(view)):
-                raise view.refuse("padded-shift", f"{view.node.op} counts padded zeros", channels=channels_where(storage.off != 0))
+                raise view.refuse(
+                    "padded-shift", f"{view.node.op} counts padded zeros", channels=channels_where(storage.off != 0)
+                )
             return storage
 
         return same_on_both(view, check)
@@ -255,11 +265,11 @@ def pool(counts_padding: Callable[[View], bool], any_sign: bool, shift: bool = T
 def average_counts_padding(view: View) -> bool:
     """Whether an AveragePool may average over padded zeros."""
     node = view.node
-    padded = any(node.ints("pads") or []) or node.string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    padded = any(node.get_ints("pads") or []) or node.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
     if node.version < 7:
         return padded
-    counted = bool(node.int("count_include_pad", 0))
-    return counted and (padded or bool(node.int("ceil_mode", 0)))
+    counted = bool(node.get_int("count_include_pad", 0))
+    return counted and (padded or bool(node.get_int("ceil_mode", 0)))
 
 
 max_pool = pool(lambda view: False, any_sign=False)

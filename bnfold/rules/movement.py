@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from bnfold.graph import Dim, Shape
 from bnfold.rules.base import OUT, Accept, View, compress, restored_constant
 
 
-def moves(forward: Callable[[View, Array], Array], backward: Callable[[View, Array], Array]) -> Callable[[View], list[Accept]]:
+def moves(
+    forward: Callable[[View, Array], Array], backward: Callable[[View, Array], Array]
+) -> Callable[[View], list[Accept]]:
     """A rule for one input and one output between which elements move."""
 
     def rule(view: View) -> list[Accept]:
@@ -28,7 +31,7 @@ def moves(forward: Callable[[View, Array], Array], backward: Callable[[View, Arr
 
 
 def _perm(view: View) -> list[int]:
-    return view.node.ints("perm") or list(reversed(range(view.port(0).rank)))
+    return view.node.get_ints("perm") or list(reversed(range(view.port(0).rank)))
 
 
 transpose = moves(
@@ -105,7 +108,8 @@ def _named(old: Shape, new: Shape) -> tuple[Shape, Shape]:
             return _replace(old, free_old[0], "?"), _replace(new, free_new[0], "?")
     fresh = iter(range(1 << 30))
     return tuple(
-        tuple(dim if dim is not None else f"?{side}{next(fresh)}" for dim in shape) for side, shape in enumerate((old, new))
+        tuple(dim if dim is not None else f"?{side}{next(fresh)}" for dim in shape)
+        for side, shape in enumerate((old, new))
     )  # type: ignore[return-value]
 
 
@@ -129,31 +133,35 @@ def _running(shape: Shape) -> list[tuple[int, tuple[str, ...]]]:
 def concat(view: View) -> list[Accept]:
     """y = x1, x2, ... along an axis: the demand on y is cut into theirs, theirs are joined into y's."""
     node, out = view.node, view.port(OUT)
-    axis = node.int("axis", 1) % out.rank
+    axis = node.get_int("axis", 1) % out.rank
     ports = [view.port(slot) for slot in range(len(node.inputs))]
-    sizes = [port.shape[axis] for port in ports]
-    known = [size for size in sizes if isinstance(size, int)]
-    if len(known) != len(sizes):
+    sizes = [size for port in ports if isinstance(size := port.shape[axis], int)]
+    if len(sizes) != len(ports):
         raise view.refuse("unknown-shape", f"the size of an input of {node.op} along axis {axis} is not known")
     wants: dict[int, Storage] = {}
     if out.fixed:
-        ends = np.cumsum(known)
-        for slot, (end, size) in enumerate(zip(ends, known, strict=True)):
-            wants[slot] = out.storage.map(lambda array, e=int(end), n=size: _cut(array, axis, e - n, e))  # type: ignore[misc]
+        ends = np.cumsum(sizes)
+        for slot, (end, size) in enumerate(zip(ends, sizes, strict=True)):
+            wants[slot] = out.storage.map(partial(_cut, axis=axis, start=int(end) - size, stop=int(end)))
     else:
-        joined = [
-            np.concatenate([_along(getattr(port.storage, part), axis, size, ports) for port, size in zip(ports, known, strict=True)], axis)
-            for part in ("den", "num", "off")
-        ]
-        wants[OUT] = Storage(*(compress(array) for array in joined))
+        parts = [port.storage for port in ports]
+        wants[OUT] = Storage(
+            _join([part.den for part in parts], axis, sizes),
+            _join([part.num for part in parts], axis, sizes),
+            _join([part.off for part in parts], axis, sizes),
+        )
     accept = view.settle(wants)
     edits = tuple(
-        edit for slot, port in enumerate(ports) if port.constant is not None for edit in restored_constant(view, slot, "part")
+        edit
+        for slot, port in enumerate(ports)
+        if port.constant is not None
+        for edit in restored_constant(view, slot, "part")
     )
     return [Accept(accept.assign, edits)]
 
 
 def _cut(array: Array, axis: int, start: int, stop: int) -> Array:
+    """The part of the array from start to stop along an axis; all of it where it is constant along the axis."""
     if array.shape[axis] == 1:
         return array
     index = [slice(None)] * array.ndim
@@ -161,9 +169,12 @@ def _cut(array: Array, axis: int, start: int, stop: int) -> Array:
     return compress(array[tuple(index)])
 
 
-def _along(array: Array, axis: int, size: int, ports: list) -> Array:  # type: ignore[type-arg]
-    """The array with its full size along the axis, and on every other axis what the parts need to be joined."""
-    shape = list(np.broadcast_shapes(*(getattr(port.storage, part).shape[:axis] + (1,) + getattr(port.storage, part).shape[axis + 1 :]
-                                       for port in ports for part in ("den", "num", "off"))))
-    shape[axis] = size
-    return np.broadcast_to(array, shape)
+def _join(arrays: list[Array], axis: int, sizes: list[int]) -> Array:
+    """The arrays one behind the other along an axis, each with its full size there."""
+    flat = [array.shape[:axis] + (1,) + array.shape[axis + 1 :] for array in arrays]
+    common = np.broadcast_shapes(*flat)
+    full = [
+        np.broadcast_to(array, (*common[:axis], size, *common[axis + 1 :]))
+        for array, size in zip(arrays, sizes, strict=True)
+    ]
+    return compress(np.concatenate(full, axis))

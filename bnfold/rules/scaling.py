@@ -39,9 +39,11 @@ def as_source(node: Node) -> Source | Reason | None:
     """The affine map that a node computes; a reason where it looks like one and is not; None where it does not."""
     if node.op not in AFFINE_OPS:
         return None
-    if node.op == "BatchNormalization":
-        return _batchnorm_source(node)
-    return _constant_operand_source(node)
+    if "source" not in node.memo:
+        node.memo["source"] = _batchnorm_source(node) if node.op == "BatchNormalization" else _operand_source(node)
+    found = node.memo["source"]
+    assert found is None or isinstance(found, Source | Reason)
+    return found
 
 
 def _batchnorm_source(node: Node) -> Source | Reason:
@@ -49,14 +51,16 @@ def _batchnorm_source(node: Node) -> Source | Reason:
         return Reason(code, text, node.label, unlock, channels)
 
     version = node.version
-    if version >= 14 and node.int("training_mode", 0):
+    if version >= 14 and node.get_int("training_mode", 0):
         return no("training-mode", "training_mode is 1: batch statistics", "export the model in evaluation mode")
-    if version < 7 and not node.int("is_test", 0):
+    if version < 7 and not node.get_int("is_test", 0):
         return no("training-mode", "is_test is 0: batch statistics", "export the model in evaluation mode")
-    used = [name for name in node.outputs[1:] if name and (node.graph.consumers.get(name) or name in node.graph.output_set)]
-    if used or len([name for name in node.outputs if name]) > 1 and version < 14:
+    used = [
+        name for name in node.outputs[1:] if name and (node.graph.consumers.get(name) or name in node.graph.output_set)
+    ]
+    if used or (len([name for name in node.outputs if name]) > 1 and version < 14):
         return no("training-mode", "its statistics outputs are used", "export the model in evaluation mode")
-    if version < 9 and not node.int("spatial", 1):
+    if version < 9 and not node.get_int("spatial", 1):
         return no("unsupported-form", "spatial is 0: one statistic for every position, not for every channel")
     parameters: list[Constant] = []
     for slot, what in enumerate(("scale", "bias", "mean", "variance"), start=1):
@@ -77,10 +81,16 @@ def _batchnorm_source(node: Node) -> Source | Reason:
     if shape is None or len(shape) < 2:
         return no("unknown-shape", "the rank of its input is not known", "export with shapes")
     size = parameters[0].shape
-    if len(size) != 1 or any(p.shape != size for p in parameters) or shape[1] not in (size[0], None) and isinstance(shape[1], int):
-        return no("unsupported-form", f"its parameters have shapes {[p.shape for p in parameters]}, not one per channel")
+    if (
+        len(size) != 1
+        or any(p.shape != size for p in parameters)
+        or (shape[1] not in (size[0], None) and isinstance(shape[1], int))
+    ):
+        return no(
+            "unsupported-form", f"its parameters have shapes {[p.shape for p in parameters]}, not one per channel"
+        )
     gamma, bias, mean, variance = (p.float64() for p in parameters)
-    total = variance + node.float("epsilon", float(np.float32(1e-5)))
+    total = variance + node.get_float("epsilon", float(np.float32(1e-5)))
     with np.errstate(invalid="ignore"):
         bad = ~(total > 0) | ~np.isfinite(total) | ~np.isfinite(gamma) | ~np.isfinite(bias) | ~np.isfinite(mean)
     if np.any(bad):
@@ -91,7 +101,7 @@ def _batchnorm_source(node: Node) -> Source | Reason:
     return Source(node, 0, affine, np.sqrt(total).reshape(along))
 
 
-def _constant_operand_source(node: Node) -> Source | Reason | None:
+def _operand_source(node: Node) -> Source | Reason | None:
     if len(node.inputs) != 2:
         return None
     constants = [node.constant(slot) for slot in (0, 1)]
@@ -100,15 +110,17 @@ def _constant_operand_source(node: Node) -> Source | Reason | None:
     slot = 0 if constants[0] is None else 1
     constant = constants[1 - slot]
     assert constant is not None
-    if not constant.is_float or node.op == "Div" and slot == 1:
+    if not constant.is_float or (node.op == "Div" and slot == 1):
         return None
     shape, out = node.graph.shape(node.input(slot)), node.graph.shape(node.outputs[0])
     if shape is None:
         return Reason("unknown-shape", "the rank of its input is not known", node.label, "export with shapes")
     value = aligned(node, constant, len(shape))
     if value is None or not _keeps_shape(value.shape, shape, out):
-        return Reason("changes-shape", f"its constant of shape {constant.shape} enlarges the tensor {shape}", node.label)
-    if not np.all(np.isfinite(value)) or node.op == "Div" and np.any(value == 0):
+        return Reason(
+            "changes-shape", f"its constant of shape {constant.shape} enlarges the tensor {shape}", node.label
+        )
+    if not np.all(np.isfinite(value)) or (node.op == "Div" and np.any(value == 0)):
         return Reason("invalid-statistics", "its constant is not finite, or divides by zero", node.label)
     one, zero = np.ones((1,) * len(shape)), np.zeros((1,) * len(shape))
     maps = {
@@ -123,12 +135,12 @@ def _constant_operand_source(node: Node) -> Source | Reason | None:
 def aligned(node: Node, constant: Constant, rank: int) -> Array | None:
     """The constant's values so that they broadcast against a tensor of this rank; None where they enlarge it."""
     value = constant.float64() if np.prod(constant.shape, dtype=float) <= 1 << 24 else None
-    if value is None or value.ndim > rank and any(size != 1 for size in value.shape[: value.ndim - rank]):
+    if value is None or (value.ndim > rank and any(size != 1 for size in value.shape[: value.ndim - rank])):
         return None
     if value.ndim > rank:
         return None
-    if node.version < 7 and node.int("broadcast", 0) and "axis" in node.attributes:
-        axis = node.int("axis", 0) % rank
+    if node.version < 7 and node.get_int("broadcast", 0) and "axis" in node.attributes:
+        axis = node.get_int("axis", 0) % rank
         if axis + value.ndim > rank:
             return None
         value = value.reshape(value.shape + (1,) * (rank - axis - value.ndim))
@@ -168,7 +180,7 @@ def batchnorm(view: View) -> list[Accept]:
 
 
 def constant_factor(view: View) -> list[Accept]:
-    """y = c x:  c' = a c alpha;  a shift passes, beta_y = c beta_x (backwards only where c is not zero).  x / c alike."""
+    """y = c x:  c' = a c alpha;  a shift passes, beta_y = c beta_x (backwards where c is not zero).  x / c alike."""
     source = as_source(view.node)
     if not isinstance(source, Source):
         raise view.refuse("opaque-op", f"{view.node.op} is not a scale by a constant that keeps the shape")

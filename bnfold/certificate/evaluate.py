@@ -1,0 +1,146 @@
+"""What a node computes in float64, and the sum of magnitudes that its rounding errors are measured by.
+
+Where a wrong kernel could hide a wrong fold (windows and borders, groups, matrix products, BatchNormalization) the
+certificate has its own. Functions of single elements and operators that move elements come from `bnfold.kernels`,
+which are checked against ONNX Runtime and know nothing of folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bnfold.affine import Array
+from bnfold.certificate.result import NotCertifiedError
+from bnfold.errors import BnfoldError
+from bnfold.graph import Node
+from bnfold.kernels import KERNELS, Call, to_float64
+from bnfold.kernels.graphs import Schema, attribute_value, schema_of
+
+Inputs = Sequence[Array | None]
+
+_BOUND_AS = {
+    "Sub": "Add",
+    "Min": "Max",
+    "Clip": "Max",
+    "ReduceMin": "ReduceMax",
+    **dict.fromkeys(("Neg", "Abs"), "Identity"),
+}
+"""Operators whose magnitude is that of another operator on magnitudes."""
+
+_MONOTONE = frozenset(
+    "Add Sum Mean Mul Max Relu Where Identity Dropout Cast CastLike MatMul Einsum ReduceSum ReduceMean ReduceMax ReduceL1 "
+    "ReduceL2 GlobalAveragePool GlobalMaxPool GlobalLpPool Concat Split Slice Gather GatherElements Transpose Reshape "
+    "Flatten Squeeze Unsqueeze Pad Expand Tile DepthToSpace SpaceToDepth Resize Upsample".split()
+)
+"""Operators that are increasing where all operands are positive: their magnitude is what they make of magnitudes."""
+
+
+def evaluate(node: Node, inputs: Inputs) -> list[Array]:
+    """The node's outputs.
+
+    Raises:
+        NotCertifiedError: there is no kernel, or the inputs do not fit it.
+    """
+    own = {"BatchNormalization": _batchnorm, "Gemm": _gemm, "MatMul": _matmul}.get(node.op)
+    try:
+        if own is not None:
+            return [own(node, inputs, False)]
+        return _kernel(node, node.op, inputs)
+    except (ValueError, IndexError, TypeError, KeyError, AssertionError, BnfoldError) as error:
+        raise NotCertifiedError(f"{node.op} cannot be evaluated: {error}") from error
+
+
+def magnitude(node: Node, inputs: Inputs, sizes: Inputs, outputs: Sequence[Array]) -> Array:
+    """A bound, up to a small factor, of what enters the first output: rounding errors are relative to this.
+
+    Args:
+        node: the node.
+        inputs: its inputs.
+        sizes: for each input the magnitudes of the terms that it was made of.
+        outputs: what it made of `inputs`.
+    """
+    op = node.op
+    own = {"BatchNormalization": _batchnorm, "Gemm": _gemm, "MatMul": _matmul}.get(op)
+    if own is not None:
+        return own(node, sizes, True)
+    if op in ("LeakyRelu", "PRelu"):
+        assert sizes[0] is not None
+        if op == "LeakyRelu":
+            return sizes[0] * max(1.0, abs(node.get_float("alpha", 0.01)))
+        slope = inputs[1]
+        assert slope is not None
+        return np.abs(_kernel(node, op, [-sizes[0], 1.0 + np.abs(slope)])[0])
+    if op in _MONOTONE or op in _BOUND_AS:
+        return np.abs(_kernel(node, _BOUND_AS.get(op, op), sizes)[0])
+    return _sensitivity(node, inputs, sizes, outputs[0])
+
+
+def _sensitivity(node: Node, inputs: Inputs, sizes: Inputs, output: Array) -> Array:
+    """As `magnitude`, for any other function: how far the output moves when the inputs move by a millionth."""
+    step, rng = 2.0**-20, np.random.default_rng(1)
+    worst = np.abs(output)
+    for _ in range(4):
+        moved = [
+            x if x is None or size is None or x.dtype != np.float64 else x + step * size * rng.choice([-1.0, 1.0], x.shape)
+            for x, size in zip(inputs, sizes, strict=True)
+        ]
+        worst = np.maximum(worst, 4 * np.abs(evaluate(node, moved)[0] - output) / step)
+    return worst + np.abs(output)
+
+
+def _kernel(node: Node, op: str, inputs: Inputs) -> list[Array]:
+    """One of the oracle's kernels, with this node's attributes."""
+    domain = "" if node.proto.domain == "ai.onnx" else node.proto.domain
+    kernel = KERNELS.get((domain, op))
+    if kernel is None:
+        raise NotCertifiedError(f"there is no kernel for {node.op}")
+    schema = schema_of(node.proto.op_type, domain, node.version) or Schema(node.version, {}, None)
+    attributes = {name: attribute_value(value) for name, value in node.attributes.items()}
+    call = Call(node.op, domain, schema.version, attributes, tuple(bool(name) for name in node.outputs), schema.defaults)
+    given = list(inputs)
+    while op == "Max" and given and given[-1] is None:
+        given.pop()
+    if op == "Max":
+        call, given = replace(call, op="Max"), [value for value in given if value is not None]
+    found = kernel(call, *given)
+    return [np.asarray(to_float64(value)) for value in (found if isinstance(found, tuple) else (found,))]
+
+
+def _need(inputs: Inputs, slot: int) -> Array:
+    found = inputs[slot] if slot < len(inputs) else None
+    if found is None:
+        raise ValueError(f"input {slot} is missing")
+    return found
+
+
+def _batchnorm(node: Node, inputs: Inputs, absolute: bool) -> Array:
+    """scale * (x - mean) / sqrt(variance + epsilon) + bias; of magnitudes, the sum of the terms."""
+    x, scale, bias, mean, variance = (_need(inputs, slot) for slot in range(5))
+    along = (1, -1) + (1,) * (x.ndim - 2)
+    factor = scale / np.sqrt(variance + node.get_float("epsilon", float(np.float32(1e-5))))
+    centred = x + mean.reshape(along) if absolute else x - mean.reshape(along)
+    return centred * factor.reshape(along) + bias.reshape(along)
+
+
+def _gemm(node: Node, inputs: Inputs, absolute: bool) -> Array:
+    """alpha A B + beta C, A and B transposed where asked."""
+    a, b = _need(inputs, 0), _need(inputs, 1)
+    c = inputs[2] if len(inputs) > 2 else None
+    p, q = node.get_float("alpha", 1.0), node.get_float("beta", 1.0)
+    p, q = (abs(p), abs(q)) if absolute else (p, q)
+    product = (a.T if node.get_int("transA", 0) else a) @ (b.T if node.get_int("transB", 0) else b) * p
+    if c is None or q == 0:
+        return np.asarray(product)
+    if node.version < 7 and not node.get_int("broadcast", 0) and c.shape != product.shape:
+        raise ValueError(f"C of shape {c.shape} is not broadcast")
+    y = product + q * c
+    if y.shape != product.shape:
+        raise ValueError(f"C of shape {c.shape} enlarges the product")
+    return np.asarray(y)
+
+
+def _matmul(node: Node, inputs: Inputs, absolute: bool) -> Array:
+    return np.asarray(np.matmul(_need(inputs, 0), _need(inputs, 1)))

@@ -1,0 +1,357 @@
+"""What the constants of a node should be, derived once more from how the tensors around it are stored.
+
+Everywhere ``v = alpha*v' + beta`` on an input, ``y' = a*y + b`` on the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from bnfold.affine import Array, Storage
+from bnfold.certificate.result import NotCertifiedError
+from bnfold.certificate.rounding import EPS, Exact, in_memory, read_rows, spans
+from bnfold.certificate.wiring import GraphPair, Pair
+from bnfold.constants import Constant
+from bnfold.graph import Node
+
+BIAS = -1
+"""The slot of a bias behind a MatMul."""
+
+
+def affine_of(node: Node) -> tuple[int, Array, Array, Array]:
+    """The map ``y = s*x + t`` of a BatchNormalization, or of a Mul, Div, Add or Sub by a constant.
+
+    Returns:
+        The input slot of x, s, t, and the magnitude of the terms of t; all broadcast against x.
+    """
+    if node.op == "BatchNormalization":
+        rank = node.graph.rank(node.input(0)) or node.graph.rank(node.outputs[0])
+        if rank is None:
+            raise NotCertifiedError("the rank of its input is not known")
+        scale, bias, mean, sigma = batchnorm_parameters(node)
+        s = scale / sigma
+        along = (1, -1) + (1,) * (rank - 2)
+        parts = (s, bias - s * mean, np.abs(bias) + np.abs(s * mean))
+        s, t, magnitude = (part.reshape(along) for part in parts)
+        return 0, s, t, magnitude
+    slot = next((slot for slot in range(len(node.inputs)) if node.constant(slot) is None), None)
+    constant = None if slot is None or len(node.inputs) != 2 else node.constant(1 - slot)
+    if slot is None or constant is None or node.op not in ("Mul", "Div", "Add", "Sub"):
+        raise NotCertifiedError(f"{node.op} is no affine map of one tensor by constants")
+    shape = node.graph.shape(node.inputs[slot])
+    if shape is None:
+        raise NotCertifiedError("the rank of its input is not known")
+    c = aligned(node, constant, len(shape))
+    if any(size not in (1, dim) for size, dim in zip(c.shape, shape, strict=True)):
+        raise NotCertifiedError(f"its constant of shape {c.shape} may enlarge its input {shape}")
+    one, zero = np.ones((1,) * c.ndim), np.zeros((1,) * c.ndim)
+    if node.op == "Mul":
+        return slot, c, zero, zero
+    if node.op == "Div":
+        if slot == 1:
+            raise NotCertifiedError("a constant divided by a tensor is not affine")
+        return slot, 1.0 / c, zero, zero
+    sign = -1.0 if node.op == "Sub" and slot == 0 else 1.0
+    return slot, -one if node.op == "Sub" and slot == 1 else one, sign * c, np.abs(c)
+
+
+def batchnorm_parameters(node: Node) -> tuple[Array, Array, Array, Array]:
+    """Scale, bias, mean and the square root of variance + epsilon, one for each channel."""
+    version = node.version
+    used = [name for name in node.outputs[1:] if name and (node.graph.consumers.get(name) or name in node.graph.output_set)]
+    trains = node.get_int("training_mode", 0) if version >= 14 else not node.get_int("is_test", 0) if version < 7 else False
+    if trains or used or (version < 9 and not node.get_int("spatial", 1)):
+        raise NotCertifiedError("this BatchNormalization does not use one stored statistic for each channel")
+    found = [node.constant(slot) for slot in range(1, 5)]
+    scale, bias, mean, variance = (np.zeros(0) if c is None else c.float64() for c in found)
+    if scale.ndim != 1 or not scale.size or any(p.shape != scale.shape for p in (bias, mean, variance)):
+        raise NotCertifiedError("its parameters are not constants with one value for each channel")
+    # Every opset's default is 1e-5, as a float32 holds it.
+    sigma = np.sqrt(variance + node.get_float("epsilon", float(np.float32(1e-5))))
+    if not np.all(np.isfinite(sigma)) or not np.all(sigma > 0):
+        raise NotCertifiedError("its variance is negative or not finite")
+    return scale, bias, mean, sigma
+
+
+def aligned(node: Node, constant: Constant, rank: int) -> Array:
+    """A constant operand, with as many axes as the other one."""
+    return align(node, constant.float64(), rank)
+
+
+def align(node: Node, value: Array, rank: int) -> Array:
+    """An operand, with as many axes as the other one: below opset 7 `axis` says where its own begin."""
+    if node.version < 7 and node.get_int("broadcast", 0) and "axis" in node.attributes:
+        axis = node.get_int("axis", 0) % rank
+        value = value.reshape(value.shape + (1,) * max(0, rank - axis - value.ndim))
+    if value.ndim > rank:
+        raise NotCertifiedError(f"its constant has more axes than the tensor it meets: {value.shape}")
+    return value.reshape((1,) * (rank - value.ndim) + value.shape)
+
+
+def exact_constants(graph: GraphPair, pair: Pair) -> dict[int, Exact]:
+    """The exact values of a pair's new constants, by input slot.
+
+    Raises:
+        NotCertifiedError: there is no formula for what changed.
+    """
+    slots = pair.changed | ({BIAS} if pair.bias else set())
+    if not slots:
+        return {}
+    formula = _FORMULAS.get(pair.old.op)
+    if formula is None:
+        raise NotCertifiedError(f"there is no formula for new constants of {pair.old.op}")
+    with np.errstate(all="ignore"):
+        found = formula(graph, pair)
+    if slots - set(found):
+        raise NotCertifiedError(f"there is no formula for the new constant at input {min(slots - set(found))}")
+    return {slot: found[slot] for slot in slots}
+
+
+def _storage(graph: GraphPair, node: Node, name: str) -> Storage:
+    found = graph.storage(name)
+    if found is not None:
+        return found
+    rank = node.graph.rank(name)
+    if rank is None:
+        raise NotCertifiedError(f"the rank of {name!r} is not known")
+    return Storage.identity(rank)
+
+
+def _vector(array: Array, axis: int, size: int) -> Array:
+    """An array that varies along one axis only, as a vector."""
+    if array.size not in (1, size) or array.size != array.shape[axis]:
+        raise NotCertifiedError("a tensor is stored in a way that varies on an axis where its weights have none")
+    return np.broadcast_to(array.reshape(-1), (size,))
+
+
+def _read(graph: GraphPair, node: Node, name: str, axis: int, size: int) -> tuple[Array, Array]:
+    """(alpha, beta) of an input, along an axis."""
+    storage = _storage(graph, node, name)
+    if not storage.has_decode:
+        raise NotCertifiedError(f"{name!r} has lost a channel that is read")
+    return _vector(storage.alpha, axis, size), _vector(storage.beta, axis, size)
+
+
+def _written(graph: GraphPair, node: Node, axis: int, size: int) -> tuple[Array, Array]:
+    """(a, b) of the first output, along an axis."""
+    storage = _storage(graph, node, node.outputs[0])
+    if not storage.has_encode:
+        raise NotCertifiedError("its output has a dead channel that weights cannot make")
+    return _vector(storage.a, axis, size), _vector(storage.b, axis, size)
+
+
+def _weight(node: Node, slot: int) -> Constant:
+    found = node.constant(slot)
+    if found is None:
+        raise NotCertifiedError("its weights are not constant")
+    return in_memory(found)
+
+
+def _sum(shape: tuple[int, ...], part: Callable[[int, int], tuple[slice, Array, Array]], size: int) -> tuple[Array, Array]:
+    """A weighted sum over a large constant, piece by piece, and the sum of magnitudes."""
+    total, magnitude = np.zeros(size), np.zeros(size)
+    for start, stop in spans(shape):
+        where, terms, magnitudes = part(start, stop)
+        total[where] += terms
+        magnitude[where] += magnitudes
+    return total, magnitude
+
+
+def _conv(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
+    """W' = a W alpha;  B' = a (B + sum(W beta)) + b."""
+    node = pair.old
+    w, group = _weight(node, 1), node.get_int("group", 1)
+    transposed = node.op == "ConvTranspose"
+    rows, columns = w.shape[0], w.shape[1]
+    channels, outputs = (rows, columns * group) if transposed else (columns * group, rows)
+    alpha, beta = _read(graph, node, node.inputs[0], 1, channels)
+    a, b = _written(graph, node, 1, outputs)
+    tail = (1,) * (len(w.shape) - 2)
+    # The vector that runs along the second axis of W is another one for each group of rows.
+    own, other = (alpha, a) if transposed else (a, alpha)
+    across = np.repeat(other.reshape(group, -1), rows // group, 0) if group > 1 else other.reshape(1, -1)
+    weight = Exact.scaled(w, own.reshape(rows, 1, *tail), across.reshape(*across.shape, *tail))
+
+    def forward(start: int, stop: int) -> tuple[slice, Array, Array]:
+        own_beta = np.repeat(beta.reshape(group, -1), rows // group, 0)[start:stop]
+        piece = read_rows(w, start, stop).reshape(stop - start, columns, -1)
+        sums, magnitudes = piece.sum(2) * own_beta, np.abs(piece).sum(2) * np.abs(own_beta)
+        return slice(start, stop), sums.sum(1), magnitudes.sum(1)
+
+    if not np.any(beta):
+        moved, magnitude = np.zeros(outputs), np.zeros(outputs)
+    elif not transposed:
+        moved, magnitude = _sum(w.shape, forward, outputs)
+    else:
+        if np.prod(w.shape[2:]) != 1:
+            raise NotCertifiedError("a shift does not pass a transposed convolution whose outputs see several taps")
+        terms = (w.float64().reshape(rows, columns) * beta[:, None]).reshape(group, -1, columns)
+        moved, magnitude = terms.sum(1).reshape(-1), np.abs(terms).sum(1).reshape(-1)
+    count = int(np.prod(w.shape, dtype=np.int64)) // outputs + 8
+    return {1: weight, 2: _bias(node.constant(2), 1.0, 1.0, a, b, moved, magnitude, count)}
+
+
+def _bias(
+    old: Constant | None, q: float, new_q: float, a: Array, b: Array, moved: Array, magnitude: Array, count: int
+) -> Exact:
+    """C' = (a (q C + moved) + b) / q'."""
+    c = np.zeros(1) if old is None else q * old.float64()
+    value = (a * (c + moved) + b) / new_q
+    doubt = (np.abs(a) * (np.abs(c) + magnitude) + np.abs(b)) / abs(new_q)
+    return Exact.of(value, count * EPS * doubt)
+
+
+def _gemm(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
+    """W' = alpha W a;  C' = (a (q C + p beta.W) + b) / q', with p and q as the attributes alpha and beta."""
+    node = pair.old
+    w = _weight(node, 1)
+    outputs_first = bool(node.get_int("transB", 0))
+    inputs, outputs = w.shape[::-1] if outputs_first else w.shape
+    alpha, beta = _read(graph, node, node.inputs[0], 0 if node.get_int("transA", 0) else 1, inputs)
+    a, b = _written(graph, node, 1, outputs)
+    moved, magnitude = _contracted(w, beta, outputs_first)
+    p, q = node.get_float("alpha", 1.0), node.get_float("beta", 1.0)
+    factors = (a[:, None], alpha[None, :]) if outputs_first else (alpha[:, None], a[None, :])
+    old, new_q = (None if q == 0 else node.constant(2)), pair.new.get_float("beta", 1.0)
+    bias = _bias(old, q, new_q, a, b, p * moved, abs(p) * magnitude, inputs + 8)
+    return {1: Exact.scaled(w, *factors), 2: bias}
+
+
+def _matmul(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
+    """W' = alpha W a on its last two axes;  the bias behind is a (beta.W) + b."""
+    node = pair.old
+    left = node.constant(1) is None
+    w = _weight(node, 0 if left else 1)
+    if len(w.shape) < 2:
+        raise NotCertifiedError("its weights are a vector")
+    axis = -2 if left else -1
+    inputs, outputs = (w.shape[-1], w.shape[-2]) if left else (w.shape[-2], w.shape[-1])
+    alpha, beta = _read(graph, node, node.inputs[1 if left else 0], axis, inputs)
+    a, b = _written(graph, node, axis, outputs)
+    lead = (1,) * (len(w.shape) - 2)
+    factors = (a[:, None], alpha[None, :]) if left else (alpha[:, None], a[None, :])
+    found = {0 if left else 1: Exact.scaled(w, *(factor.reshape(*lead, *factor.shape) for factor in factors))}
+    if pair.bias is not None:
+        if len(w.shape) != 2 and np.any(beta):
+            raise NotCertifiedError("a batch of weights cannot share one bias")
+        moved, magnitude = _contracted(w, beta, left) if np.any(beta) else (np.zeros(outputs), np.zeros(outputs))
+        bias = _bias(None, 1.0, 1.0, a, b, moved, magnitude, inputs + 8)
+        value, doubt = bias.rows(0, outputs)
+        found[BIAS] = Exact.of(value[:, None], doubt[:, None]) if left else bias
+    return found
+
+
+def _contracted(w: Constant, beta: Array, outputs_first: bool) -> tuple[Array, Array]:
+    """beta . W over the input axis of a matrix, and the sum of magnitudes."""
+    outputs = w.shape[0] if outputs_first else w.shape[1]
+    if not np.any(beta):
+        return np.zeros(outputs), np.zeros(outputs)
+
+    def part(start: int, stop: int) -> tuple[slice, Array, Array]:
+        piece = read_rows(w, start, stop)
+        if outputs_first:
+            return slice(start, stop), piece @ beta, np.abs(piece) @ np.abs(beta)
+        return slice(None), beta[start:stop] @ piece, np.abs(beta[start:stop]) @ np.abs(piece)
+
+    return _sum(w.shape, part, outputs)
+
+
+def _batchnorm(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
+    """gamma' = a gamma alpha;  B' = a (B + s (beta - mu)) + b + gamma'/sigma mu."""
+    node = pair.old
+    scale, bias, mean, sigma = batchnorm_parameters(node)
+    alpha, beta = _read(graph, node, node.inputs[0], 1, scale.size)
+    a, b = _written(graph, node, 1, scale.size)
+    terms = (a * bias, a * scale / sigma * beta, -a * scale / sigma * mean, b, a * scale * alpha / sigma * mean)
+    new_scale, magnitude = a * scale * alpha, sum(np.abs(term) for term in terms)
+    return {
+        1: Exact.of(new_scale, 8 * EPS * np.abs(new_scale)),
+        2: Exact.of(np.asarray(sum(terms)), 16 * EPS * np.asarray(magnitude)),
+    }
+
+
+def _point(storage: Storage) -> tuple[Array, Array]:
+    """Some (v, v') that a storage allows: v' = 0, or, where v is lost, v = 0."""
+    lost = storage.num == 0
+    return np.where(lost, 0.0, storage.beta), np.where(lost, storage.off / storage.den, 0.0)
+
+
+def _sum_operand(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
+    """y = sum of sign_i x_i: the one constant c' makes up the rest, sign (a y(v) + b - y(v'))."""
+    node = pair.old
+    constants = [slot for slot in range(len(node.inputs)) if node.constant(slot) is not None]
+    if len(constants) != 1:
+        raise NotCertifiedError("it has several constants, of which only the sum is determined")
+    out = _storage(graph, node, node.outputs[0])
+    rank = out.num.ndim
+    constant = node.constant(constants[0])
+    assert constant is not None
+    signs = {slot: -1.0 if node.op == "Sub" and slot == 1 else 1.0 for slot in range(len(node.inputs))}
+    terms = [out.a * signs[constants[0]] * aligned(node, constant, rank), out.b]
+    for slot, name in enumerate(node.inputs):
+        if slot not in constants:
+            for value, factor in zip(_point(_storage(graph, node, name)), (out.a, -1.0), strict=True):
+                terms.append(factor * signs[slot] * value)
+    value, magnitude = sum(terms[1:], terms[0]), sum(np.abs(term) for term in terms)
+    return {constants[0]: _operand(signs[constants[0]] * value, np.asarray(magnitude))}
+
+
+def _factor(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
+    """y = c x: c' = a c alpha;  y = x / c: c' = c / (a alpha)."""
+    node = pair.old
+    slot, *_ = affine_of(node)
+    x, y = (_storage(graph, node, name) for name in (node.inputs[slot], node.outputs[0]))
+    constant = node.constant(1 - slot)
+    assert constant is not None
+    c = aligned(node, constant, x.num.ndim)
+    value = c * y.a * x.alpha if node.op == "Mul" else c / (y.a * x.alpha)
+    return {1 - slot: _operand(value, np.abs(value))}
+
+
+def _alike(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
+    """Concat, Max, Min, Where: a constant operand is stored as the output is where it ends up."""
+    node = pair.old
+    out = _storage(graph, node, node.outputs[0])
+    rank, found = out.num.ndim, {}
+    a, b = out.a, out.b
+    at = 0
+    for slot, name in enumerate(node.inputs):
+        constant = node.constant(slot)
+        if node.op == "Concat":
+            axis = node.get_int("axis", 1) % rank
+            shape = node.graph.shape(name)
+            size = None if shape is None else shape[axis]
+            if not isinstance(size, int):
+                raise NotCertifiedError("the size of its inputs is not known")
+            a, b = (array if array.shape[axis] == 1 else array.take(range(at, at + size), axis) for array in (out.a, out.b))
+            at += size
+        if constant is None or (node.op == "Where" and slot == 0):
+            continue
+        c = aligned(node, constant, rank)
+        found[slot] = _operand(a * c + b, np.abs(a * c) + np.abs(b))
+    return found
+
+
+def _operand(value: Array, magnitude: Array) -> Exact:
+    shape = np.broadcast_shapes(value.shape, magnitude.shape)
+    return Exact.of(np.broadcast_to(value, shape), np.broadcast_to(16 * EPS * magnitude, shape))
+
+
+_FORMULAS: dict[str, Callable[[GraphPair, Pair], Mapping[int, Exact]]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "BatchNormalization": _batchnorm,
+    "Add": _sum_operand,
+    "Sub": _sum_operand,
+    "Sum": _sum_operand,
+    "Mul": _factor,
+    "Div": _factor,
+    "Concat": _alike,
+    "Max": _alike,
+    "Min": _alike,
+    "Where": _alike,
+}

@@ -1,0 +1,141 @@
+"""Stored constants against their exact values: half a unit in the last place, and the doubt of float64 arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto
+
+from bnfold.affine import Array
+from bnfold.constants import Constant, Value
+from bnfold.source import is_external
+
+EPS = 2.0**-52
+"""Twice the largest relative error of one float64 operation: one for each side of a comparison."""
+
+CHUNK = 1 << 21
+"""Elements of a constant that are looked at in one go."""
+
+_PRECISION = {
+    TensorProto.FLOAT: (24, -149),
+    TensorProto.DOUBLE: (53, -1074),
+    TensorProto.FLOAT16: (11, -24),
+    TensorProto.BFLOAT16: (8, -133),
+}
+"""Bits of the significand, and the exponent of the smallest subnormal."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exact:
+    """What a constant should be before it is rounded, and how far float64 arithmetic may be from that."""
+
+    shape: tuple[int, ...]
+    rows: Callable[[int, int], tuple[Array, Array]]
+    """Value and doubt along the first axis, from one row to another (a scalar has one row)."""
+
+    @staticmethod
+    def of(value: Array, doubt: Array) -> Exact:
+        """From arrays."""
+
+        def rows(start: int, stop: int) -> tuple[Array, Array]:
+            full = np.broadcast_to(doubt, value.shape)
+            return (value[start:stop], full[start:stop]) if value.ndim else (value, full)
+
+        return Exact(value.shape, rows)
+
+    @staticmethod
+    def scaled(base: Constant, *factors: Array) -> Exact:
+        """A constant times factors, each of its rank and with ones where it is constant."""
+
+        def rows(start: int, stop: int) -> tuple[Array, Array]:
+            value = read_rows(base, start, stop)
+            for factor in factors:
+                value = value * (factor[start:stop] if factor.ndim and factor.shape[0] != 1 else factor)
+            # A factor is a quotient or two, and a product: a few roundings.
+            return value, 8 * EPS * np.abs(value)
+
+        return Exact(base.shape, rows)
+
+    @property
+    def value(self) -> Array:
+        """All of it."""
+        return self.rows(0, self.shape[0] if self.shape else 1)[0]
+
+
+def read_rows(constant: Constant, start: int, stop: int) -> Array:
+    """Rows of a constant in float64.
+
+    A memory map is opened anew for each call: the pages of the last one need not stay in memory.
+    """
+    value = constant.load()
+    return np.asarray(value[start:stop] if value.ndim else value, dtype=np.float64)
+
+
+def spans(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Pieces of the first axis that hold about `CHUNK` elements each."""
+    count = shape[0] if shape else 1
+    step = max(1, CHUNK * count // max(1, int(np.prod(shape, dtype=np.int64))))
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
+
+
+def in_memory(constant: Constant) -> Constant:
+    """The constant with its values read once, where they are not a memory map anyhow."""
+    if constant.tensor is not None and is_external(constant.tensor):
+        return constant
+    value = constant.load()
+    return Constant(constant.name, constant.type, constant.shape, lambda: value, constant.tensor)
+
+
+def ulp(value: Array, type_: int) -> Array:
+    """Unit in the last place of a float type at these values."""
+    bits, smallest = _PRECISION[type_]
+    exponent = np.frexp(value)[1]
+    return np.ldexp(1.0, np.maximum(exponent - bits, smallest))
+
+
+def rounding_error(stored: Value, value: Array, doubt: Array, type_: int) -> float:
+    """The largest error of stored values in units in the last place; 0 where all are rounded as well as can be told."""
+    with np.errstate(all="ignore"):
+        # Casting to bfloat16 rounds twice, so only float32 and float16 have the short way.
+        if type_ in (TensorProto.FLOAT, TensorProto.FLOAT16) and np.array_equal(stored, value.astype(stored.dtype)):
+            return 0.0
+        error = np.abs(stored.astype(np.float64) - value)
+        unit = ulp(value, type_)
+        bad = ~(error <= 0.5 * unit + doubt) & ~(np.isnan(value) & np.isnan(stored.astype(np.float64)))
+        worst = np.where(np.isfinite(error), error / unit, np.inf)
+    return float(np.max(worst, where=bad, initial=0.0))
+
+
+def compare(stored: Constant, exact: Exact) -> float:
+    """The largest error of a stored constant, in units in the last place; infinite where the shapes do not match."""
+    stored = in_memory(stored)
+    if stored.shape != exact.shape:
+        return _compare_shapes(stored, exact)
+    worst = 0.0
+    for start, stop in spans(stored.shape):
+        value, doubt = exact.rows(start, stop)
+        whole = stored.load()
+        worst = max(worst, rounding_error(whole[start:stop] if whole.ndim else whole, value, doubt, stored.type))
+    return worst
+
+
+def fitted(value: Array, shape: tuple[int, ...]) -> Array | None:
+    """The value in another shape, where the two differ only by axes of size one."""
+    same = [n for n in value.shape if n != 1] == [n for n in shape if n != 1]
+    return value.reshape(shape) if same else None
+
+
+def _compare_shapes(stored: Constant, exact: Exact) -> float:
+    """As `compare`, where the shapes differ by ones, or one value is stored for many that are equal."""
+    value, doubt = exact.rows(0, exact.shape[0] if exact.shape else 1)
+    held = stored.load()
+    fit, doubts = fitted(value, held.shape), fitted(doubt, held.shape)
+    if fit is not None and doubts is not None:
+        return rounding_error(held, fit, doubts, stored.type)
+    lifted = (1,) * (value.ndim - held.ndim) + held.shape
+    if len(lifted) != value.ndim or any(n not in (1, size) for n, size in zip(lifted, value.shape, strict=True)):
+        return float("inf")
+    return rounding_error(np.broadcast_to(held.reshape(lifted), value.shape), value, doubt, stored.type)

@@ -1,0 +1,182 @@
+"""Convolutions and pools at a few places: one output position for every way in which a window overlaps the padding.
+
+The geometry is the true one (sizes, pads, strides, dilations); only the positions are few. Along each spatial axis a
+table says which input element each kernel tap sees, and the sample holds just the elements that some tap sees.
+
+Source: ONNX operators Conv, ConvTranspose, MaxPool, AveragePool, LpPool, all versions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.affine import Array
+from bnfold.certificate.result import NotCertifiedError
+from bnfold.graph import Dim, Node
+
+POSITIONS = 5
+"""Output positions along one axis, at most: the first two patterns, the last two, and one between."""
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One spatial axis of a sample."""
+
+    taps: NDArray[np.int64]
+    """By output position and kernel tap: a place in the sample, or -1 for padding."""
+    size: int
+    """Elements of the sample."""
+    counted: NDArray[np.int64]
+    """By output position: how many taps lie in the input or its padding (not beyond both)."""
+
+
+def samples(node: Node, extents: Sequence[Dim], kernel: tuple[int, ...]) -> list[tuple[Axis, ...]]:
+    """The axes of each sample: one where all sizes are known, else one for each remainder of the stride."""
+    strides = node.get_ints("strides") or [1] * len(kernel)
+    unknown = [axis for axis, extent in enumerate(extents) if not isinstance(extent, int)]
+    rounds = min(4, max((strides[axis] for axis in unknown), default=1))
+    found = []
+    for n in range(rounds):
+        sizes = [extent if isinstance(extent, int) else _some_size(node, kernel, i, n) for i, extent in enumerate(extents)]
+        found.append(tuple(_axis(node, axis, size, kernel) for axis, size in enumerate(sizes)))
+    return found
+
+
+def _some_size(node: Node, kernel: tuple[int, ...], axis: int, n: int) -> int:
+    dilation = (node.get_ints("dilations") or [1] * len(kernel))[axis]
+    stride = (node.get_ints("strides") or [1] * len(kernel))[axis]
+    return (kernel[axis] - 1) * dilation + 1 + 3 * stride + n
+
+
+def _axis(node: Node, axis: int, size: int, kernel: tuple[int, ...]) -> Axis:
+    rank = len(kernel)
+    pads = node.get_ints("pads") or [0] * (2 * rank)
+    stride = (node.get_ints("strides") or [1] * rank)[axis]
+    dilation = (node.get_ints("dilations") or [1] * rank)[axis]
+    mode = node.get_string("auto_pad", "NOTSET") or "NOTSET"
+    window = (size, kernel[axis], stride, dilation, mode, pads[axis], pads[rank + axis])
+    if node.op == "ConvTranspose":
+        extra = (node.get_ints("output_padding") or [0] * rank)[axis]
+        shape = node.get_ints("output_shape")
+        return _spreading(*window, extra, shape[-rank:][axis] if shape else None)
+    return _sliding(*window, bool(node.get_int("ceil_mode", 0)))
+
+
+@lru_cache(maxsize=1024)
+def _sliding(
+    size: int, kernel: int, stride: int, dilation: int, mode: str, begin: int, end: int, ceil_mode: bool
+) -> Axis:
+    """Window o sees element o*stride + tap*dilation - begin."""
+    reach = (kernel - 1) * dilation + 1
+    if mode in ("SAME_UPPER", "SAME_LOWER"):
+        outputs = -(-size // stride)
+        total = max(0, (outputs - 1) * stride + reach - size)
+        begin = total // 2 if mode == "SAME_UPPER" else total - total // 2
+        end = total - begin
+    else:
+        begin, end = (0, 0) if mode == "VALID" else (begin, end)
+        room = size + begin + end - reach
+        outputs = (-(-room // stride) if ceil_mode else room // stride) + 1
+        # A last window that would begin behind the input, in its padding, is left out.
+        if ceil_mode and (outputs - 1) * stride >= size + begin:
+            outputs -= 1
+    if outputs < 1:
+        raise NotCertifiedError(f"a window of {reach} does not fit an axis of {size}")
+    places = np.arange(outputs)[:, None] * stride + np.arange(kernel) * dilation - begin
+    return _thinned(places, (places >= 0) & (places < size), (places < size + end).sum(axis=1))
+
+
+@lru_cache(maxsize=1024)
+def _spreading(
+    size: int,
+    kernel: int,
+    stride: int,
+    dilation: int,
+    mode: str,
+    begin: int,
+    end: int,
+    extra: int,
+    wanted: int | None,
+) -> Axis:
+    """Output o hears from input i through tap t where i*stride + t*dilation - begin = o."""
+    full = (size - 1) * stride + (kernel - 1) * dilation + 1 + extra
+    if wanted is None and mode in ("SAME_UPPER", "SAME_LOWER"):
+        wanted = size * stride
+    if wanted is not None:
+        total = max(0, full - wanted)
+        begin = total // 2 if mode == "SAME_UPPER" else total - total // 2
+        outputs = wanted
+    else:
+        begin, end = (0, 0) if mode == "VALID" else (begin, end)
+        outputs = full - begin - end
+    if outputs < 1:
+        raise NotCertifiedError(f"an axis of {size} has no output")
+    steps = np.arange(outputs)[:, None] + begin - np.arange(kernel) * dilation
+    places = steps // stride
+    return _thinned(places, (steps % stride == 0) & (places >= 0) & (places < size), np.zeros(outputs, np.int64))
+
+
+def _thinned(places: NDArray[Any], inside: NDArray[np.bool_], counted: NDArray[Any]) -> Axis:
+    """Keep one position for each pattern of taps inside, and the input elements that they see."""
+    patterns = np.concatenate([inside, counted[:, None]], axis=1)
+    chosen = np.sort(np.unique(patterns, axis=0, return_index=True)[1])
+    if len(chosen) > POSITIONS:
+        chosen = chosen[[0, 1, len(chosen) // 2, -2, -1]]
+    places, inside = places[chosen], inside[chosen]
+    seen = np.unique(places[inside])
+    taps = np.where(inside, np.searchsorted(seen, places), -1)
+    return Axis(taps, max(1, len(seen)), counted[chosen])
+
+
+def unfold(x: Array, axes: Sequence[Axis], fill: float) -> Array:
+    """What every window sees: (N, C, *positions, *taps)."""
+    for number, axis in enumerate(axes):
+        at = 2 + 2 * number
+        border = np.full((*x.shape[:at], 1, *x.shape[at + 1 :]), fill)
+        x = np.take(np.concatenate([x, border], at), axis.taps, at)  # -1 is the border
+    rank = len(axes)
+    return x.transpose(0, 1, *range(2, 2 + 2 * rank, 2), *range(3, 2 + 2 * rank, 2))
+
+
+def convolve(x: Array, weight: Array, bias: Array | None, axes: Sequence[Axis], group: int, transposed: bool) -> Array:
+    """Conv, with weights (M, C/group, taps); ConvTranspose, with weights (C, M/group, taps)."""
+    seen = unfold(x, axes, 0.0)
+    batch, channels, rank = x.shape[0], x.shape[1], len(axes)
+    positions = seen.shape[2 : 2 + rank]
+    taps = math.prod(seen.shape[2 + rank :])
+    # Columns (group, channel in group * taps, batch * positions).
+    columns = seen.reshape(batch, group, channels // group, math.prod(positions), taps)
+    columns = columns.transpose(1, 2, 4, 0, 3).reshape(group, channels // group * taps, -1)
+    if transposed:
+        rows = weight.reshape(group, channels // group, -1, taps).transpose(0, 2, 1, 3).reshape(group, -1, columns.shape[1])
+    else:
+        rows = weight.reshape(group, -1, columns.shape[1])
+    y = np.matmul(rows, columns).reshape(-1, batch, *positions)
+    if bias is not None:
+        y = y + bias.reshape(-1, *(1,) * (rank + 1))
+    return np.moveaxis(y, 1, 0)
+
+
+def pool(node: Node, x: Array, axes: Sequence[Axis]) -> list[Array]:
+    """MaxPool (with the winning tap for Indices), AveragePool, LpPool."""
+    rank = len(axes)
+    over = tuple(range(2 + rank, 2 + 2 * rank))
+    if node.op == "MaxPool":
+        seen = unfold(x, axes, -np.inf)
+        flat = seen.reshape(*seen.shape[: 2 + rank], -1)
+        return [flat.max(-1), flat.argmax(-1).astype(np.float64)]
+    if node.op == "LpPool":
+        p = node.get_int("p", 2) if node.version > 1 else node.get_float("p", 2.0)
+        return [(np.abs(unfold(x, axes, 0.0)) ** p).sum(over) ** (1 / p)]
+    counts = np.ones((1,) * rank)
+    for number, axis in enumerate(axes):
+        inside = axis.counted if node.get_int("count_include_pad", 0) else (axis.taps >= 0).sum(axis=1)
+        counts = counts * inside.reshape([-1 if at == number else 1 for at in range(rank)])
+    return [unfold(x, axes, 0.0).sum(over) / counts]

@@ -1,0 +1,264 @@
+"""Which node of the output is which node of the original, and that nothing else happened to the graph.
+
+The output holds the original's nodes in their order, less those that left and those that only computed what nothing
+reads any more, and perhaps one Add of a constant right behind a MatMul. Every input that is no constant reads the same
+tensor, by its new name; every other field is equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto
+
+from bnfold.affine import Storage
+from bnfold.certificate.result import Failure
+from bnfold.certificate.rounding import CHUNK
+from bnfold.graph import Graph, Node
+from bnfold.source import array_of, external_range, is_external
+from bnfold.witness import GraphWitness
+
+MAY_CHANGE = {"Gemm": frozenset({"beta", "broadcast"})}
+"""Attributes that a fold may change; the numeric test decides whether rightly."""
+
+MAY_APPEAR = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
+"""The input slot of an optional bias."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A node of the original and what became of it."""
+
+    old: Node
+    new: Node
+    bias: Node | None = None
+    """The Add of a constant that was put behind a MatMul."""
+    changed: frozenset[int] = frozenset()
+    """Input slots whose constant is another one, or new."""
+    reset: bool = False
+    """Whether an attribute changed that may."""
+
+    @property
+    def result(self) -> str:
+        """Name of the first output, as the rest of the output graph reads it."""
+        return (self.bias or self.new).outputs[0]
+
+
+@dataclass(eq=False)
+class GraphPair:
+    """One graph of the original, and what became of it."""
+
+    old: Graph
+    new: Graph
+    witness: GraphWitness
+    outer: GraphPair | None = None
+    pairs: dict[int, Pair] = field(default_factory=dict)
+    """By index in the original."""
+    failures: list[Failure] = field(default_factory=list)
+    same: dict[str, bool] = field(default_factory=dict)
+    """Initializers that were compared, by name."""
+
+    def scope(self, name: str) -> GraphPair | None:
+        """The graph, this one or an outer one, in which the original defines a name."""
+        at: GraphPair | None = self
+        owner = self.old.owner(name)
+        while at is not None and at.old is not owner:
+            at = at.outer
+        return at
+
+    def renamed(self, name: str) -> str:
+        """What the output calls a tensor of the original."""
+        scope = self.scope(name)
+        return name if scope is None else scope.witness.names.get(name, name)
+
+    def storage(self, name: str) -> Storage | None:
+        """How the output stores a tensor of the original; None where it is stored as it was."""
+        scope = self.scope(name)
+        found = None if scope is None else scope.witness.storage.get(name)
+        return None if found is None or found.is_identity else found
+
+    def fail(self, kind: str, node: str, text: str, error: float = 0.0) -> None:
+        """Note a failure."""
+        self.failures.append(Failure(node, kind, text, error))
+
+
+def match(pair: GraphPair) -> None:
+    """Pair the nodes of one graph, and note what does not fit. Outer graphs must have been paired."""
+    _check_names(pair)
+    used: dict[int, Node] = {}
+    last = -1
+    for node in pair.old.nodes:
+        if node.index in pair.witness.removed:
+            continue
+        outputs = [pair.renamed(name) if name else "" for name in node.outputs]
+        first = next((name for name in outputs if name), None)
+        found = None if first is None else pair.new.producers.get(first)
+        if found is None:
+            continue  # dead, or else whoever reads it is found to read nothing
+        bias = None
+        if node.op == "MatMul" and found.op == "Add":
+            bias, found = found, _product_behind(pair, found, used)
+            if found is None:
+                pair.fail("wiring", node.label, f"its output is made by {bias.label!r}, which adds no constant to a MatMul")
+                continue
+            outputs[0] = found.outputs[0]
+        for made in [found] if bias is None else [found, bias]:
+            if made.index <= last or made.index in used:
+                pair.fail("wiring", node.label, "it stands in another place than in the original")
+            last = max(last, made.index)
+            used[made.index] = node
+        if list(found.outputs) != outputs:
+            pair.fail("wiring", node.label, f"its outputs are {list(found.outputs)}, not {outputs}")
+        pair.pairs[node.index] = Pair(node, found, bias)
+    for extra in pair.new.nodes:
+        if extra.index not in used:
+            pair.fail("wiring", extra.label, "the original has no such node")
+
+
+def _product_behind(pair: GraphPair, add: Node, used: dict[int, Node]) -> Node | None:
+    """The MatMul whose fresh output an inserted Add reads; None where it is not just that."""
+    if len(add.inputs) != 2 or add.index in used or set(add.attributes) - {"broadcast"}:
+        return None
+    dynamic = [name for name in add.inputs if add.graph.constant(name) is None]
+    product = add.graph.producers.get(dynamic[0]) if len(dynamic) == 1 else None
+    if product is None or product.op != "MatMul" or len(product.outputs) != 1 or product.index != add.index - 1:
+        return None
+    fresh = product.outputs[0]
+    alone = len(add.graph.consumers.get(fresh, [])) == 1 and fresh not in add.graph.output_set | add.graph.captured
+    return product if alone and pair.old.owner(fresh) is None else None
+
+
+def _check_names(pair: GraphPair) -> None:
+    """Only the two ends of a node that left become one tensor; and both must."""
+    root: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while root.get(name, name) != name:
+            name = root[name]
+        return name
+
+    for index, (x, y) in pair.witness.removed.items():
+        if not 0 <= index < len(pair.old.nodes):
+            pair.fail("wiring", "", f"the witness says that node {index} left, and there is none")
+            continue
+        node = pair.old.nodes[index]
+        if pair.renamed(x) != pair.renamed(y):
+            pair.fail("wiring", node.label, f"it left, but {x!r} and {y!r} are not one tensor in the output")
+        root[find(y)] = find(x)
+    owners: dict[str, str] = {}
+    for name in [*pair.witness.names, *root]:
+        new, group = pair.renamed(name), find(name)
+        taken = find(new) if pair.old.owner(new) is not None else owners.setdefault(new, group)
+        if taken != group:
+            pair.fail("wiring", "", f"{name!r} is renamed to {new!r}, which is another tensor")
+
+
+def compare_nodes(pair: GraphPair) -> None:
+    """Compare the fields and the inputs of each paired node; note which constants changed."""
+    for index, nodes in pair.pairs.items():
+        old, new = nodes.old, nodes.new
+        reset = False
+        if not _alike(old, new, frozenset()):
+            if not _alike(old, new, MAY_CHANGE.get(old.op, frozenset())):
+                pair.fail("wiring", old.label, "its operator, name or attributes are not those of the original")
+            reset = True
+        changed = set()
+        for slot in range(max(len(old.inputs), len(new.inputs))):
+            before, after = old.input(slot), new.input(slot)
+            if not before and not after:
+                continue
+            if not before and MAY_APPEAR.get(old.op) == slot and new.constant(slot) is not None:
+                changed.add(slot)
+            elif not before or not after:
+                pair.fail("wiring", old.label, f"its input {slot} is {after!r}, not {before!r}")
+            elif not _same_value(pair, before, after):
+                if old.constant(slot) is None or new.constant(slot) is None:
+                    pair.fail("wiring", old.label, f"its input {slot} is {after!r}, not {pair.renamed(before)!r}")
+                changed.add(slot)
+        pair.pairs[index] = Pair(old, new, nodes.bias, frozenset(changed), reset)
+
+
+def _same_value(pair: GraphPair, before: str, after: str) -> bool:
+    """Whether a name of the original and one of the output are the same tensor, made by the same node or data."""
+    scope = pair.scope(before)
+    if scope is None or pair.renamed(before) != after:
+        return False
+    owner = pair.new.owner(after)
+    return owner is scope.new and same_tensor(scope, before, after)
+
+
+def same_tensor(scope: GraphPair, before: str, after: str) -> bool:
+    """As `_same_value`, in the graph that defines both."""
+    origin = before
+    while (made := scope.old.producers.get(origin)) is not None and made.index in scope.witness.removed:
+        origin = scope.witness.removed[made.index][0]
+    producer = scope.new.producers.get(after)
+    if made is not None:
+        pair = scope.pairs.get(made.index)
+        return pair is not None and after not in scope.new.initializers and producer in (pair.new, pair.bias)
+    if producer is not None or (origin in scope.old.input_set) != (after in scope.new.input_set):
+        return _both_constant(scope, origin, after) if producer is None else False
+    return _both_constant(scope, origin, after) if origin in scope.old.initializers else after == scope.renamed(origin)
+
+
+def _both_constant(scope: GraphPair, before: str, after: str) -> bool:
+    """Whether both are initializers with the same bits."""
+    old, new = scope.old.initializers.get(before), scope.new.initializers.get(after)
+    if old is None or new is None:
+        return False
+    if before not in scope.same:
+        bases = (scope.old.model.source.base_dir, scope.new.model.source.base_dir)
+        scope.same[before] = _same_bits(old, new, bases)
+    return scope.same[before]
+
+
+def _same_bits(old: TensorProto, new: TensorProto, bases: tuple[object, object]) -> bool:
+    if old.data_type != new.data_type or list(old.dims) != list(new.dims):
+        return False
+    inline = not is_external(old) and not is_external(new)
+    if inline and old == new:
+        return True
+    if old.data_type == TensorProto.STRING:
+        return list(old.string_data) == list(new.string_data)
+    if not inline and is_external(old) and is_external(new):
+        here, there = external_range(old, bases[0]), external_range(new, bases[1])  # type: ignore[arg-type]
+        if here.path.samefile(there.path) and here.offset == there.offset:
+            return True
+    one, other = array_of(old, bases[0]), array_of(new, bases[1])  # type: ignore[arg-type]
+    if not one.size:
+        return True
+    flat, same = one.reshape(-1), other.reshape(-1)
+    return all(
+        np.array_equal(np.asarray(flat[at : at + CHUNK]).view(np.uint8), np.asarray(same[at : at + CHUNK]).view(np.uint8))
+        for at in range(0, flat.size, CHUNK)
+    )
+
+
+def _alike(old: Node, new: Node, but: frozenset[str]) -> bool:
+    """Whether two nodes are equal, apart from the names of their tensors, their bodies, and some attributes."""
+    one, other = old.proto, new.proto
+    fields = ("op_type", "domain", "overload", "name", "doc_string")
+    if any(getattr(one, name, "") != getattr(other, name, "") for name in fields):
+        return False
+    first, second = (list(_attributes(node.proto, but)) for node in (old, new))
+    return len(first) == len(second) and all(map(_equal, first, second))
+
+
+def _attributes(node: onnx.NodeProto, but: frozenset[str]) -> Iterator[AttributeProto]:
+    for attribute in node.attribute:
+        if attribute.name in but:
+            continue
+        if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+            bare = AttributeProto(name=attribute.name, type=attribute.type, doc_string=attribute.doc_string)
+            bare.ints.extend([len(attribute.graphs)])  # bodies are compared as graphs; only their number is looked at here
+            yield bare
+        else:
+            yield attribute
+
+
+def _equal(one: AttributeProto, other: AttributeProto) -> bool:
+    # A NaN is not equal to itself, but its bytes are.
+    return one == other or one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)

@@ -1,0 +1,477 @@
+"""The command line: each command parses, calls the library, renders, and gives an exit code.
+
+0 done, 1 cannot, 2 wrong usage, 3 not equivalent; 130 when interrupted. stdout carries results (what was written, the
+verdict, `--json -`); the report, progress and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bnfold.errors import BnfoldError, OutputError, UsageError
+
+# numpy, onnx, onnxruntime and rich are imported by the commands that use them: `bnfold --help` stays quick.
+if TYPE_CHECKING:
+    from bnfold.report import Line
+
+    Progress = Callable[[str], None]
+
+DONE, CANNOT, USAGE, DIFFERENT, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class _Program(click.Group):
+    """A click group whose errors are one or two lines that begin with the program's name."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs |= {"standalone_mode": False, "prog_name": "bnfold"}
+        try:
+            code = super().main(*args, **kwargs)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "bnfold"
+            _complain(f"{error.format_message()}\nTry '{command} --help'.")
+            code = USAGE
+        except click.ClickException as error:
+            _complain(error.format_message())
+            code = CANNOT
+        except click.Abort:
+            _complain("interrupted")
+            code = INTERRUPTED
+        sys.exit(code)
+
+
+def _complain(message: str) -> None:
+    click.echo(f"bnfold: {message}", err=True)
+
+
+def _printable(text: str) -> str:
+    """At most two lines, without control characters: names in a model may hold anything."""
+    lines = ["".join(char if char.isprintable() else "?" for char in line) for line in text.splitlines()[:2]]
+    return "\n".join(line[:600] for line in lines)
+
+
+class _Run:
+    """One invocation: its exit code (the worst one), its JSON, its two streams."""
+
+    def __init__(self, json_file: str | None) -> None:
+        self.code = DONE
+        self.entries: list[Mapping[str, Any]] = []
+        self.json_file = json_file
+
+    def check_json(self, models: Iterable[Path | None]) -> None:
+        """Raise where the JSON cannot be written, or would overwrite a model: before the work, not after it."""
+        if self.json_file is None or self.json_file == "-":
+            return
+        path = Path(self.json_file)
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; give a file name to --json")
+        if path.resolve() in {model.resolve() for model in models if model is not None}:
+            raise UsageError(f"--json {path} would overwrite a model; choose another name")
+        if not path.parent.is_dir():
+            raise OutputError(f"the folder {path.parent} of --json does not exist; make it first")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise OutputError(f"{path} cannot be written to; choose another place for --json")
+
+    @contextlib.contextmanager
+    def errors(self, model: Path | None = None) -> Iterator[None]:
+        """Turn what goes wrong into one or two lines on stderr, and an exit code."""
+        try:
+            yield
+        except BnfoldError as error:
+            self._failed(error.exit_code, str(error), model)
+        except MemoryError:
+            self._failed(CANNOT, "not enough memory; save the model with external data, or use a larger machine", model)
+        except OSError as error:
+            self._failed(CANNOT, f"{error.filename}: {error.strerror}" if error.filename else str(error), model)
+        except Exception as error:  # a bug: the models that wait behind this one shall not suffer
+            if os.environ.get("BNFOLD_TRACEBACK"):
+                raise
+            what = f"internal error, {type(error).__name__}: {error}".splitlines()[0]
+            hint = "This is a bug: please report it with the traceback that BNFOLD_TRACEBACK=1 shows."
+            self._failed(CANNOT, f"{what}\n{hint}", model)
+
+    def _failed(self, code: int, message: str, model: Path | None) -> None:
+        self.code = max(self.code, code)
+        message = _printable(message)
+        path = None if model is None else str(model)
+        self.entries.append({"model": {"path": path}, "error": {"message": message, "exit_code": code}})
+        _complain(message)
+
+    @property
+    def to_stdout(self) -> bool:
+        """Whether stdout is free for results, and not taken by JSON."""
+        return self.json_file != "-"
+
+    def report(self, lines: Sequence[Line], result: bool = False) -> None:
+        """Print a report: to stderr, or to stdout where the report is all that the command gives."""
+        from bnfold import report
+
+        report.show(lines, report.console(sys.stdout if result and self.to_stdout else sys.stderr))
+
+    def result(self, text: str) -> None:
+        """Print one line of result."""
+        if self.to_stdout:
+            click.echo(os.fsencode(text))
+
+    def write_json(self, several: bool = False) -> None:
+        """The one result; of several models, a list of them with what failed."""
+        done = [entry for entry in self.entries if several or "error" not in entry]
+        if self.json_file is None or not done:
+            return
+        report = {"schema": 1, "models": done} if several else done[0]
+        text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+        if self.json_file == "-":
+            click.echo(text, nl=False)
+            return
+        try:
+            Path(self.json_file).write_text(text)
+        except OSError as error:
+            raise OutputError(f"{self.json_file} cannot be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _progress(verbose: bool) -> Iterator[Progress]:
+    """Where steps are told: a spinner on a terminal; elsewhere lines, where they are asked for."""
+    if not sys.stderr.isatty():
+        yield (lambda text: click.echo(f"bnfold: {text}", err=True)) if verbose else (lambda text: None)
+        return
+    from bnfold import report
+
+    with report.console(sys.stderr).status("starting") as status:
+        yield lambda text: status.update(report.clean(text))
+
+
+# ------------------------------------------------------------------------------------------------------------- options
+
+
+def _read_shapes(
+    context: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> dict[str, tuple[int, ...]]:
+    """`NAME=1x3x224x224`, as often as there are inputs."""
+    shapes = {}
+    for value in values:
+        name, _, sizes = value.rpartition("=")
+        numbers = sizes.split("x") if sizes else []
+        if not name or not all(map(_is_size, numbers)):
+            raise click.BadParameter(f"{value!r} is not of the form NAME=1x3x224x224", context, option)
+        shapes[name] = tuple(map(int, numbers))
+    return shapes
+
+
+def _read_batches(context: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
+    """`1,8,32`."""
+    if not all(map(_is_size, value.split(","))):
+        raise click.BadParameter(f"{value!r} is not a list of batch sizes like 1,8", context, option)
+    return tuple(map(int, value.split(",")))
+
+
+def _is_size(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) > 0
+
+
+_PATH = click.Path(path_type=Path)
+_provider = click.option(
+    "--provider", "providers", multiple=True, type=click.Choice(["cuda", "tensorrt", "cpu"]),
+    help="Execution provider of ONNX Runtime; may be given again, and each is used in turn. [default: the best here]",
+)  # fmt: skip
+_shape = click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    callback=_read_shapes,
+    metavar="NAME=1x3x224x224",
+    help="Sizes of an input whose shape is free.",
+)
+_json = click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is stdout.")
+_verbose = click.option("-v", "--verbose", is_flag=True, help="List every affine; tell every step.")
+_keep = click.option("--keep", multiple=True, metavar="NODE", help="A node (name or glob) that must stay.")
+_only = click.option("--only", multiple=True, metavar="NODE", help="Fold only these nodes (name or glob).")
+
+
+def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what a verification feeds."""
+    for option in reversed((
+        click.option("--inputs", type=_PATH, metavar="FILE", help="Your own inputs: .npz by input name, or one .npy."),
+        _shape,
+        click.option("--samples", type=click.IntRange(min=0), default=2, show_default=True, help="Random inputs."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs."),
+        click.option("--tf32", is_flag=True, help="Let NVIDIA's TF32 round float32 products to 10 bits."),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+@click.group(cls=_Program, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="bnfold", message="%(prog)s %(version)s")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Fold BatchNormalization out of ONNX models, exactly, and prove it.
+
+    Exit codes: 0 done, 1 cannot, 2 wrong usage, 3 not equivalent.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@main.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option(
+    "-o", "--output", "out", metavar="OUT", help="File to write, or folder. [default: NAME.folded.onnx beside it]"
+)
+@_provider
+@_keep
+@_only
+@click.option("--no-verify", is_flag=True, help="Run nothing: the certificate alone has to do.")
+@click.option("--no-merge", is_flag=True, help="Do not merge linear nodes that folding brings together.")
+@click.option("--strict", is_flag=True, help="Exit 3 where a fold fails verification, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Do everything but write.")
+@click.option("--force", is_flag=True, help="Overwrite an existing output.")
+@_sampling
+@_json
+@_verbose
+def optimize(
+    models: tuple[str, ...],
+    out: str | None,
+    no_verify: bool,
+    no_merge: bool,
+    shapes: dict[str, tuple[int, ...]],
+    json_file: str | None,
+    verbose: bool,
+    **options: Any,
+) -> int:
+    """Fold MODEL, prove the result, write it.
+
+    MODEL is a file, a folder (every .onnx below it) or a glob; with several models OUT is a folder, and one bad model
+    does not stop the rest. Nothing is written that was not proved. Prints what it wrote.
+    """
+    run = _Run(json_file)
+    with run.errors():
+        jobs, several = _jobs(models, out)
+        run.check_json(path for job in jobs for path in (job.model, job.output))
+        import bnfold
+        from bnfold import report
+
+        _tell_both_runtimes()
+        settings = options | {"verify": not no_verify, "merge": not no_merge, "shapes": shapes}
+        for job in jobs:
+            with run.errors(job.model), _made(job.folder):
+                with _progress(verbose) as say:
+                    result = bnfold.optimize(job.model, job.output, progress=say, **settings)
+                run.entries.append(result.to_json())
+                run.report(report.optimized(result, verbose))
+                if result.output is not None:
+                    run.result(str(result.output))
+        run.write_json(several)
+        if several:
+            bad = sum("error" in entry for entry in run.entries)
+            _complain(f"{len(jobs) - bad} of {len(jobs)} models done")
+    return run.code
+
+
+@main.command()
+@click.argument("model", type=_PATH)
+@_keep
+@_only
+@_json
+@_verbose
+def explain(model: Path, keep: tuple[str, ...], only: tuple[str, ...], json_file: str | None, verbose: bool) -> int:
+    """Say what folds in MODEL, and why the rest stays.
+
+    Writes nothing and runs nothing.
+    """
+    run = _Run(json_file)
+    with run.errors():
+        run.check_json([model])
+        import bnfold
+        from bnfold import report
+
+        with _progress(verbose) as say:
+            say("solving")
+            result = bnfold.explain(model, keep=keep, only=only)
+        run.entries.append(result.to_json())
+        run.report(report.explained(result, verbose), result=True)
+        run.write_json()
+    return run.code
+
+
+@main.command()
+@click.argument("original", type=_PATH)
+@click.argument("optimized", type=_PATH)
+@_provider
+@_sampling
+@_json
+@_verbose
+def verify(
+    original: Path,
+    optimized: Path,
+    shapes: dict[str, tuple[int, ...]],
+    json_file: str | None,
+    verbose: bool,
+    **options: Any,
+) -> int:
+    """Is OPTIMIZED the same function as ORIGINAL?
+
+    The error against float64 must not exceed the original's own rounding noise, on every provider, with ONNX Runtime's
+    optimisations off and on. Exits 3 when the two differ.
+    """
+    run = _Run(json_file)
+    with run.errors():
+        run.check_json([original, optimized])
+        import bnfold
+        from bnfold import report
+
+        _tell_both_runtimes()
+        with _progress(verbose) as say:
+            result = bnfold.verify(original, optimized, shapes=shapes, progress=say, **options)
+        run.entries.append(_pair(original, optimized) | result.to_json())
+        run.report(report.verification(result, str(original), str(optimized)))
+        run.result(result.status)
+        run.write_json()
+        if not result.passed:
+            run.code = DIFFERENT
+        elif not result.noise.outputs:
+            run.code = CANNOT
+    return run.code
+
+
+@main.command()
+@click.argument("original", type=_PATH)
+@click.argument("optimized", type=_PATH)
+@_provider
+@click.option(
+    "--batch",
+    "batches",
+    callback=_read_batches,
+    default="1",
+    show_default=True,
+    metavar="N,N",
+    help="Sizes of the first axis, where it is free.",
+)
+@_shape
+@click.option(
+    "--seconds", type=click.FloatRange(min=0), default=6.0, show_default=True, help="How long to measure each row."
+)
+@_json
+@_verbose
+def bench(
+    original: Path,
+    optimized: Path,
+    shapes: dict[str, tuple[int, ...]],
+    json_file: str | None,
+    verbose: bool,
+    **options: Any,
+) -> int:
+    """Is OPTIMIZED faster than ORIGINAL?
+
+    Both run in turns, ONNX Runtime's optimisations on. Says "no difference" where that is what was measured.
+    """
+    run = _Run(json_file)
+    with run.errors():
+        run.check_json([original, optimized])
+        import bnfold
+        from bnfold import report
+
+        _tell_both_runtimes()
+        with _progress(verbose) as say:
+            result = bnfold.bench(original, optimized, shapes=shapes, progress=say, **options)
+        run.entries.append(_pair(original, optimized) | result.to_json())
+        run.report(report.benchmark(result, str(original), str(optimized)))
+        for row in result.rows:
+            run.result(f"{row.provider}, batch {row.batch}: {row.verdict}")
+        run.write_json()
+    return run.code
+
+
+def _pair(original: Path, optimized: Path) -> dict[str, Any]:
+    return {"schema": 1, "original": str(original), "optimized": str(optimized)}
+
+
+def _tell_both_runtimes() -> None:
+    from bnfold.runtime import both_runtimes_installed
+
+    problem = both_runtimes_installed()
+    if problem:
+        _complain(problem)
+
+
+# -------------------------------------------------------------------------------------------------------------- models
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A model, where it goes (None: beside it), and the folder to make for that."""
+
+    model: Path
+    output: Path | None = None
+    folder: Path | None = None
+
+
+def _jobs(models: Sequence[str], out: str | None) -> tuple[list[_Job], bool]:
+    """Every model once; and whether several were meant, be there only one.
+
+    Raises:
+        UsageError: a folder or glob without models, or two models that would go to one file.
+    """
+    found = {model.resolve(): (model, name) for each in models for model, name in _expand(each)}
+    several = len(models) > 1 or not any(Path(models[0]) == model for model, _ in found.values())
+    if out is None:
+        return [_Job(model) for model, _ in found.values()], several
+    folder = Path(out)
+    if not (several or out.endswith(os.sep) or folder.is_dir()):
+        return [_Job(Path(models[0]), folder)], several
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file; for several models give a folder with -o")
+    jobs = [_Job(model, folder / name, (folder / name).parent) for model, name in found.values()]
+    taken: dict[Path | None, Path] = {}
+    for job in jobs:
+        if job.output in taken:
+            raise UsageError(f"{taken[job.output]} and {job.model} would both become {job.output}; run them apart")
+        taken[job.output] = job.model
+    return jobs, several
+
+
+def _expand(argument: str) -> list[tuple[Path, Path]]:
+    """The models that one argument names, each with its name below the output folder."""
+    path = Path(argument)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*.onnx") if _is_original(file))
+        pairs = [(file, file.relative_to(path)) for file in files]
+    elif not path.exists() and any(char in argument for char in "*?["):
+        import glob
+
+        matches = map(Path, sorted(glob.glob(argument, recursive=True)))  # noqa: PTH207  absolute patterns too
+        pairs = [(file, Path(file.name)) for file in matches if file.is_file() and _is_original(file)]
+    else:
+        return [(path, Path(path.name))]
+    if not pairs:
+        raise UsageError(f"no .onnx model in {argument} (NAME.folded.onnx is an output, and skipped)")
+    return pairs
+
+
+def _is_original(path: Path) -> bool:
+    return not path.name.startswith(".") and not path.name.endswith(".folded.onnx")
+
+
+@contextlib.contextmanager
+def _made(folder: Path | None) -> Iterator[None]:
+    """Make an output folder; what was made goes again where nothing came of it."""
+    made = [] if folder is None else [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for each in made:
+            with contextlib.suppress(OSError):
+                each.rmdir()
