@@ -210,7 +210,7 @@ def measure(
     for _ in range(warmup):
         original.timed(feeds)
         optimized.timed(feeds)
-    pairs = []
+    pairs: list[tuple[float, float]] = []
     start = time.perf_counter()
     while len(pairs) < (runs or _MAX_PAIRS):
         if len(pairs) % 2:

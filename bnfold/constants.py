@@ -211,7 +211,8 @@ def _transpose(call: _Call) -> list[Value]:
 
 def _flatten(call: _Call) -> list[Value]:
     value = call.value(0)
-    axis = call.int("axis", 1) % (value.ndim + 1)
+    axis = call.int("axis", 1)
+    axis += value.ndim if axis < 0 else 0
     return [value.reshape(math.prod(value.shape[:axis]), -1)]
 
 

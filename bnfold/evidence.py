@@ -18,8 +18,8 @@ from bnfold.kernels.rounding import WEIGHTED
 from bnfold.oracle import MAX_BYTES, MAX_MACS, Oracle
 from bnfold.runtime import CannotRun, Session
 
-Feeds = Mapping[str, Array]
-Outputs = Mapping[str, Array]
+Feeds = dict[str, Array]
+Outputs = dict[str, Array]
 Progress = Callable[[str], None]
 
 # Monte Carlo roundings of a sample: where the float64 evaluation is quick, of every result too; where it is slow, only

@@ -26,7 +26,7 @@ K = 8.0
 """How much larger than the noise an error may be. Correct folds measured 0.5 to 4 times (design.md, section 6)."""
 
 FLOOR_ULPS = 4.0
-"""Errors below this many ULP of the output's own magnitude are the last few operations' rounding, whatever the noise."""
+"""Errors below this many ULP of the output's own magnitude are the last operations' rounding, whatever the noise."""
 
 CHANNEL_ELEMENTS = 64
 """Channels are judged one by one where each has this many elements: fewer make the statistic itself noisy."""
@@ -241,9 +241,10 @@ def _needed(error: float, noise: float, allowance: float) -> float:
 
 
 def _explain(measured: _Measured, where: str) -> str:
+    after, noise = measured.after, measured.noise
     return (
-        f"its error{where} is {measured.after.max:.2e} (norm {measured.after.norm:.2e}), the model's own noise "
-        f"{measured.noise.max:.2e} (norm {measured.noise.norm:.2e}): {measured.k_needed:.3g} times it, {K:g} are allowed"
+        f"its error{where} is {after.max:.2e} (norm {after.norm:.2e}), the model's own noise {noise.max:.2e} "
+        f"(norm {noise.norm:.2e}): {measured.k_needed:.3g} times it, {K:g} are allowed"
     )
 
 

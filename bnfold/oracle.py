@@ -43,7 +43,7 @@ MAX_MACS = 3e11
 MAX_BYTES = 6 << 30
 """Bytes of live tensors above which the oracle refuses."""
 
-_CONTROL = {"If": run_if, "Loop": run_loop, "Scan": run_scan}
+_CONTROL: dict[str, Callable[..., tuple[Any, ...]]] = {"If": run_if, "Loop": run_loop, "Scan": run_scan}
 
 
 class TooLarge(BnfoldError):
@@ -101,7 +101,8 @@ class Oracle:
         """The tensors named (the graph's outputs; any other tensor of the main graph too).
 
         `rounding_seed` rounds every weight and result once at random (`bnfold.kernels.rounding`), to see how much the
-        model's own precision moves the outputs; with `weights_only`, what storing the weights does. `watch` is called with each tensor of the main graph as it is made.
+        model's own precision moves the outputs; with `weights_only`, what storing the weights does. `watch` is called
+        with each tensor of the main graph as it is made.
 
         Raises:
             Unsupported: an op has no float64 kernel.
@@ -202,10 +203,7 @@ class Oracle:
         schema = schema_of(op, domain, opset) or Schema(opset, {}, None)
         call = Call(op, domain, schema.version, attributes, tuple(bool(name) for name in node.output), schema.defaults)
         if domain == "" and op in _CONTROL:
-            results = _CONTROL[op](
-                call, lambda graph, values: self._call_graph(graph, values, scope, rounding), *inputs
-            )
-            return tuple(results)
+            return _CONTROL[op](call, lambda graph, values: self._call_graph(graph, values, scope, rounding), *inputs)
         kernel = KERNELS.get((domain, op))
         if kernel is not None:
             results = _checked(call, node, kernel, inputs)

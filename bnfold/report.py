@@ -236,8 +236,8 @@ def verification(run: Verification, original: str, optimized: str) -> list[Line]
         lines.append(_fact("inputs", f"{plural(run.samples, 'sample')} of {fed}, seed {run.seed}"))
     for check in run.runtime:
         for level, outputs in check.outputs.items():
-            lines += [_fact(f"{check.provider} {level}", _compared(output)) for output in outputs]
-        lines.append(_fact(f"{check.provider} nodes", _placed(check)))
+            lines += [_fact(f"{check.provider}, optim. {level}", _compared(output)) for output in outputs]
+        lines.append(_fact(f"{check.provider}, placement", _placed(check)))
         lines += [_fact("", where, _FAINT) for where in (check.placement.elsewhere if check.placement else ())]
     if not run.runtime:
         lines += [_fact("float64", _compared(output)) for output in run.noise.outputs]

@@ -13,10 +13,12 @@ import ctypes
 import functools
 import importlib.metadata
 import os
+import shutil
 import sys
 import tempfile
 import time
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,11 +36,12 @@ Array = npt.NDArray[Any]
 CPU, CUDA, TENSORRT = "cpu", "cuda", "tensorrt"
 ORT_NAMES = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider", TENSORRT: "TensorrtExecutionProvider"}
 
+_GPU_BUILD = "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+
 INSTALL = {
     CPU: "pip install onnxruntime",
-    CUDA: "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]', on a machine with an NVIDIA driver",
-    TENSORRT: "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt-cu12, "
-    "on a machine with an NVIDIA driver",
+    CUDA: f"on a machine with an NVIDIA driver: {_GPU_BUILD}",
+    TENSORRT: f"on a machine with an NVIDIA driver: {_GPU_BUILD} tensorrt-cu12",
 }
 
 # Types that numpy does not have: their bits travel as integers of the same width.
@@ -139,7 +142,7 @@ def muted() -> Iterator[None]:
     """Nothing reaches stdout or stderr meanwhile, not even from C++: ONNX Runtime prints what it also raises."""
     sys.stdout.flush()
     sys.stderr.flush()
-    with open(os.devnull, "w") as nowhere, warnings.catch_warnings():
+    with Path(os.devnull).open("w") as nowhere, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         saved = [(stream, os.dup(stream)) for stream in (1, 2)]
         try:
@@ -213,7 +216,10 @@ class Session:
             raise ProviderError(f"onnxruntime is not installed; {INSTALL[provider]}")
         self.provider = provider
         self._runtime = runtime
-        self._folder = tempfile.TemporaryDirectory(prefix="bnfold-profile-") if profile else None
+        self._folder: Path | None = None
+        if profile:
+            self._folder = Path(tempfile.mkdtemp(prefix="bnfold-profile-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         settings = runtime.SessionOptions()
         settings.log_severity_level = 4
         settings.use_deterministic_compute = True
@@ -223,7 +229,7 @@ class Session:
             settings.intra_op_num_threads = threads
         if self._folder is not None:
             settings.enable_profiling = True
-            settings.profile_file_prefix = str(Path(self._folder.name) / "profile")
+            settings.profile_file_prefix = str(self._folder / "profile")
         if provider != CPU:
             _preload_dlls()
             if not tf32:
@@ -294,9 +300,8 @@ class Session:
     def placement(self) -> Placement:
         """Which provider ran each node, from the profile; ends the profiling, so call it once, after a run."""
         assert self._folder is not None, "the session was made without profile=True"
-        with self._folder:
-            profile = Path(self._session.end_profiling())
-            found = read_profile(profile)
+        found = read_profile(Path(self._session.end_profiling()))
+        shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = None
         return found
 

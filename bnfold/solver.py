@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+import ml_dtypes
 import numpy as np
 
 from bnfold import rules
 from bnfold.affine import Array, Storage
 from bnfold.constants import Constant
 from bnfold.graph import Graph, Model, Node
-from bnfold.plan import Edit, GraphPlan, NewBias, NewConstant, Plan
+from bnfold.plan import Edit, GraphPlan, NewBias, NewConstant, Plan, SetAttribute
 from bnfold.reasons import Reason
 from bnfold.rules import Accept, Refused, Source, View
 from bnfold.rules.base import OUT, Port, pinned_reason
@@ -303,10 +304,11 @@ class _GraphSolver:
             for edit in accept.edits:
                 if isinstance(edit, NewConstant) and edit.base is not None and edit.base.name in self.graph.annotated:
                     return pinned_reason("annotated", edit.base.name)
-                if isinstance(edit, NewConstant) and not _in_range(edit):
+                if not isinstance(edit, SetAttribute) and not _in_range(edit):
+                    hint = edit.hint if isinstance(edit, NewConstant) else "bias"
                     return Reason(
                         "out-of-range",
-                        f"the new {edit.hint} would not fit its type {FLOATS[edit.type].name}",
+                        f"the new {hint} would not fit its type {FLOATS[edit.type].name}",
                         node.label,
                         "fold before converting to a smaller type",
                     )
@@ -455,17 +457,21 @@ def _telling(reason: Reason) -> int:
     return _TELLING.index(reason.code) if reason.code in _TELLING else len(_TELLING)
 
 
-def _in_range(edit: NewConstant) -> bool:
+def _in_range(edit: NewConstant | NewBias) -> bool:
     """Whether the new constant can be held by its type without overflow, or loss of all digits."""
-    limits = FLOATS[edit.type]
-    largest = {"float16": 65504.0, "bfloat16": 3.38e38, "float32": 3.4e38, "float64": 1.7e308}[limits.name]
+    limits = ml_dtypes.finfo(FLOATS[edit.type])
+    largest, smallest = float(limits.max), float(limits.smallest_normal)
+    if isinstance(edit, NewBias):
+        return bool(np.all(np.abs(edit.shift) <= largest))
     factor = 1.0
     for one in edit.factors:
         factor *= float(np.max(np.abs(one), initial=0.0))
     if not np.isfinite(factor):
         return False
-    if limits.name == "float16" or factor > 1e20:
-        return bool(np.all(np.abs(edit.value()) <= largest))
+    if largest < 1e20 or not 1e-20 < factor < 1e20:
+        size = float(np.max(np.abs(edit.value()), initial=0.0))
+        vanished = 0 < size < smallest and edit.base is not None and edit.shift is None
+        return size <= largest and not vanished
     if edit.base is None or edit.hint == "bias":
         return edit.shift is None or bool(np.all(np.abs(edit.shift()) <= largest))
     return True

@@ -7,8 +7,7 @@ noise. Nothing is written and neither model is modified.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,108 +20,34 @@ from bnfold.evidence import Feeds, Progress, Reference, Runs
 from bnfold.kernels.base import is_float_type
 from bnfold.noise import Evidence, K, OutputCheck, deviation, is_float, judge, unit_roundoff
 from bnfold.oracle import Oracle
-from bnfold.placement import PlacementVerdict, judge_placement
+from bnfold.placement import judge_placement
 from bnfold.runtime import ORT_NAMES, CannotRun, Session, resolve_providers
 from bnfold.source import ModelLike
+from bnfold.verification import (
+    CERTIFIED_ONLY,
+    DIFFERENT,
+    EQUIVALENT,
+    NoiseCheck,
+    RuntimeCheck,
+    Verification,
+    interface_problems,
+    worst_samples,
+)
 
-EQUIVALENT, DIFFERENT, CERTIFIED_ONLY = "equivalent", "different", "certified-only"
+__all__ = [
+    "CERTIFIED_ONLY",
+    "DIFFERENT",
+    "EQUIVALENT",
+    "NoiseCheck",
+    "OutputCheck",
+    "RuntimeCheck",
+    "Verification",
+    "verify",
+]
 
 # Where a runtime is this many times further from float64 than rounding explains, and that far, its own approximations
 # (or an oracle that is wrong) would make the rule toothless: the runtime's result is then the reference.
 _UNEXPLAINED, _FAR = 100.0, 1e-3
-
-
-@dataclass(frozen=True)
-class NoiseCheck:
-    """The noise layer: each output's worst sample. `status` is "float64", "weaker: ..." or "not run: ..."; `outputs` has
-    the models as the runtime computes them, `stored` the two models in float64, under the noise of storing the weights.
-    """
-
-    status: str
-    provider: str
-    k: float
-    passed: bool
-    outputs: tuple[OutputCheck, ...] = ()
-    stored: tuple[OutputCheck, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dict."""
-        return {
-            "status": self.status,
-            "provider": self.provider,
-            "k": self.k,
-            "passed": self.passed,
-            "outputs": [check.to_json() for check in self.outputs],
-            "stored": [check.to_json() for check in self.stored],
-        }
-
-
-@dataclass(frozen=True)
-class RuntimeCheck:
-    """Both models on one provider: `outputs` by level ("off", "on"), and which provider ran what."""
-
-    provider: str
-    passed: bool
-    problems: tuple[str, ...]
-    outputs: Mapping[str, tuple[OutputCheck, ...]]
-    placement: PlacementVerdict | None
-    nodes: tuple[Mapping[str, Any], ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dict."""
-        return {
-            "provider": self.provider,
-            "passed": self.passed,
-            "problems": list(self.problems),
-            "outputs": {level: [check.to_json() for check in checks] for level, checks in self.outputs.items()},
-            "placement": self.placement and self.placement.to_json(),
-            "nodes": [dict(row) for row in self.nodes],
-        }
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What was found. `status` is "equivalent", "different" or "certified-only".
-
-    `problems` says why not equivalent; `notes` what the reader should know. `inputs` has name, type and shape of what
-    was fed. `nodes` of a runtime check is the optimized model's table of op, provider and count.
-    """
-
-    status: str
-    problems: tuple[str, ...]
-    notes: tuple[str, ...]
-    inputs: tuple[Mapping[str, Any], ...]
-    samples: int
-    seed: int
-    tf32: bool
-    noise: NoiseCheck
-    runtime: tuple[RuntimeCheck, ...]
-    seconds: float
-
-    @property
-    def passed(self) -> bool:
-        """Nothing was found to differ (true of certified-only as well)."""
-        return self.status != DIFFERENT
-
-    @property
-    def worst(self) -> OutputCheck | None:
-        """The output closest to failing, or the first that failed."""
-        return max(self.noise.outputs + self.noise.stored, key=_badness, default=None)
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dict."""
-        return {
-            "status": self.status,
-            "problems": list(self.problems),
-            "notes": list(self.notes),
-            "inputs": [dict(entry) for entry in self.inputs],
-            "samples": self.samples,
-            "seed": self.seed,
-            "tf32": self.tf32,
-            "noise": self.noise.to_json(),
-            "runtime": [check.to_json() for check in self.runtime],
-            "seconds": round(self.seconds, 3),
-        }
 
 
 def verify(
@@ -361,63 +286,8 @@ class _Verifier:
         )
 
 
-def interface_problems(original: onnx.ModelProto, optimized: onnx.ModelProto) -> list[str]:
-    """Where names, order, element types or fixed sizes of inputs and outputs differ; declared sizes may be missing."""
-    problems = []
-    for what, before, after in (
-        ("inputs", samples.real_inputs(original), samples.real_inputs(optimized)),
-        ("outputs", list(original.graph.output), list(optimized.graph.output)),
-    ):
-        names = [value.name for value in before], [value.name for value in after]
-        if names[0] != names[1]:
-            problems.append(f"the {what} are {', '.join(names[1]) or 'none'}; the original's {', '.join(names[0])}")
-            continue
-        problems += [
-            f"{what[:-1]} '{one.name}' is declared {_declared(two)}; in the original {_declared(one)}"
-            for one, two in zip(before, after, strict=True)
-            if not _same_type(one.type, two.type)
-        ]
-    return problems
-
-
-def _same_type(one: onnx.TypeProto, two: onnx.TypeProto) -> bool:
-    if one.WhichOneof("value") != two.WhichOneof("value"):
-        return False
-    if not one.HasField("tensor_type"):
-        return one == two
-    before, after = one.tensor_type, two.tensor_type
-    if before.elem_type != after.elem_type:
-        return False
-    if not (before.HasField("shape") and after.HasField("shape")):
-        return True
-    dims = before.shape.dim, after.shape.dim
-    return len(dims[0]) == len(dims[1]) and all(
-        a.dim_value == b.dim_value or not (a.HasField("dim_value") and b.HasField("dim_value"))
-        for a, b in zip(*dims, strict=True)
-    )
-
-
-def _declared(value: onnx.ValueInfoProto) -> str:
-    tensor = value.type.tensor_type
-    dims = [str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
-    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()}[{','.join(dims)}]"
-
-
-def worst_samples(checks: Iterable[OutputCheck]) -> tuple[OutputCheck, ...]:
-    """Each output's worst sample, in the order of the outputs."""
-    worst: dict[str, OutputCheck] = {}
-    for check in checks:
-        if check.output not in worst or _badness(check) > _badness(worst[check.output]):
-            worst[check.output] = check
-    return tuple(worst.values())
-
-
 def _said(checks: Sequence[OutputCheck], where: str) -> list[str]:
     return [f"{where}output '{check.output}': {check.problem}" for check in checks if not check.passed]
-
-
-def _badness(check: OutputCheck) -> tuple[bool, float, float]:
-    return not check.passed, check.k_needed, check.ratio or 0.0
 
 
 def _unexplained(reference: Reference, runs: Sequence[Mapping[str, Any]]) -> str | None:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from google.protobuf.message import Message
 
-from bnfold.certificate.nodes import NodeError, check_node, check_removed, touched
-from bnfold.certificate.result import Certificate, Failure, NotCertifiedError
+from bnfold.certificate.affines import check_removed
+from bnfold.certificate.nodes import check_node, touched
+from bnfold.certificate.result import Certificate, Failure, NotCertifiedError, WrongError
 from bnfold.certificate.wiring import GraphPair, compare_nodes, match, same_tensor
 from bnfold.graph import Graph, Model
 from bnfold.witness import GraphWitness, Witness
@@ -61,7 +63,9 @@ def _paired(original: Model, optimized: Model, witness: Witness) -> list[GraphPa
             pairs[old].fail("interface", "", f"the body {old.path!r} is now in another graph")
     unknown = set(told) - {graph.path for graph in original.graphs}
     for path in sorted(unknown):
-        pairs[original.main].fail("interface", "", f"the witness speaks of a graph {path!r} that the model does not have")
+        pairs[original.main].fail(
+            "interface", "", f"the witness speaks of a graph {path!r} that the model does not have"
+        )
     return list(pairs.values())
 
 
@@ -83,11 +87,18 @@ def _check_ends(graph: GraphPair) -> None:
     ):
         if _bytes(*old) != _bytes(*new):
             graph.fail("interface", "", f"the {what} of the graph are not those of the original (name, type, order)")
+    if _bytes(*graph.old.proto.sparse_initializer) != _bytes(*graph.new.proto.sparse_initializer):
+        graph.fail("constant", "", "a sparse initializer changed")
+    unlisted = set(graph.new.initializers) - graph.new.input_set
+    listing = graph.new.model.proto.ir_version < 4 and graph.old.parent is None
+    if listing and unlisted and not set(graph.old.initializers) - graph.old.input_set:
+        graph.fail("interface", min(unlisted), "below IR version 4 every initializer must be listed as an input")
     ends = {
         "is an input of the graph": set(graph.old.input_set),
         "is an output of the graph": set(graph.old.output_set),
         "is read inside a subgraph": graph.old.captured,
         "is an initializer": set(graph.old.initializers),
+        "has a quantization annotation": set(graph.old.annotated),
     }
     for name in graph.witness.storage:
         for why, names in ends.items():
@@ -128,12 +139,12 @@ def _check_nodes(graph: GraphPair, rng: np.random.Generator) -> tuple[int, int]:
                 check_removed(graph, node)
             elif pair is not None:
                 constants += check_node(graph, pair, rng)
-        except NodeError as error:
+        except WrongError as error:
             graph.fail(error.kind, node.label, str(error), error.error)
-        except NotCertifiedError as error:
+        except (NotCertifiedError, ValueError, IndexError, MemoryError) as error:  # what fits no check fails
             graph.fail("node", node.label, f"it cannot be certified: {error}")
     return checked, constants
 
 
-def _bytes(*protos: onnx.ValueInfoProto | onnx.OperatorSetIdProto | onnx.FunctionProto) -> list[bytes]:
+def _bytes(*protos: Message) -> list[bytes]:
     return [proto.SerializeToString(deterministic=True) for proto in protos]

@@ -8,7 +8,6 @@ which are checked against ONNX Runtime and know nothing of folds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -21,21 +20,22 @@ from bnfold.kernels.graphs import Schema, attribute_value, schema_of
 
 Inputs = Sequence[Array | None]
 
-_BOUND_AS = {
-    "Sub": "Add",
-    "Min": "Max",
-    "Clip": "Max",
-    "ReduceMin": "ReduceMax",
-    **dict.fromkeys(("Neg", "Abs"), "Identity"),
-}
+_BOUND_AS = {"Sub": "Add", "Min": "Max", "Clip": "Max", "ReduceMin": "ReduceMax", "Neg": "Identity", "Abs": "Identity"}
 """Operators whose magnitude is that of another operator on magnitudes."""
 
-_MONOTONE = frozenset(
-    "Add Sum Mean Mul Max Relu Where Identity Dropout Cast CastLike MatMul Einsum ReduceSum ReduceMean ReduceMax ReduceL1 "
-    "ReduceL2 GlobalAveragePool GlobalMaxPool GlobalLpPool Concat Split Slice Gather GatherElements Transpose Reshape "
-    "Flatten Squeeze Unsqueeze Pad Expand Tile DepthToSpace SpaceToDepth Resize Upsample".split()
+_SUMS = frozenset(
+    {"Add", "Sum", "Mean", "Mul", "Max", "MatMul", "Einsum", "ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2"}
 )
-"""Operators that are increasing where all operands are positive: their magnitude is what they make of magnitudes."""
+_PICKS = frozenset(
+    {"Relu", "Where", "ReduceMax", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "Resize", "Upsample"}
+)
+_COPIES = frozenset(
+    {"Identity", "Dropout", "Cast", "CastLike", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Pad", "Tile"}
+)
+_MOVES = frozenset({"Concat", "Split", "Slice", "Gather", "Transpose", "Expand", "DepthToSpace", "SpaceToDepth"})
+
+MONOTONE: frozenset[str] = _SUMS | _PICKS | _COPIES | _MOVES
+"""Operators that grow with operands that are all positive: their magnitude is what they make of magnitudes."""
 
 
 def evaluate(node: Node, inputs: Inputs) -> list[Array]:
@@ -53,14 +53,14 @@ def evaluate(node: Node, inputs: Inputs) -> list[Array]:
         raise NotCertifiedError(f"{node.op} cannot be evaluated: {error}") from error
 
 
-def magnitude(node: Node, inputs: Inputs, sizes: Inputs, outputs: Sequence[Array]) -> Array:
+def magnitude(node: Node, inputs: Inputs, sizes: Inputs, output: Array) -> Array:
     """A bound, up to a small factor, of what enters the first output: rounding errors are relative to this.
 
     Args:
         node: the node.
         inputs: its inputs.
         sizes: for each input the magnitudes of the terms that it was made of.
-        outputs: what it made of `inputs`.
+        output: what it made of `inputs`.
     """
     op = node.op
     own = {"BatchNormalization": _batchnorm, "Gemm": _gemm, "MatMul": _matmul}.get(op)
@@ -73,9 +73,9 @@ def magnitude(node: Node, inputs: Inputs, sizes: Inputs, outputs: Sequence[Array
         slope = inputs[1]
         assert slope is not None
         return np.abs(_kernel(node, op, [-sizes[0], 1.0 + np.abs(slope)])[0])
-    if op in _MONOTONE or op in _BOUND_AS:
+    if op in MONOTONE or op in _BOUND_AS:
         return np.abs(_kernel(node, _BOUND_AS.get(op, op), sizes)[0])
-    return _sensitivity(node, inputs, sizes, outputs[0])
+    return _sensitivity(node, inputs, sizes, output)
 
 
 def _sensitivity(node: Node, inputs: Inputs, sizes: Inputs, output: Array) -> Array:
@@ -84,7 +84,9 @@ def _sensitivity(node: Node, inputs: Inputs, sizes: Inputs, output: Array) -> Ar
     worst = np.abs(output)
     for _ in range(4):
         moved = [
-            x if x is None or size is None or x.dtype != np.float64 else x + step * size * rng.choice([-1.0, 1.0], x.shape)
+            x
+            if x is None or size is None or x.dtype != np.float64
+            else x + step * size * rng.choice([-1.0, 1.0], x.shape)
             for x, size in zip(inputs, sizes, strict=True)
         ]
         worst = np.maximum(worst, 4 * np.abs(evaluate(node, moved)[0] - output) / step)
@@ -99,12 +101,10 @@ def _kernel(node: Node, op: str, inputs: Inputs) -> list[Array]:
         raise NotCertifiedError(f"there is no kernel for {node.op}")
     schema = schema_of(node.proto.op_type, domain, node.version) or Schema(node.version, {}, None)
     attributes = {name: attribute_value(value) for name, value in node.attributes.items()}
-    call = Call(node.op, domain, schema.version, attributes, tuple(bool(name) for name in node.outputs), schema.defaults)
-    given = list(inputs)
-    while op == "Max" and given and given[-1] is None:
-        given.pop()
-    if op == "Max":
-        call, given = replace(call, op="Max"), [value for value in given if value is not None]
+    call = Call(
+        node.op, domain, schema.version, attributes, tuple(bool(name) for name in node.outputs), schema.defaults
+    )
+    given = [value for value in inputs if value is not None] if op == "Max" else inputs  # a Clip may lack a bound
     found = kernel(call, *given)
     return [np.asarray(to_float64(value)) for value in (found if isinstance(found, tuple) else (found,))]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from bnfold.affine import Array, Storage
+from bnfold.certificate.affines import affine_of, aligned, batchnorm_parameters
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.rounding import EPS, Exact, in_memory, read_rows, spans
 from bnfold.certificate.wiring import GraphPair, Pair
@@ -18,76 +19,6 @@ from bnfold.graph import Node
 
 BIAS = -1
 """The slot of a bias behind a MatMul."""
-
-
-def affine_of(node: Node) -> tuple[int, Array, Array, Array]:
-    """The map ``y = s*x + t`` of a BatchNormalization, or of a Mul, Div, Add or Sub by a constant.
-
-    Returns:
-        The input slot of x, s, t, and the magnitude of the terms of t; all broadcast against x.
-    """
-    if node.op == "BatchNormalization":
-        rank = node.graph.rank(node.input(0)) or node.graph.rank(node.outputs[0])
-        if rank is None:
-            raise NotCertifiedError("the rank of its input is not known")
-        scale, bias, mean, sigma = batchnorm_parameters(node)
-        s = scale / sigma
-        along = (1, -1) + (1,) * (rank - 2)
-        parts = (s, bias - s * mean, np.abs(bias) + np.abs(s * mean))
-        s, t, magnitude = (part.reshape(along) for part in parts)
-        return 0, s, t, magnitude
-    slot = next((slot for slot in range(len(node.inputs)) if node.constant(slot) is None), None)
-    constant = None if slot is None or len(node.inputs) != 2 else node.constant(1 - slot)
-    if slot is None or constant is None or node.op not in ("Mul", "Div", "Add", "Sub"):
-        raise NotCertifiedError(f"{node.op} is no affine map of one tensor by constants")
-    shape = node.graph.shape(node.inputs[slot])
-    if shape is None:
-        raise NotCertifiedError("the rank of its input is not known")
-    c = aligned(node, constant, len(shape))
-    if any(size not in (1, dim) for size, dim in zip(c.shape, shape, strict=True)):
-        raise NotCertifiedError(f"its constant of shape {c.shape} may enlarge its input {shape}")
-    one, zero = np.ones((1,) * c.ndim), np.zeros((1,) * c.ndim)
-    if node.op == "Mul":
-        return slot, c, zero, zero
-    if node.op == "Div":
-        if slot == 1:
-            raise NotCertifiedError("a constant divided by a tensor is not affine")
-        return slot, 1.0 / c, zero, zero
-    sign = -1.0 if node.op == "Sub" and slot == 0 else 1.0
-    return slot, -one if node.op == "Sub" and slot == 1 else one, sign * c, np.abs(c)
-
-
-def batchnorm_parameters(node: Node) -> tuple[Array, Array, Array, Array]:
-    """Scale, bias, mean and the square root of variance + epsilon, one for each channel."""
-    version = node.version
-    used = [name for name in node.outputs[1:] if name and (node.graph.consumers.get(name) or name in node.graph.output_set)]
-    trains = node.get_int("training_mode", 0) if version >= 14 else not node.get_int("is_test", 0) if version < 7 else False
-    if trains or used or (version < 9 and not node.get_int("spatial", 1)):
-        raise NotCertifiedError("this BatchNormalization does not use one stored statistic for each channel")
-    found = [node.constant(slot) for slot in range(1, 5)]
-    scale, bias, mean, variance = (np.zeros(0) if c is None else c.float64() for c in found)
-    if scale.ndim != 1 or not scale.size or any(p.shape != scale.shape for p in (bias, mean, variance)):
-        raise NotCertifiedError("its parameters are not constants with one value for each channel")
-    # Every opset's default is 1e-5, as a float32 holds it.
-    sigma = np.sqrt(variance + node.get_float("epsilon", float(np.float32(1e-5))))
-    if not np.all(np.isfinite(sigma)) or not np.all(sigma > 0):
-        raise NotCertifiedError("its variance is negative or not finite")
-    return scale, bias, mean, sigma
-
-
-def aligned(node: Node, constant: Constant, rank: int) -> Array:
-    """A constant operand, with as many axes as the other one."""
-    return align(node, constant.float64(), rank)
-
-
-def align(node: Node, value: Array, rank: int) -> Array:
-    """An operand, with as many axes as the other one: below opset 7 `axis` says where its own begin."""
-    if node.version < 7 and node.get_int("broadcast", 0) and "axis" in node.attributes:
-        axis = node.get_int("axis", 0) % rank
-        value = value.reshape(value.shape + (1,) * max(0, rank - axis - value.ndim))
-    if value.ndim > rank:
-        raise NotCertifiedError(f"its constant has more axes than the tensor it meets: {value.shape}")
-    return value.reshape((1,) * (rank - value.ndim) + value.shape)
 
 
 def exact_constants(graph: GraphPair, pair: Pair) -> dict[int, Exact]:
@@ -149,7 +80,9 @@ def _weight(node: Node, slot: int) -> Constant:
     return in_memory(found)
 
 
-def _sum(shape: tuple[int, ...], part: Callable[[int, int], tuple[slice, Array, Array]], size: int) -> tuple[Array, Array]:
+def _sum(
+    shape: tuple[int, ...], part: Callable[[int, int], tuple[slice, Array, Array]], size: int
+) -> tuple[Array, Array]:
     """A weighted sum over a large constant, piece by piece, and the sum of magnitudes."""
     total, magnitude = np.zeros(size), np.zeros(size)
     for start, stop in spans(shape):
@@ -292,10 +225,10 @@ def _sum_operand(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     terms = [out.a * signs[constants[0]] * aligned(node, constant, rank), out.b]
     for slot, name in enumerate(node.inputs):
         if slot not in constants:
-            for value, factor in zip(_point(_storage(graph, node, name)), (out.a, -1.0), strict=True):
-                terms.append(factor * signs[slot] * value)
-    value, magnitude = sum(terms[1:], terms[0]), sum(np.abs(term) for term in terms)
-    return {constants[0]: _operand(signs[constants[0]] * value, np.asarray(magnitude))}
+            value, held = _point(_storage(graph, node, name))
+            terms += [out.a * signs[slot] * value, -signs[slot] * held]
+    value, magnitude = sum(terms[1:], terms[0]), sum((np.abs(term) for term in terms[1:]), np.abs(terms[0]))
+    return {constants[0]: _operand(signs[constants[0]] * value, magnitude)}
 
 
 def _factor(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
@@ -325,7 +258,9 @@ def _alike(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
             size = None if shape is None else shape[axis]
             if not isinstance(size, int):
                 raise NotCertifiedError("the size of its inputs is not known")
-            a, b = (array if array.shape[axis] == 1 else array.take(range(at, at + size), axis) for array in (out.a, out.b))
+            a, b = (
+                array if array.shape[axis] == 1 else array.take(range(at, at + size), axis) for array in (out.a, out.b)
+            )
             at += size
         if constant is None or (node.op == "Where" and slot == 0):
             continue

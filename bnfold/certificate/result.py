@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -53,3 +56,22 @@ class Certificate:
 
 class NotCertifiedError(Exception):
     """Ends the test of one node: it does something for which there is no check. Becomes a failure, never a pass."""
+
+
+class WrongError(Exception):
+    """Ends the test of one node: a constant, or the node itself, is not what it should be."""
+
+    def __init__(self, kind: str, text: str, error: float = float("inf")) -> None:
+        super().__init__(text)
+        self.kind, self.error = kind, error
+
+
+def require(error: NDArray[np.float64], limit: float, text: str) -> None:
+    """Check that every element of `error` is within the limit; NaN never is.
+
+    Raises:
+        WrongError: it is not.
+    """
+    worst = float(np.max(np.where(np.isnan(error), np.inf, error), initial=0.0))
+    if worst > limit:
+        raise WrongError("node", text, worst)

@@ -18,7 +18,7 @@ EPS = 2.0**-52
 CHUNK = 1 << 21
 """Elements of a constant that are looked at in one go."""
 
-_PRECISION = {
+_PRECISION: dict[int, tuple[int, int]] = {
     TensorProto.FLOAT: (24, -149),
     TensorProto.DOUBLE: (53, -1074),
     TensorProto.FLOAT16: (11, -24),
@@ -93,7 +93,7 @@ def ulp(value: Array, type_: int) -> Array:
     """Unit in the last place of a float type at these values."""
     bits, smallest = _PRECISION[type_]
     exponent = np.frexp(value)[1]
-    return np.ldexp(1.0, np.maximum(exponent - bits, smallest))
+    return np.asarray(np.ldexp(1.0, np.maximum(exponent - bits, smallest)))
 
 
 def rounding_error(stored: Value, value: Array, doubt: Array, type_: int) -> float:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from onnx import TensorProto
 
 from bnfold.affine import Array, Storage
-from bnfold.certificate.formulas import align
+from bnfold.certificate.affines import align
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.wiring import GraphPair
 from bnfold.graph import Dim, Node, Shape
@@ -22,35 +22,50 @@ LIMIT = 1 << 25
 SMALL = 3
 """Size of an axis on which nothing varies."""
 
-_CHANNELS_KEPT = frozenset(
-    "Add Sub Mul Div Sum Mean Max Min Where Neg Abs Relu LeakyRelu PRelu Clip Sigmoid HardSigmoid HardSwish Tanh Erf Elu "
-    "Celu Selu Softplus Softsign Mish Gelu Identity Dropout Cast BatchNormalization GlobalAveragePool GlobalMaxPool "
-    "GlobalLpPool Concat".split()
+_COMBINE = frozenset({"Add", "Sub", "Mul", "Div", "Sum", "Mean", "Max", "Min", "Where", "PRelu", "Concat"})
+_UNARY = frozenset(
+    {"Neg", "Abs", "Relu", "LeakyRelu", "Clip", "Elu", "Celu", "Selu", "Softplus", "Softsign", "Mish", "Gelu"}
 )
+_SIGMOID = frozenset({"Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Identity", "Dropout", "Cast"})
+_BY_CHANNEL = frozenset({"BatchNormalization", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"})
+
+EVEN: frozenset[str] = _COMBINE | _UNARY | _SIGMOID | _BY_CHANNEL
 """Operators that treat every index of an axis alike, so that an axis on which nothing varies may be cut short."""
 
 
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """One tensor of a sample."""
+class Sample(NamedTuple):
+    """One tensor of a test; the four are None together where an optional input is left out."""
 
-    old: Array
-    """What the original sees."""
-    new: Array
+    old: Any
+    """What the original sees; None for a constant that is new."""
+    new: Any
     """What the output holds."""
-    old_size: Array
+    old_size: Any
     """Magnitude of the terms that `old` was made of."""
-    new_size: Array
+    new_size: Any
+
+    @staticmethod
+    def of(old: Array | None, new: Array | None) -> Sample:
+        """Two values, each its own magnitude."""
+        return Sample(old, new, None if old is None else np.abs(old), None if new is None else np.abs(new))
+
+    @staticmethod
+    def same(value: Any) -> Sample:
+        """A value that is not re-stored."""
+        return Sample(value, value, value, value)
 
 
-def draw(storage: Storage | None, shape: tuple[int, ...], rng: np.random.Generator) -> Drawn:
+NOTHING = Sample(None, None, None, None)
+
+
+def draw(storage: Storage | None, shape: tuple[int, ...], rng: np.random.Generator) -> Sample:
     """A random pair that the storage allows: for every element either v is drawn and v' follows, or the reverse.
 
     Both ways, so that a kink is met at v = 0 and at v' = 0. A dead v' is arbitrary, and so is a lost v.
     """
     value = rng.standard_normal(shape)
     if storage is None:
-        return Drawn(value, value, np.abs(value), np.abs(value))
+        return Sample.of(value, value)
     den, num, off = storage.den, storage.num, storage.off
     if storage.is_degenerate:
         raise NotCertifiedError("a channel is stored in a way that says nothing")
@@ -60,7 +75,12 @@ def draw(storage: Storage | None, shape: tuple[int, ...], rng: np.random.Generat
         new = np.where(forward, (num * value + off) / den, value)
         old_size = np.where(forward, np.abs(value), (np.abs(den * value) + np.abs(off)) / np.abs(num))
         new_size = np.where(forward, (np.abs(num * value) + np.abs(off)) / np.abs(den), np.abs(value))
-    return Drawn(old, new, old_size, new_size)
+    return Sample(old, new, old_size, new_size)
+
+
+def grid(storage: Storage | None) -> tuple[int, ...]:
+    """The shape of a storage: its size on the axes on which it varies, 1 on the others; () where there is none."""
+    return () if storage is None else np.broadcast_shapes(storage.den.shape, storage.num.shape, storage.off.shape)
 
 
 class Shapes:
@@ -75,7 +95,7 @@ class Shapes:
         self.found: dict[int, tuple[int, ...]] = {}
         dynamic = [slot for slot, name in enumerate(node.inputs) if name and node.constant(slot) is None]
         raw = {slot: self._raw(slot) for slot in dynamic if self._is_data(slot)}
-        if node.op in _CHANNELS_KEPT:
+        if node.op in EVEN:
             self._cut_alike(raw)
         elif node.op in ("MatMul", "Gemm"):
             self._cut_rows(raw)
@@ -99,77 +119,67 @@ class Shapes:
         if shape is None:
             raise NotCertifiedError(f"the rank of {self.node.inputs[slot]!r} is not known")
         storage = self.graph.storage(self.node.inputs[slot])
-        if storage is None:
+        # Some exporters write a dimension that they do not know as -1.
+        shape = tuple(None if isinstance(dim, int) and dim < 0 else dim for dim in shape)
+        varying = grid(storage)
+        if not varying:
             return shape
-        varying = np.broadcast_shapes(storage.den.shape, storage.num.shape, storage.off.shape)
-        if len(varying) != len(shape) or any(
-            n != 1 and isinstance(dim, int) and n != dim for n, dim in zip(varying, shape, strict=True)
-        ):
-            raise NotCertifiedError(f"the storage of {self.node.inputs[slot]!r} has shape {varying}, the tensor {shape}")
+        fits = len(varying) == len(shape) and all(
+            n in (1, dim) or not isinstance(dim, int) for n, dim in zip(varying, shape, strict=True)
+        )
+        if not fits:
+            raise NotCertifiedError(f"{self.node.inputs[slot]!r} has shape {shape}, and its storage {varying}")
         return tuple(dim if n == 1 else n for n, dim in zip(varying, shape, strict=True))
 
-    def _varying(self, rank: int) -> set[int]:
-        """Axes, counted from the last one, on which a storage or a constant of the node varies."""
-        node, found = self.node, set()
+    def _varying(self, rank: int) -> dict[int, int]:
+        """Axes, counted from the last one, on which a storage or a constant of the node varies, and their sizes."""
+        node = self.node
         shapes: list[Sequence[int]] = []
-        for name in [*node.inputs, *node.outputs]:
-            storage = self.graph.storage(name) if name else None
-            if storage is not None:
-                shapes += [storage.den.shape, storage.num.shape, storage.off.shape]
+        shapes += [grid(self.graph.storage(name)) for name in [*node.inputs, *node.outputs] if name]
+        constants = [c for slot in range(len(node.inputs)) if (c := node.constant(slot)) is not None]
         if node.op == "BatchNormalization":
-            found.add(1 - rank)
+            shapes += [(*c.shape, *(1,) * (rank - 2)) for c in constants]
         else:
-            constants = [node.constant(slot) for slot in range(len(node.inputs))]
-            shapes += [align(node, np.empty(c.shape, np.bool_), rank).shape for c in constants if c is not None]
-        for shape in shapes:
-            found |= {axis - len(shape) for axis, size in enumerate(shape) if size != 1}
-        return found
+            shapes += [align(node, np.empty(c.shape, np.bool_), rank).shape for c in constants]
+        return {axis - len(shape): size for shape in shapes for axis, size in enumerate(shape) if size != 1}
 
     def _cut_alike(self, raw: dict[int, Shape]) -> None:
         """Elementwise operators: axes meet from the last one backwards."""
         rank = max((len(shape) for shape in raw.values()), default=0)
-        varying, sizes = self._varying(rank), {}
-        axis_kept = self.node.get_int("axis", 1) % rank - rank if self.node.op == "Concat" else None
+        varying, sizes = self._varying(rank), dict[int, int]()
         for axis in range(-rank, 0):
-            met = [shape[axis] for shape in raw.values() if len(shape) >= -axis]
-            known = [dim for dim in met if isinstance(dim, int) and dim != 1]
-            whole = axis in varying and known
-            sizes[axis] = max(known) if whole else 2 if axis == -rank else SMALL
-            if known and not whole:
-                sizes[axis] = min(sizes[axis], max(known))
+            known = [dim for shape in raw.values() if len(shape) >= -axis and isinstance(dim := shape[axis], int)]
+            sizes[axis] = varying.get(axis, min([2 if axis == -rank else SMALL, *(dim for dim in known if dim != 1)]))
         for slot, shape in raw.items():
-            self.found[slot] = tuple(
-                self.size(dim, (slot, at), 1) if at - len(shape) == axis_kept else 1 if dim == 1 else sizes[at - len(shape)]
-                for at, dim in enumerate(shape)
-            )
+            cut = [1 if dim == 1 else sizes[axis - len(shape)] for axis, dim in enumerate(shape)]
+            if self.node.op == "Concat":  # on the axis that it joins, each input keeps its own size
+                axis = self.node.get_int("axis", 1) % rank
+                cut[axis] = self.size(shape[axis], (slot, axis), 1)
+            self.found[slot] = tuple(cut)
 
     def _cut_rows(self, raw: dict[int, Shape]) -> None:
-        """MatMul and Gemm by a constant matrix: the axis that is not summed is cut short, and so are those before."""
+        """MatMul and Gemm by one matrix: axes that it does not meet, and on which nothing varies."""
         node = self.node
-        weights = [slot for slot in (0, 1) if node.constant(slot) is not None]
-        if len(weights) != 1 or 1 - weights[0] not in raw:
+        matrices = {slot: c.shape for slot in (0, 1) if (c := node.constant(slot)) is not None and len(c.shape) == 2}
+        slot = 0 if 1 in matrices else 1
+        if len(matrices) != 1 or slot not in raw or len(raw[slot]) < 2:
             return
-        slot = 1 - weights[0]
-        weight, shape = node.constant(weights[0]), raw[slot]
-        assert weight is not None
-        if len(weight.shape) != 2 or len(shape) < 2:
-            return
-        summed = -2 if (node.get_int("transA", 0) if node.op == "Gemm" else slot == 1) else -1
-        storages = [self.graph.storage(name) for name in (node.inputs[slot], node.outputs[0])]
         bias = node.constant(2)
-        grids = [s.den.shape for s in storages if s] + [s.num.shape for s in storages if s]
-        grids += [s.off.shape for s in storages if s]
-        rows_vary = any(size != 1 for grid in grids for axis, size in enumerate(grid[:-1])) and summed == -1
-        rows_vary |= summed == -2 and node.op == "MatMul" and any(grid[-1] != 1 for grid in grids)
-        if rows_vary or (bias is not None and len(bias.shape) == 2 and bias.shape[0] != 1) or node.input(2) and bias is None:
+        if node.input(2) and (bias is None or (len(bias.shape) == 2 and bias.shape[0] != 1)):
             return
-        length = weight.shape[1 if (node.op == "Gemm" and node.get_int("transB", 0)) or slot == 1 else 0]
-        cut = [2 if len(shape) == 2 else 1 if dim == 1 else 2 for dim in shape]
-        cut[summed] = length
-        self.found[slot] = tuple(cut)
+        x, y = (grid(self.graph.storage(name)) for name in (node.inputs[slot], node.outputs[0]))
+        if node.op == "Gemm" and y and y[0] != 1:
+            return
+        varying = {axis for one in (x, y) for axis, size in enumerate(one) if size != 1}
+        cut = [dim if axis in varying or dim == 1 else 2 for axis, dim in enumerate(raw[slot])]
+        # The summed axis: the last one of x, or its last but one where x is transposed, or stands on the right.
+        summed = -2 if slot == 1 or (node.op == "Gemm" and node.get_int("transA", 0)) else -1
+        across = slot == 1 or (node.op == "Gemm" and node.get_int("transB", 0))
+        cut[summed] = matrices[1 - slot][1 if across else 0]
+        self.found[slot] = tuple(self.size(dim, (slot, axis), axis) for axis, dim in enumerate(cut))
 
 
-def integers(graph: GraphPair, shapes: Shapes, slot: int) -> Array:
+def integers(shapes: Shapes, slot: int) -> Array:
     """A value for an input that is an integer tensor known only at run time: a target shape, or indices.
 
     Raises:

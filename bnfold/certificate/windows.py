@@ -40,11 +40,14 @@ class Axis:
 def samples(node: Node, extents: Sequence[Dim], kernel: tuple[int, ...]) -> list[tuple[Axis, ...]]:
     """The axes of each sample: one where all sizes are known, else one for each remainder of the stride."""
     strides = node.get_ints("strides") or [1] * len(kernel)
-    unknown = [axis for axis, extent in enumerate(extents) if not isinstance(extent, int)]
+    unknown = [axis for axis, extent in enumerate(extents) if not isinstance(extent, int) or extent < 1]
     rounds = min(4, max((strides[axis] for axis in unknown), default=1))
     found = []
     for n in range(rounds):
-        sizes = [extent if isinstance(extent, int) else _some_size(node, kernel, i, n) for i, extent in enumerate(extents)]
+        sizes = [
+            _some_size(node, kernel, axis, n) if axis in unknown or not isinstance(extent, int) else extent
+            for axis, extent in enumerate(extents)
+        ]
         found.append(tuple(_axis(node, axis, size, kernel) for axis, size in enumerate(sizes)))
     return found
 
@@ -55,72 +58,84 @@ def _some_size(node: Node, kernel: tuple[int, ...], axis: int, n: int) -> int:
     return (kernel[axis] - 1) * dilation + 1 + 3 * stride + n
 
 
+@dataclass(frozen=True)
+class _Window:
+    """A window along one axis, and the attributes that place it."""
+
+    size: int
+    kernel: int
+    stride: int
+    dilation: int
+    mode: str
+    begin: int
+    end: int
+    ceil_mode: bool
+    output_padding: int
+    output_size: int | None
+
+
 def _axis(node: Node, axis: int, size: int, kernel: tuple[int, ...]) -> Axis:
     rank = len(kernel)
     pads = node.get_ints("pads") or [0] * (2 * rank)
-    stride = (node.get_ints("strides") or [1] * rank)[axis]
-    dilation = (node.get_ints("dilations") or [1] * rank)[axis]
-    mode = node.get_string("auto_pad", "NOTSET") or "NOTSET"
-    window = (size, kernel[axis], stride, dilation, mode, pads[axis], pads[rank + axis])
-    if node.op == "ConvTranspose":
-        extra = (node.get_ints("output_padding") or [0] * rank)[axis]
-        shape = node.get_ints("output_shape")
-        return _spreading(*window, extra, shape[-rank:][axis] if shape else None)
-    return _sliding(*window, bool(node.get_int("ceil_mode", 0)))
+    shape = node.get_ints("output_shape")
+    window = _Window(
+        size=size,
+        kernel=kernel[axis],
+        stride=(node.get_ints("strides") or [1] * rank)[axis],
+        dilation=(node.get_ints("dilations") or [1] * rank)[axis],
+        mode=node.get_string("auto_pad", "NOTSET"),
+        begin=pads[axis],
+        end=pads[rank + axis],
+        ceil_mode=bool(node.get_int("ceil_mode", 0)),
+        output_padding=(node.get_ints("output_padding") or [0] * rank)[axis],
+        output_size=shape[-rank:][axis] if shape else None,
+    )
+    return _spreading(window) if node.op == "ConvTranspose" else _sliding(window)
 
 
 @lru_cache(maxsize=1024)
-def _sliding(
-    size: int, kernel: int, stride: int, dilation: int, mode: str, begin: int, end: int, ceil_mode: bool
-) -> Axis:
+def _sliding(at: _Window) -> Axis:
     """Window o sees element o*stride + tap*dilation - begin."""
-    reach = (kernel - 1) * dilation + 1
-    if mode in ("SAME_UPPER", "SAME_LOWER"):
+    size, stride, begin, end = at.size, at.stride, at.begin, at.end
+    reach = (at.kernel - 1) * at.dilation + 1
+    if at.mode in ("SAME_UPPER", "SAME_LOWER"):
         outputs = -(-size // stride)
         total = max(0, (outputs - 1) * stride + reach - size)
-        begin = total // 2 if mode == "SAME_UPPER" else total - total // 2
+        begin = total // 2 if at.mode == "SAME_UPPER" else total - total // 2
         end = total - begin
     else:
-        begin, end = (0, 0) if mode == "VALID" else (begin, end)
+        begin, end = (0, 0) if at.mode == "VALID" else (begin, end)
         room = size + begin + end - reach
-        outputs = (-(-room // stride) if ceil_mode else room // stride) + 1
+        outputs = (-(-room // stride) if at.ceil_mode else room // stride) + 1
         # A last window that would begin behind the input, in its padding, is left out.
-        if ceil_mode and (outputs - 1) * stride >= size + begin:
+        if at.ceil_mode and (outputs - 1) * stride >= size + begin:
             outputs -= 1
     if outputs < 1:
         raise NotCertifiedError(f"a window of {reach} does not fit an axis of {size}")
-    places = np.arange(outputs)[:, None] * stride + np.arange(kernel) * dilation - begin
+    places = np.arange(outputs)[:, None] * stride + np.arange(at.kernel) * at.dilation - begin
     return _thinned(places, (places >= 0) & (places < size), (places < size + end).sum(axis=1))
 
 
 @lru_cache(maxsize=1024)
-def _spreading(
-    size: int,
-    kernel: int,
-    stride: int,
-    dilation: int,
-    mode: str,
-    begin: int,
-    end: int,
-    extra: int,
-    wanted: int | None,
-) -> Axis:
+def _spreading(at: _Window) -> Axis:
     """Output o hears from input i through tap t where i*stride + t*dilation - begin = o."""
-    full = (size - 1) * stride + (kernel - 1) * dilation + 1 + extra
-    if wanted is None and mode in ("SAME_UPPER", "SAME_LOWER"):
-        wanted = size * stride
+    begin, end, wanted = at.begin, at.end, at.output_size
+    full = (at.size - 1) * at.stride + (at.kernel - 1) * at.dilation + 1 + at.output_padding
+    if wanted is None and at.mode in ("SAME_UPPER", "SAME_LOWER"):
+        wanted = at.size * at.stride
     if wanted is not None:
         total = max(0, full - wanted)
-        begin = total // 2 if mode == "SAME_UPPER" else total - total // 2
+        begin = total // 2 if at.mode == "SAME_UPPER" else total - total // 2
         outputs = wanted
     else:
-        begin, end = (0, 0) if mode == "VALID" else (begin, end)
+        begin, end = (0, 0) if at.mode == "VALID" else (begin, end)
         outputs = full - begin - end
     if outputs < 1:
-        raise NotCertifiedError(f"an axis of {size} has no output")
-    steps = np.arange(outputs)[:, None] + begin - np.arange(kernel) * dilation
-    places = steps // stride
-    return _thinned(places, (steps % stride == 0) & (places >= 0) & (places < size), np.zeros(outputs, np.int64))
+        raise NotCertifiedError(f"an axis of {at.size} has no output")
+    steps = np.arange(outputs)[:, None] + begin - np.arange(at.kernel) * at.dilation
+    places = steps // at.stride
+    inside = (steps % at.stride == 0) & (places >= 0) & (places < at.size)
+    return _thinned(places, inside, np.zeros(outputs, np.int64))
 
 
 def _thinned(places: NDArray[Any], inside: NDArray[np.bool_], counted: NDArray[Any]) -> Axis:
@@ -155,7 +170,11 @@ def convolve(x: Array, weight: Array, bias: Array | None, axes: Sequence[Axis], 
     columns = seen.reshape(batch, group, channels // group, math.prod(positions), taps)
     columns = columns.transpose(1, 2, 4, 0, 3).reshape(group, channels // group * taps, -1)
     if transposed:
-        rows = weight.reshape(group, channels // group, -1, taps).transpose(0, 2, 1, 3).reshape(group, -1, columns.shape[1])
+        rows = (
+            weight.reshape(group, channels // group, -1, taps)
+            .transpose(0, 2, 1, 3)
+            .reshape(group, -1, columns.shape[1])
+        )
     else:
         rows = weight.reshape(group, -1, columns.shape[1])
     y = np.matmul(rows, columns).reshape(-1, batch, *positions)

@@ -154,7 +154,8 @@ def celu(call: Call, x: Array) -> Array:
 def selu(call: Call, x: Array) -> Array:
     """gamma * x, or gamma * alpha * (exp(x) - 1) below 0 (opset 1 has other defaults: they come from the schema)."""
     gamma, alpha = call.get("gamma"), call.get("alpha")
-    return np.where(x > 0, gamma * x, gamma * alpha * np.expm1(np.minimum(x, 0)))
+    y: Array = np.where(x > 0, gamma * x, gamma * alpha * np.expm1(np.minimum(x, 0)))
+    return y
 
 
 @kernel("Softplus")
@@ -189,7 +190,8 @@ def swish(call: Call, x: Array) -> Array:
 def shrink(call: Call, x: Array) -> Array:
     """x moved towards 0 by bias outside [-lambd, lambd], 0 inside."""
     bias, edge = call.get("bias"), call.get("lambd")
-    return np.where(x < -edge, x + bias, np.where(x > edge, x - bias, 0)).astype(x.dtype)
+    y: Array = np.where(x < -edge, x + bias, np.where(x > edge, x - bias, 0)).astype(x.dtype)
+    return y
 
 
 @kernel("Reciprocal")

@@ -33,7 +33,8 @@ def _divide(a: Array, b: Array) -> Array:
         return quotient
     # Integers truncate towards zero; numpy rounds down.
     quotient = a // b
-    return quotient + ((a % b != 0) & ((a < 0) != (b < 0))).astype(quotient.dtype)
+    quotient += ((a % b != 0) & ((a < 0) != (b < 0))).astype(quotient.dtype)
+    return quotient
 
 
 def _power(a: Array, b: Array) -> Array:

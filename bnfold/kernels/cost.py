@@ -76,7 +76,7 @@ def _inferred(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> di
             skeleton.graph.input.append(onnx.helper.make_tensor_value_info(value.name, kind, shape))
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
-    except Exception:  # an estimate: what cannot be inferred stays unknown
+    except Exception:  # noqa: BLE001 - an estimate: what cannot be inferred stays unknown
         return known
     for value in [*inferred.input, *inferred.value_info, *inferred.output]:
         dims = value.type.tensor_type.shape.dim

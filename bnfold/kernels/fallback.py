@@ -13,7 +13,18 @@ from bnfold.kernels.base import Call, is_float, to_float64
 
 # Random, or known to be wrong or in float32 inside: better no answer than a false one.
 _REFUSED = frozenset(
-    ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "BlackmanWindow", "HannWindow", "HammingWindow", "MelWeightMatrix"]
+    {
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Bernoulli",
+        "Multinomial",
+        "BlackmanWindow",
+        "HannWindow",
+        "HammingWindow",
+        "MelWeightMatrix",
+    }
 )
 
 
@@ -42,6 +53,6 @@ def by_reference(call: Call, node: onnx.NodeProto, opset: int, inputs: Sequence[
     assert isinstance(results, list)
     found = iter(results)
     outputs = tuple(next(found) if name else None for name in node.output)
-    if any(is_float(value) and value.dtype != np.float64 for value in outputs):
+    if any(value is not None and is_float(value) and value.dtype != np.float64 for value in outputs):
         raise call.refuse("onnx.reference computes it in float32")
     return tuple(to_float64(value) for value in outputs)

@@ -16,7 +16,7 @@ from bnfold.kernels.base import to_float64
 
 @dataclass(frozen=True)
 class Schema:
-    """What ONNX says about an operator at an opset: its own version, attribute defaults, and body if it is defined so."""
+    """What ONNX says about an operator at an opset: its own version, attribute defaults, and its body if it has one."""
 
     version: int
     defaults: Mapping[str, Any]
@@ -35,7 +35,8 @@ def schema_of(op: str, domain: str, opset: int) -> Schema | None:
         for name, entry in schema.attributes.items()
         if entry.default_value.type != onnx.AttributeProto.UNDEFINED
     }
-    return Schema(schema.since_version, defaults, schema.function_body if schema.has_function else None)
+    has_body = schema.has_function  # type: ignore[attr-defined]
+    return Schema(schema.since_version, defaults, schema.function_body if has_body else None)
 
 
 def attribute_value(attribute: onnx.AttributeProto) -> Any:

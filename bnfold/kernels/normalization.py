@@ -26,7 +26,8 @@ def batch_normalization(call: Call, x: Array, scale: Array, bias: Array, mean: A
     if call.version < 9 and not call.get("spatial", 1):
         # One parameter for each element of a sample (opset 7: shaped like the sample, opset 1: maybe flat).
         shape = (1, *x.shape[1:])
-        return (x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)
+        y: Array = (x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)
+        return y
     return (x - _per_channel(mean, x.ndim)) * _per_channel(factor, x.ndim) + _per_channel(bias, x.ndim)
 
 
@@ -112,8 +113,8 @@ def dropout(
     call: Call, x: Array, ratio: Array | None = None, training: Array | None = None
 ) -> Array | tuple[Array, Array]:
     """The input itself: inference only."""
-    if (call.version < 7 and not call.get("is_test", 0)) or (training is not None and bool(training.any())):
-        if ratio is None or bool(np.any(ratio != 0)):
-            raise call.refuse("it drops elements at random (training)")
+    training_mode = (call.version < 7 and not call.get("is_test", 0)) or (training is not None and bool(training.any()))
+    if training_mode and (ratio is None or bool(np.any(ratio != 0))):
+        raise call.refuse("it drops elements at random (training)")
     mask_type = np.dtype(bool) if call.version >= 10 else x.dtype
     return (x, np.ones(x.shape, mask_type)) if call.wants(1) else x

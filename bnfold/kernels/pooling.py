@@ -25,9 +25,8 @@ def max_pool(call: Call, x: Array) -> Array | tuple[Array, Array]:
         for tap in win.taps[1:]:
             np.maximum(y, win.tap(padded, tap), out=y)
         return y
-    order = "F" if call.get("storage_order", 0) else "C"
     plane = math.prod(x.shape[2:])
-    inside = np.arange(plane).reshape(x.shape[2:], order=order)
+    inside = np.arange(plane).reshape(x.shape[2:], order="F" if call.get("storage_order", 0) else "C")
     offsets = (np.arange(x.shape[0] * x.shape[1]) * plane).reshape(x.shape[:2] + (1,) * len(win.kernel))
     places = win.pad(inside[np.newaxis, np.newaxis] + offsets, -1)
     indices = win.tap(places, win.taps[0]).copy()

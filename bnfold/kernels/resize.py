@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Rule:
 
 def _size(x: Array, axis: int, factor: float) -> int:
     # ONNX Runtime and the models count in float32: 5 * 1.2 must give 6, as it does there.
-    return int(math.floor(float(np.float32(x.shape[axis]) * np.float32(factor))))
+    return math.floor(float(np.float32(x.shape[axis]) * np.float32(factor)))
 
 
 @kernel("Resize")
@@ -81,7 +82,7 @@ def _plan(
         }
     ratios = [size / x.shape[axis] for axis, size in zip(axes, wanted, strict=True)]
     factor = min(ratios) if policy == "not_larger" else max(ratios)
-    return {axis: (factor, int(math.floor(factor * x.shape[axis] + 0.5))) for axis in axes}
+    return {axis: (factor, math.floor(factor * x.shape[axis] + 0.5)) for axis in axes}
 
 
 def _resized(x: Array, plan: dict[int, tuple[float, int]], rule: Rule) -> Array:
@@ -115,7 +116,7 @@ def _taps(axis: int, extent: int, factor: float, size: int, rule: Rule) -> tuple
         return np.clip(_rounded(at, rule.nearest), 0, extent - 1)[:, np.newaxis], None, beyond
     stretch = min(1.0, factor) if rule.antialias else 1.0
     support = (2.0 if rule.mode == "cubic" else 1.0) / stretch
-    reach = int(math.ceil(support))
+    reach = math.ceil(support)
     if rule.mode == "linear" and not rule.antialias:
         at = np.clip(at, 0, extent - 1)
     base = np.floor(at).astype(np.int64)
@@ -141,8 +142,9 @@ def _coordinates(axis: int, extent: int, factor: float, size: int, rule: Rule) -
 
     Nearest decides on an index: there the coordinate is computed in float32, as runtimes do.
     """
-    real = np.float32 if rule.mode == "nearest" else np.float64
-    out, scale = np.arange(size).astype(real), real(factor)
+    real: Any = np.float32 if rule.mode == "nearest" else np.float64
+    out: Any = np.arange(size).astype(real)
+    scale = real(factor)
     mode = rule.coordinates
     at: Array
     if mode == "asymmetric":
@@ -173,4 +175,5 @@ def _rounded(at: Array, how: str) -> Array:
         nearest = np.floor(at + at.dtype.type(0.5))
     else:
         nearest = np.floor(at) if how == "floor" else np.ceil(at)
-    return nearest.astype(np.int64)
+    places: Array = nearest.astype(np.int64)
+    return places

@@ -18,14 +18,24 @@ import numpy as np
 from bnfold.kernels.base import Array, is_float
 
 # They copy, select or compare: their results need no rounding.
-_EXACT = frozenset(
-    ["Identity", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Gather", "GatherElements", "GatherND", "Expand", "Tile", "Pad", "DepthToSpace", "SpaceToDepth", "Relu", "MaxPool", "GlobalMaxPool", "Max", "Min", "Clip", "Abs", "Neg", "Dropout", "ReduceMax", "ReduceMin", "Where", "ScatterND", "ScatterElements", "Scatter", "Floor", "Ceil", "Round", "Sign", "TopK", "ArgMax", "ArgMin", "NonZero", "If", "Loop", "Scan"]
-)
+# fmt: off
+_EXACT = frozenset({
+    "Identity", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Gather",
+    "GatherElements", "GatherND", "Expand", "Tile", "Pad", "DepthToSpace", "SpaceToDepth", "Relu", "MaxPool",
+    "GlobalMaxPool", "Max", "Min", "Clip", "Abs", "Neg", "Dropout", "ReduceMax", "ReduceMin", "Where", "ScatterND",
+    "ScatterElements", "Scatter", "Floor", "Ceil", "Round", "Sign", "TopK", "ArgMax", "ArgMin", "NonZero", "If",
+    "Loop", "Scan",
+})
+# fmt: on
 
 # A fold rewrites these constants; those of other ops steer them (scales, bounds, exponents).
-WEIGHTED = frozenset(
-    ["Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization", "Add", "Sub", "Mul", "Div", "Sum", "PRelu", "GRU", "LSTM", "RNN"]
-)
+# fmt: off
+WEIGHTED = frozenset({
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "BatchNormalization", "InstanceNormalization",
+    "GroupNormalization", "LayerNormalization", "RMSNormalization", "Add", "Sub", "Mul", "Div", "Sum", "PRelu",
+    "GRU", "LSTM", "RNN",
+})
+# fmt: on
 """The ops whose constants are weights."""
 
 # They return facts about their input that rounding does not touch.

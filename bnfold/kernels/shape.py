@@ -234,7 +234,8 @@ def non_zero(call: Call, x: Array) -> Array:
 def eye_like(call: Call, x: Array) -> Array:
     """Ones on the k-th diagonal."""
     code = call.attributes.get("dtype")
-    return np.eye(*x.shape, k=int(call.get("k", 0)), dtype=x.dtype if code is None else numpy_type(int(code)))
+    y: Array = np.eye(x.shape[0], x.shape[1], k=int(call.get("k", 0)))
+    return y.astype(x.dtype if code is None else numpy_type(int(code)))
 
 
 @kernel("Trilu")

@@ -5,7 +5,7 @@ Adding an operator is one function and one line here, and its rows in the case t
 
 from __future__ import annotations
 
-from bnfold.rules import convolution, dense, elementwise, movement, scaling
+from bnfold.rules import convolution, dense, elementwise, indexing, movement, reduction, scaling
 from bnfold.rules.base import Accept, Refused, Rule, View
 from bnfold.rules.scaling import Source, as_source
 
@@ -32,6 +32,23 @@ RULES: dict[str, Rule] = {
     "Squeeze": movement.reshape,
     "Unsqueeze": movement.reshape,
     "Concat": movement.concat,
+    "Split": indexing.split,
+    "Slice": indexing.slice_,
+    "Gather": indexing.gather,
+    "Tile": indexing.tile,
+    "Expand": indexing.expand,
+    "DepthToSpace": indexing.depth_to_space,
+    "SpaceToDepth": indexing.space_to_depth,
+    "Resize": reduction.resize,
+    "Upsample": reduction.resize,
+    "ReduceMean": reduction.reduce_mean,
+    "ReduceSum": reduction.reduce_sum,
+    "ReduceMax": reduction.reduce_extreme,
+    "ReduceMin": reduction.reduce_extreme,
+    "Neg": reduction.negate,
+    "Cast": reduction.cast,
+    "Clip": reduction.clip,
+    "Pad": reduction.pad,
     "Shape": elementwise.indifferent,
     "Size": elementwise.indifferent,
 }

@@ -189,4 +189,6 @@ def restored_constant(view: View, key: int, hint: str) -> tuple[Edit, ...]:
         return ()
     a, b = need_encode(view, port.storage)
     shape = np.broadcast_shapes(port.constant.shape, a.shape, b.shape)
+    if view.node.version < 7 and shape != port.constant.shape:
+        raise view.refuse("unsupported-form", f"the constant of {view.node.op} cannot grow before opset 7")
     return (NewConstant(key, hint, port.constant.type, shape, port.constant, (a,), lambda: b),)

@@ -31,8 +31,7 @@ from bnfold.rules.base import (
 def add(view: View) -> list[Accept]:
     """y = sum of sign_i x_i: every port takes the same scale; the shifts balance, one free port takes the rest."""
     node = view.node
-    if node.version < 7 and node.get_int("broadcast", 0) and "axis" in node.attributes:
-        raise view.refuse("opaque-op", "broadcasting along an axis, as before opset 7")
+    _refuse_axis(view)
     signs = {slot: -1.0 if node.op == "Sub" and slot == 1 else 1.0 for slot in range(len(node.inputs))}
     keys = [*signs, OUT]
     out = view.port(OUT)
@@ -68,6 +67,12 @@ def add(view: View) -> list[Accept]:
     return first_accepted(
         [_taker(way, group, rest, signs) for group in takers], view, "conflict", "no operand is free to take the shift"
     )
+
+
+def _refuse_axis(view: View) -> None:
+    node = view.node
+    if node.version < 7 and node.get_int("broadcast", 0) and "axis" in node.attributes:
+        raise view.refuse("opaque-op", "broadcasting along an axis, as before opset 7")
 
 
 def _taker(
@@ -120,6 +125,7 @@ def _constant_edits(view: View, signs: dict[int, float]) -> tuple[Edit, ...]:
 
 def mul(view: View) -> list[Accept]:
     """y = x1 x2: a scale goes to the output or to one operand, a_y = a_1 a_2; no shift passes."""
+    _refuse_axis(view)
     keys = (0, 1, OUT)
     out = view.port(OUT)
     scales: dict[int, Array] = {}
@@ -210,6 +216,8 @@ def _prelu(view: View, value: Array) -> Array:
     if slope is None:
         raise view.refuse("zero-scale", "PRelu has slopes computed at run time")
     slopes = compress(slope.float64())
+    if view.node.version < 7 and slopes.ndim == 1:  # one slope for each channel
+        slopes = slopes.reshape(-1, *(1,) * (value.ndim - 2))
     if np.broadcast_shapes(slopes.shape, value.shape) != value.shape:
         raise view.refuse("zero-scale", "PRelu has slopes that vary where the constant channel does not")
     return np.where(value < 0, value * slopes, value)
@@ -242,6 +250,11 @@ def pool(counts_padding: Callable[[View], bool], any_sign: bool, shift: bool = T
             if pooled:
                 raise view.refuse(
                     "not-uniform", f"{view.node.op} pools over axis {min(pooled)}, on which the demand varies"
+                )
+            constant = (storage.num == 0) | (storage.den == 0)
+            if any(view.node.outputs[1:]) and np.any(constant):
+                raise view.refuse(
+                    "zero-scale", "a constant channel has no indices", channels=channels_where(constant)
                 )
             negative = storage.num * storage.den < 0
             if not any_sign and np.any(negative):

@@ -120,12 +120,14 @@ def _operand_source(node: Node) -> Source | Reason | None:
         return Reason(
             "changes-shape", f"its constant of shape {constant.shape} enlarges the tensor {shape}", node.label
         )
-    if not np.all(np.isfinite(value)) or (node.op == "Div" and np.any(value == 0)):
-        return Reason("invalid-statistics", "its constant is not finite, or divides by zero", node.label)
     one, zero = np.ones((1,) * len(shape)), np.zeros((1,) * len(shape))
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = 1.0 / value if node.op == "Div" else one
+    if not np.all(np.isfinite(value)) or not np.all(np.isfinite(inverse)):
+        return Reason("invalid-statistics", "its constant is not finite, or divides by zero", node.label)
     maps = {
         "Mul": Affine(value, zero),
-        "Div": Affine(1.0 / value if node.op == "Div" else one, zero),
+        "Div": Affine(inverse, zero),
         "Add": Affine(one, value),
         "Sub": Affine(one, -value) if slot == 0 else Affine(-one, value),
     }
@@ -216,11 +218,13 @@ def _scaled_operand(view: View, slot: int, constant: Constant, factor: Array, ra
         if np.any(factor == 0):
             raise view.refuse("zero-scale", "a divisor cannot take a factor of zero")
         factor = 1.0 / factor
+    if view.node.version < 7:  # the constant's axis is an attribute
+        own = aligned(view.node, constant, rank)
+        assert own is not None
+        if np.broadcast_shapes(own.shape, factor.shape) != own.shape:
+            raise view.refuse("unsupported-form", f"the constant of {view.node.op} cannot grow before opset 7")
+        factor = np.broadcast_to(factor, own.shape).reshape(constant.shape)
     while factor.ndim > len(constant.shape) and factor.shape[0] == 1:
         factor = factor[0]
-    if view.node.version < 7 and "axis" in view.node.attributes:
-        factor = factor.reshape(constant.shape) if factor.size == np.prod(constant.shape) else factor
     shape = np.broadcast_shapes(constant.shape, factor.shape)
-    if view.node.version < 7 and shape != constant.shape:
-        raise view.refuse("unsupported-form", f"the constant of {view.node.op} cannot grow before opset 7")
     return (NewConstant(slot, "factor", constant.type, shape, constant, (factor,)),)

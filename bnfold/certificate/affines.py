@@ -1,0 +1,116 @@
+"""Nodes that are affine maps of one tensor by constants: what they compute, and whether one may have left."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnfold.affine import Array, Storage
+from bnfold.certificate.result import NotCertifiedError, require
+from bnfold.certificate.rounding import EPS
+from bnfold.certificate.wiring import GraphPair
+from bnfold.constants import Constant
+from bnfold.graph import Node
+
+SLACK = 128
+"""Roundings of float64 that a storage may carry: it is composed of many maps."""
+
+
+def affine_of(node: Node) -> tuple[int, Array, Array, Array]:
+    """The map ``y = s*x + t`` of a BatchNormalization, or of a Mul, Div, Add or Sub by a constant.
+
+    Returns:
+        The input slot of x, s, t, and the magnitude of the terms of t; all broadcast against x.
+    """
+    if node.op == "BatchNormalization":
+        rank = node.graph.rank(node.input(0)) or node.graph.rank(node.outputs[0])
+        if rank is None:
+            raise NotCertifiedError("the rank of its input is not known")
+        scale, bias, mean, sigma = batchnorm_parameters(node)
+        s = scale / sigma
+        along = (1, -1) + (1,) * (rank - 2)
+        parts = (s, bias - s * mean, np.abs(bias) + np.abs(s * mean))
+        s, t, magnitude = (part.reshape(along) for part in parts)
+        return 0, s, t, magnitude
+    slot = next((slot for slot in range(len(node.inputs)) if node.constant(slot) is None), None)
+    constant = None if slot is None or len(node.inputs) != 2 else node.constant(1 - slot)
+    if slot is None or constant is None or node.op not in ("Mul", "Div", "Add", "Sub"):
+        raise NotCertifiedError(f"{node.op} is no affine map of one tensor by constants")
+    shape = node.graph.shape(node.inputs[slot])
+    if shape is None:
+        raise NotCertifiedError("the rank of its input is not known")
+    c = aligned(node, constant, len(shape))
+    if any(size not in (1, dim) for size, dim in zip(c.shape, shape, strict=True)):
+        raise NotCertifiedError(f"its constant of shape {c.shape} may enlarge its input {shape}")
+    one, zero = np.ones((1,) * c.ndim), np.zeros((1,) * c.ndim)
+    if node.op == "Mul":
+        return slot, c, zero, zero
+    if node.op == "Div":
+        if slot == 1:
+            raise NotCertifiedError("a constant divided by a tensor is not affine")
+        return slot, 1.0 / c, zero, zero
+    sign = -1.0 if node.op == "Sub" and slot == 0 else 1.0
+    return slot, -one if node.op == "Sub" and slot == 1 else one, sign * c, np.abs(c)
+
+
+def batchnorm_parameters(node: Node) -> tuple[Array, Array, Array, Array]:
+    """Scale, bias, mean and the square root of variance + epsilon, one for each channel."""
+    version = node.version
+    used = [
+        name for name in node.outputs[1:] if name and (node.graph.consumers.get(name) or name in node.graph.output_set)
+    ]
+    trains = (
+        node.get_int("training_mode", 0) if version >= 14 else not node.get_int("is_test", 0) if version < 7 else False
+    )
+    if trains or used or (version < 9 and not node.get_int("spatial", 1)):
+        raise NotCertifiedError("this BatchNormalization does not use one stored statistic for each channel")
+    found = [node.constant(slot) for slot in range(1, 5)]
+    scale, bias, mean, variance = (np.zeros(0) if c is None else c.float64() for c in found)
+    if scale.ndim != 1 or not scale.size or any(p.shape != scale.shape for p in (bias, mean, variance)):
+        raise NotCertifiedError("its parameters are not constants with one value for each channel")
+    # Every opset's default is 1e-5, as a float32 holds it.
+    sigma = np.sqrt(variance + node.get_float("epsilon", float(np.float32(1e-5))))
+    if not np.all(np.isfinite(sigma)) or not np.all(sigma > 0):
+        raise NotCertifiedError("its variance is negative or not finite")
+    return scale, bias, mean, sigma
+
+
+def aligned(node: Node, constant: Constant, rank: int) -> Array:
+    """A constant operand, with as many axes as the other one."""
+    return align(node, constant.float64(), rank)
+
+
+def align(node: Node, value: Array, rank: int) -> Array:
+    """An operand, with as many axes as the other one: below opset 7 `axis` says where its own begin."""
+    if node.version < 7 and node.get_int("broadcast", 0) and "axis" in node.attributes:
+        axis = node.get_int("axis", 0) % rank
+        value = value.reshape(value.shape + (1,) * max(0, rank - axis - value.ndim))
+    if value.ndim > rank:
+        raise NotCertifiedError(f"its constant has more axes than the tensor it meets: {value.shape}")
+    return value.reshape((1,) * (rank - value.ndim) + value.shape)
+
+
+def check_removed(graph: GraphPair, node: Node) -> None:
+    """Its input and its output are one tensor in the output: den' v' = num' (s v + t) + off' wherever v is."""
+    x_name, y_name = graph.witness.removed[node.index]
+    slot, s, t, t_size = affine_of(node)
+    if (node.inputs[slot], node.outputs[0]) != (x_name, y_name):
+        raise NotCertifiedError(f"it left between {x_name!r} and {y_name!r}, which are not its ends")
+    x, y = (graph.storage(name) or Storage.identity(s.ndim) for name in (x_name, y_name))
+    if x.is_degenerate or y.is_degenerate:
+        raise NotCertifiedError("a channel is stored in a way that says nothing")
+    with np.errstate(all="ignore"):
+        slope = _relative(y.num * s * x.den, -y.den * x.num)
+        through = (y.num * t * x.num, -y.num * s * x.off, y.off * x.num)
+        offset = _relative(*through, size=np.abs(y.num * x.num) * t_size + np.abs(through[1]) + np.abs(through[2]))
+        # Where v is lost, v' is the constant off/den, and y must be just that.
+        held = (y.den * x.off, -x.den * y.num * t, -x.den * y.off)
+        constant = _relative(*held, size=np.abs(held[0]) + np.abs(x.den * y.num) * t_size + np.abs(held[2]))
+        error = np.maximum(slope, np.where(x.num == 0, constant, offset))
+    require(error, SLACK * EPS, "it left, but its two ends are not the same values")
+
+
+def _relative(*terms: Array, size: Array | None = None) -> Array:
+    """A sum that should be zero, relative to the magnitude of its terms."""
+    total = sum(terms[1:], terms[0])
+    whole = np.asarray(sum(np.abs(term) for term in terms)) if size is None else size
+    return np.where(total == 0, 0.0, np.abs(total) / np.where(whole == 0, 1.0, whole))

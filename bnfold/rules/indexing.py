@@ -1,0 +1,214 @@
+"""Operators that pick, repeat or rearrange elements: one rule for all, given where each output element comes from.
+
+The demand's arrays are moved as the elements are. Backwards, every input element takes the demand of the outputs that
+read it: these must agree, and an element that nothing reads is free.
+
+Source: ONNX operators Split, Slice, Gather, Tile, Expand, DepthToSpace, SpaceToDepth, Pad, Resize, Upsample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.affine import Array, Storage
+from bnfold.graph import Dim
+from bnfold.rules.base import OUT, Accept, Rule, View, compress, lift, varies_on
+
+Positions = NDArray[np.int64]
+Picks = Callable[[View, Positions, int], Positions]
+"""(view, input positions, output number) to the positions that the output's elements are read from."""
+
+
+def picks(axes: Callable[[View], Mapping[int, int | None]], pick: Picks) -> Rule:
+    """A rule for an operator that keeps the rank and rearranges along some axes only.
+
+    Args:
+        axes: the axes along which it works; each with the size to work on where the operator repeats the same pattern
+            all along the axis, else None for the tensor's own size.
+        pick: what it does to an array of positions.
+    """
+
+    def rule(view: View) -> list[Accept]:
+        x = view.port(0)
+        sizes = {axis % x.rank: size for axis, size in axes(view).items()}
+        outputs = [key for key in sorted(view.ports, reverse=True) if key < 0]
+        given = [x.storage, *(view.port(key).storage for key in outputs if view.port(key).fixed)]
+        index = _positions(view, sizes, given)
+        wanted = x.storage
+        if not x.fixed:
+            for key in outputs:
+                if view.port(key).fixed:
+                    wanted = _backward(view, wanted, view.port(key).storage, pick(view, index, -key - 1), index)
+        wants = {0: wanted}
+        for key in outputs:
+            wants[key] = _forward(view, wanted, pick(view, index, -key - 1), index, sizes)
+        return [view.settle(wants)]
+
+    return rule
+
+
+def _positions(view: View, sizes: Mapping[int, int | None], given: Sequence[Storage]) -> Positions:
+    """Positions 0, 1, ... for the axes that matter: those the operator works along, and those a demand varies on."""
+    shape = []
+    for axis in range(view.port(0).rank):
+        size: Dim = 1
+        if axis in sizes:
+            size = sizes[axis] or view.port(0).shape[axis]
+            if not isinstance(size, int):
+                raise view.refuse("unknown-shape", f"axis {axis} of {view.node.op} has no known size", "fix its shape")
+        else:
+            size = max(part.shape[axis] for storage in given for part in (storage.den, storage.num, storage.off))
+        shape.append(size)
+    return np.arange(math.prod(shape)).reshape(shape)
+
+
+def _forward(
+    view: View, storage: Storage, positions: Positions, index: Positions, sizes: Mapping[int, int | None]
+) -> Storage:
+    def move(array: Array) -> Array:
+        return compress(_spread(view, array, index)[positions])
+
+    moved = storage.map(move)
+    patterned = {axis for axis in varies_on(moved) if sizes.get(axis) is not None}
+    if patterned:
+        raise view.refuse("not-uniform", f"{view.node.op} would need a demand that alternates along {min(patterned)}")
+    return moved
+
+
+def _backward(view: View, x: Storage, y: Storage, positions: Positions, index: Positions) -> Storage:
+    parts = []
+    for own, wanted in ((x.den, y.den), (x.num, y.num), (x.off, y.off)):
+        flat = _spread(view, own, index).copy()
+        values = np.broadcast_to(wanted, positions.shape).reshape(-1)
+        flat[positions.reshape(-1)] = values
+        clash = flat[positions.reshape(-1)] != values
+        if np.any(clash):
+            raise view.refuse(
+                "not-uniform", f"{view.node.op} reads one element for outputs that would be stored differently"
+            )
+        parts.append(compress(flat.reshape(index.shape)))
+    return Storage(*parts)
+
+
+def _spread(view: View, array: Array, index: Positions) -> Array:
+    """The array, flat, with one value for every position."""
+    if any(size not in (1, full) for size, full in zip(array.shape, index.shape, strict=True)):
+        raise view.refuse("not-uniform", f"{view.node.op} repeats one pattern along an axis on which the demand varies")
+    return np.broadcast_to(array, index.shape).reshape(-1)
+
+
+def _axis(view: View) -> dict[int, int | None]:
+    return {view.node.get_int("axis", 0): None}
+
+
+def _split(view: View, index: Positions, output: int) -> Positions:
+    node, axis = view.node, view.node.get_int("axis", 0)
+    sizes = node.get_ints("split") or _ints(view, 1)
+    if sizes is None:
+        parts = node.get_int("num_outputs", len(node.outputs))
+        chunk = -(-index.shape[axis] // parts)
+        sizes = [min(chunk, index.shape[axis] - i * chunk) for i in range(parts)]
+    start = sum(sizes[:output])
+    return np.take(index, range(start, start + sizes[output]), axis)
+
+
+def _ints(view: View, slot: int) -> list[int] | None:
+    """A constant list of integers at an input; None where the input is left out."""
+    if not view.node.input(slot):
+        return None
+    constant = view.node.constant(slot)
+    if constant is None:
+        raise view.refuse("opaque-op", f"input {slot} of {view.node.op} is computed at run time")
+    return constant.ints()
+
+
+def _slices(view: View) -> tuple[list[int], list[int], list[int], list[int]]:
+    node = view.node
+    starts, ends = (node.get_ints(name) or _ints(view, slot) or [] for slot, name in ((1, "starts"), (2, "ends")))
+    axes = node.get_ints("axes") or (_ints(view, 3) if node.version >= 10 else None) or list(range(len(starts)))
+    steps = (_ints(view, 4) if node.version >= 10 else None) or [1] * len(starts)
+    return starts, ends, axes, steps
+
+
+def _slice(view: View, index: Positions, _: int) -> Positions:
+    for start, end, axis, step in zip(*_slices(view), strict=True):
+        cut = [slice(None)] * index.ndim
+        cut[axis] = slice(start, None if step < 0 and end < -index.shape[axis] else end, step)
+        index = index[tuple(cut)]
+    return index
+
+
+def _gather(view: View, index: Positions, _: int) -> Positions:
+    constant = view.node.constant(1)
+    if constant is None:
+        raise view.refuse("opaque-op", "the indices of Gather are computed at run time")
+    chosen = np.asarray(constant.load(), np.int64)
+    if chosen.ndim != 1:
+        raise view.refuse("opaque-op", f"Gather with indices of rank {chosen.ndim} changes the rank")
+    return np.take(index, chosen, view.node.get_int("axis", 0))
+
+
+def _block(view: View) -> int:
+    return view.node.get_int("blocksize", 1)
+
+
+def _depth_to_space(view: View, index: Positions, _: int) -> Positions:
+    block = _block(view)
+    n, c, h, w = index.shape
+    if view.node.get_string("mode", "DCR") == "DCR":
+        parts = index.reshape(n, block, block, c // block**2, h, w).transpose(0, 3, 4, 1, 5, 2)
+    else:
+        parts = index.reshape(n, c // block**2, block, block, h, w).transpose(0, 1, 4, 2, 5, 3)
+    return parts.reshape(n, c // block**2, h * block, w * block)
+
+
+def _space_to_depth(view: View, index: Positions, _: int) -> Positions:
+    block = _block(view)
+    n, c, h, w = index.shape
+    parts = index.reshape(n, c, h // block, block, w // block, block).transpose(0, 3, 5, 1, 2, 4)
+    return parts.reshape(n, c * block**2, h // block, w // block)
+
+
+def _tile(view: View, index: Positions, _: int) -> Positions:
+    return np.tile(index, _repeats(view))
+
+
+def _repeats(view: View) -> list[int]:
+    repeats = _ints(view, 1)
+    if repeats is None or len(repeats) != view.port(0).rank:
+        raise view.refuse("opaque-op", "the repeats of Tile are not known")
+    return repeats
+
+
+split = picks(_axis, _split)
+"""y_i = a part of x along an axis."""
+
+slice_ = picks(lambda view: dict.fromkeys(_slices(view)[2]), _slice)
+"""y = x[start:end:step]."""
+
+gather = picks(_axis, _gather)
+"""y = x picked along an axis by a constant list."""
+
+depth_to_space = picks(lambda view: {1: None, 2: 1, 3: 1}, _depth_to_space)
+"""y = x with blocks of channels spread over positions."""
+
+space_to_depth = picks(lambda view: {1: None, 2: _block(view), 3: _block(view)}, _space_to_depth)
+"""y = x with blocks of positions gathered into channels."""
+
+tile = picks(lambda view: {axis: None for axis, n in enumerate(_repeats(view)) if n != 1}, _tile)
+"""y = x repeated."""
+
+
+def expand(view: View) -> list[Accept]:
+    """y = x repeated along axes of size one: the demand must not vary on these."""
+    x, y = view.port(0), view.port(OUT)
+    if x.fixed or not y.fixed:
+        return [view.settle({OUT: x.storage.map(lambda array: lift(array, y.rank))})]
+    grown = {axis for axis in varies_on(y.storage) if axis < y.rank - x.rank or x.shape[axis - y.rank + x.rank] == 1}
+    if grown:
+        raise view.refuse("not-uniform", f"Expand repeats along axis {min(grown)}, on which the demand varies")
+    return [view.settle({0: y.storage.map(lambda array: array.reshape(array.shape[y.rank - x.rank :]))})]

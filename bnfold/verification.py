@@ -1,0 +1,165 @@
+"""What a verification found, as typed results, and the comparison of two models' interfaces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from bnfold.noise import OutputCheck
+from bnfold.placement import PlacementVerdict
+from bnfold.samples import real_inputs
+
+EQUIVALENT, DIFFERENT, CERTIFIED_ONLY = "equivalent", "different", "certified-only"
+
+
+@dataclass(frozen=True)
+class NoiseCheck:
+    """The noise layer: each output's worst sample. `status` is "float64", "weaker: ..." or "not run: ...".
+
+    `outputs` has the models as the runtime computes them, `stored` both in float64 under the noise of storing weights.
+    """
+
+    status: str
+    provider: str
+    k: float
+    passed: bool
+    outputs: tuple[OutputCheck, ...] = ()
+    stored: tuple[OutputCheck, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict."""
+        return {
+            "status": self.status,
+            "provider": self.provider,
+            "k": self.k,
+            "passed": self.passed,
+            "outputs": [check.to_json() for check in self.outputs],
+            "stored": [check.to_json() for check in self.stored],
+        }
+
+
+@dataclass(frozen=True)
+class RuntimeCheck:
+    """Both models on one provider: `outputs` by level ("off", "on"), and which provider ran what."""
+
+    provider: str
+    passed: bool
+    problems: tuple[str, ...]
+    outputs: Mapping[str, tuple[OutputCheck, ...]]
+    placement: PlacementVerdict | None
+    nodes: tuple[Mapping[str, Any], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict."""
+        return {
+            "provider": self.provider,
+            "passed": self.passed,
+            "problems": list(self.problems),
+            "outputs": {level: [check.to_json() for check in checks] for level, checks in self.outputs.items()},
+            "placement": self.placement and self.placement.to_json(),
+            "nodes": [dict(row) for row in self.nodes],
+        }
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found. `status` is "equivalent", "different" or "certified-only".
+
+    `problems` says why not equivalent; `notes` what the reader should know. `inputs` has name, type and shape of what
+    was fed. `nodes` of a runtime check is the optimized model's table of op, provider and count.
+    """
+
+    status: str
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    inputs: tuple[Mapping[str, Any], ...]
+    samples: int
+    seed: int
+    tf32: bool
+    noise: NoiseCheck
+    runtime: tuple[RuntimeCheck, ...]
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Nothing was found to differ (true of certified-only as well)."""
+        return self.status != DIFFERENT
+
+    @property
+    def worst(self) -> OutputCheck | None:
+        """The output closest to failing, or the first that failed."""
+        return max(self.noise.outputs + self.noise.stored, key=badness, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict."""
+        return {
+            "status": self.status,
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+            "inputs": [dict(entry) for entry in self.inputs],
+            "samples": self.samples,
+            "seed": self.seed,
+            "tf32": self.tf32,
+            "noise": self.noise.to_json(),
+            "runtime": [check.to_json() for check in self.runtime],
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def worst_samples(checks: Iterable[OutputCheck]) -> tuple[OutputCheck, ...]:
+    """Each output's worst sample, in the order of the outputs."""
+    worst: dict[str, OutputCheck] = {}
+    for check in checks:
+        if check.output not in worst or badness(check) > badness(worst[check.output]):
+            worst[check.output] = check
+    return tuple(worst.values())
+
+
+def badness(check: OutputCheck) -> tuple[bool, float, float]:
+    """How close to failing, for sorting."""
+    return not check.passed, check.k_needed, check.ratio or 0.0
+
+
+def interface_problems(original: onnx.ModelProto, optimized: onnx.ModelProto) -> list[str]:
+    """Where names, order, element types or fixed sizes of inputs and outputs differ; declared sizes may be missing."""
+    problems = []
+    for what, before, after in (
+        ("inputs", real_inputs(original), real_inputs(optimized)),
+        ("outputs", list(original.graph.output), list(optimized.graph.output)),
+    ):
+        names = [value.name for value in before], [value.name for value in after]
+        if names[0] != names[1]:
+            problems.append(f"the {what} are {', '.join(names[1]) or 'none'}; the original's {', '.join(names[0])}")
+            continue
+        problems += [
+            f"{what[:-1]} '{one.name}' is declared {_declared(two)}; in the original {_declared(one)}"
+            for one, two in zip(before, after, strict=True)
+            if not _same_type(one.type, two.type)
+        ]
+    return problems
+
+
+def _same_type(one: onnx.TypeProto, two: onnx.TypeProto) -> bool:
+    if one.WhichOneof("value") != two.WhichOneof("value"):
+        return False
+    if not one.HasField("tensor_type"):
+        return one == two
+    before, after = one.tensor_type, two.tensor_type
+    if before.elem_type != after.elem_type:
+        return False
+    if not (before.HasField("shape") and after.HasField("shape")):
+        return True
+    dims = before.shape.dim, after.shape.dim
+    return len(dims[0]) == len(dims[1]) and all(
+        a.dim_value == b.dim_value or not (a.HasField("dim_value") and b.HasField("dim_value"))
+        for a, b in zip(*dims, strict=True)
+    )
+
+
+def _declared(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    dims = [str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
+    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()}[{','.join(dims)}]"

@@ -1,0 +1,251 @@
+"""Random graphs under the one law: whatever is put together from the op table, nothing may be wrong or crash."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.builder import KINDS, Builder
+from tests.law import law
+
+EXAMPLES = int(os.environ.get("BNFOLD_FUZZ", "150"))
+"""How many graphs; thousands were run when rules changed: `BNFOLD_FUZZ=5000 pytest tests/test_fuzz.py`."""
+
+Draw = Callable[[st.SearchStrategy[int]], int]
+Step = Callable[[Builder, "Choices", str], str | None]
+"""Adds an operator behind a value; None where it does not apply to its shape."""
+
+
+class Choices:
+    """What a graph is made of, drawn one by one, so that a failure shrinks."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.draw = draw
+        self.values: list[str] = []
+
+    def below(self, n: int) -> int:
+        return self.draw(st.integers(0, n - 1))
+
+    def of(self, options: str) -> str:
+        return options[self.below(len(options))]
+
+    def another(self, b: Builder, fits: Callable[[tuple[int, ...]], bool]) -> str | None:
+        """One of the values so far whose shape fits."""
+        found = [name for name in self.values if fits(b.shape(name))]
+        return found[self.below(len(found))] if found else None
+
+
+def conv(b: Builder, c: Choices, x: str) -> str | None:
+    shape = b.shape(x)
+    if len(shape) < 3:
+        return b.gemm(x, 2 + c.below(3), transB=c.below(2)) if len(shape) == 2 else None
+    kernel = 1 + c.below(3)
+    pads = [c.below(2) for _ in range(2 * (len(shape) - 2))]
+    if any(size + pads[i] + pads[i + len(shape) - 2] < kernel for i, size in enumerate(shape[2:])):
+        return None
+    group = shape[1] if c.below(3) == 0 else 1
+    strides = [1 + c.below(2) for _ in shape[2:]]
+    out = group * (1 + c.below(2)) if group > 1 else 2 + c.below(3)
+    if max(pads) == 0 and c.below(4) == 0:
+        return b.conv(x, out, kernel, group=group, bias=False, strides=strides, auto_pad="SAME_LOWER", scale=0.5)
+    return b.conv(x, out, kernel, group=group, bias=bool(c.below(2)), strides=strides, pads=pads, scale=0.5)
+
+
+def deconv(b: Builder, c: Choices, x: str) -> str | None:
+    if len(b.shape(x)) < 3 or max(b.shape(x)[2:]) > 8:
+        return None
+    return b.conv_transpose(x, 2 + c.below(3), 1 + c.below(2), strides=[1 + c.below(2)] * (len(b.shape(x)) - 2))
+
+
+def affine(b: Builder, c: Choices, x: str) -> str | None:
+    kind, rank = c.of(KINDS), len(b.shape(x))
+    if rank < 2:
+        return None
+    return b.affine(x, kind, axis=1 if kind in "bn" or c.below(4) else c.below(rank))
+
+
+def constant_operand(b: Builder, c: Choices, x: str) -> str | None:
+    """Mul or Add by a scalar, or by a whole array."""
+    op = ("Mul", "Add", "Sub", "Div")[c.below(4)]
+    if c.below(2):
+        return b.per_channel(op, x, 1.0 + c.below(3), left=op == "Sub" and b.opset >= 7)
+    return b.node(op, x, b.constant(1.5 + b.rng.uniform(0, 1, b.shape(x))))
+
+
+def unary(op: str, **attributes: object) -> Step:
+    return lambda b, c, x: b.node(op, x, **attributes)
+
+
+def matmul(b: Builder, c: Choices, x: str) -> str | None:
+    shape = b.shape(x)
+    if len(shape) < 2:
+        return None
+    if c.below(3) == 0:
+        return b.node("MatMul", b.constant(0.5 * b.normal(2 + c.below(3), shape[-2])), x)
+    return b.matmul(x, 2 + c.below(3), bias=b.opset >= 7 and bool(c.below(2)))
+
+
+def sum_of_two(b: Builder, c: Choices, x: str) -> str | None:
+    shape = b.shape(x)
+    other = c.another(b, lambda s: s == shape)
+    if b.opset >= 7 and c.below(3) == 0:  # one that is broadcast
+        small = c.another(b, lambda s: s == (*shape[:2], *(1,) * (len(shape) - 2)))
+        other = small or other
+    op = ("Add", "Sub", "Mul", "Sum" if b.opset >= 8 or other is None or b.shape(other) == shape else "Add")[c.below(4)]
+    return None if other is None else b.node(op, *((x, other) if c.below(2) or b.opset < 7 else (other, x)))
+
+
+def concat(b: Builder, c: Choices, x: str) -> str | None:
+    shape = b.shape(x)
+    axis = c.below(len(shape)) if c.below(3) == 0 else min(1, len(shape) - 1)
+    other = c.another(b, lambda s: len(s) == len(shape) and s[:axis] + s[axis + 1 :] == shape[:axis] + shape[axis + 1 :])
+    if other is None or shape[axis] > 12:
+        return None
+    return b.node("Concat", x, other, axis=axis)
+
+
+def pool(b: Builder, c: Choices, x: str) -> str | None:
+    shape = b.shape(x)
+    if len(shape) < 3 or min(shape[2:]) < 2:
+        return None
+    space = len(shape) - 2
+    pads = [c.below(2) for _ in range(2 * space)]
+    kernel, strides = [2] * space, [1 + c.below(2)] * space
+    if c.below(2):
+        if c.below(3) == 0:
+            made = [b.name("pooled"), b.name("indices")]
+            return b.node("MaxPool", x, outputs=made, kernel_shape=kernel) if b.opset >= 8 else None
+        return b.node("MaxPool", x, kernel_shape=kernel, pads=pads, strides=strides)
+    counted = {"count_include_pad": c.below(2)} if b.opset >= 7 else {}
+    return b.node("AveragePool", x, kernel_shape=kernel, pads=pads, strides=strides, **counted)
+
+
+def global_pool(b: Builder, c: Choices, x: str) -> str | None:
+    op = ("GlobalAveragePool", "GlobalMaxPool")[c.below(2)]
+    return b.node(op, x) if len(b.shape(x)) > 2 else None
+
+
+def transpose(b: Builder, c: Choices, x: str) -> str | None:
+    perm = list(range(len(b.shape(x))))
+    for i in range(len(perm) - 1, 0, -1):
+        j = c.below(i + 1)
+        perm[i], perm[j] = perm[j], perm[i]
+    return b.node("Transpose", x, perm=perm)
+
+
+def reshape(b: Builder, c: Choices, x: str) -> str | None:
+    shape = list(b.shape(x))
+    way = c.below(5)
+    if way == 0 and len(shape) > 2:  # merge two axes
+        at = c.below(len(shape) - 1)
+        return b.reshape(x, *shape[:at], shape[at] * shape[at + 1], *shape[at + 2 :])
+    if way == 1:  # split one
+        at = c.below(len(shape))
+        if shape[at] % 2 == 0 and len(shape) < 5:
+            return b.reshape(x, *shape[:at], 2, shape[at] // 2, *shape[at + 1 :])
+    if way == 2 and len(shape) < 5:
+        return b.unsqueeze(x, c.below(len(shape) + 1))
+    if way == 3 and 1 in shape and len(shape) > 2:
+        return b.squeeze(x, shape.index(1))
+    if way == 4 and len(shape) > 2:
+        return b.node("Flatten", x, axis=1 + c.below(2))
+    return None
+
+
+def slice_(b: Builder, c: Choices, x: str) -> str | None:
+    shape = b.shape(x)
+    axis = c.below(len(shape))
+    if b.opset < 10 or shape[axis] < 2:
+        return None
+    start, end, step = ((0, 1, 1), (1, 100, 1), (-1, -100, -1), (0, 100, 2))[c.below(4)]
+    return b.node("Slice", x, *(b.constant([value], "slice") for value in (start, end, axis, step)))
+
+
+def split(b: Builder, c: Choices, x: str) -> str | None:
+    size = b.shape(x)[1] if len(b.shape(x)) > 1 else 0
+    if size < 2 or b.opset < 13:
+        return None
+    made = [b.name("part"), b.name("part")]
+    c.values.append(made[1])
+    return b.node("Split", x, b.constant([1, size - 1], "sizes"), outputs=made, axis=1)
+
+
+def gather(b: Builder, c: Choices, x: str) -> str | None:
+    axis = c.below(len(b.shape(x)))
+    size = b.shape(x)[axis]
+    indices = [c.below(size) for _ in range(1 + c.below(3))]
+    return b.node("Gather", x, b.constant(indices, "indices"), axis=axis)
+
+
+def repeat(b: Builder, c: Choices, x: str) -> str | None:
+    shape = list(b.shape(x))
+    axis = c.below(len(shape))
+    if shape[axis] > 4 or b.opset < 8:
+        return None
+    if shape[axis] == 1:
+        return b.node("Expand", x, b.constant([3 if i == axis else 1 for i in range(len(shape))], "shape"))
+    return b.node("Tile", x, b.constant([2 if i == axis else 1 for i in range(len(shape))], "repeats"))
+
+
+def blocks(b: Builder, c: Choices, x: str) -> str | None:
+    shape = b.shape(x)
+    if len(shape) != 4 or b.opset < 11:
+        return None
+    if c.below(2) and shape[1] % 4 == 0:
+        return b.node("DepthToSpace", x, blocksize=2, mode=("DCR", "CRD")[c.below(2)])
+    return b.node("SpaceToDepth", x, blocksize=2) if shape[2] % 2 == 0 and shape[3] % 2 == 0 else None
+
+
+def prelu(b: Builder, c: Choices, x: str) -> str | None:
+    return b.prelu(x) if len(b.shape(x)) >= 2 else None
+
+
+def dropout(b: Builder, c: Choices, x: str) -> str | None:
+    return b.dropout(x, training=False)
+
+
+STEPS: list[Step] = [
+    *[affine] * 6, *[conv] * 4, *[sum_of_two] * 3, *[matmul] * 2, *[pool] * 2, *[reshape] * 2, *[concat] * 2,
+    unary("Relu"), unary("Relu"), unary("LeakyRelu", alpha=0.3), unary("Sigmoid"), unary("Identity"), unary("Neg"),
+    constant_operand, deconv, global_pool, transpose, slice_, split, gather, repeat, blocks, prelu, dropout,
+]  # fmt: skip
+OPSETS = (6, 9, 13, 17, 22)
+SHAPES = [(3, 4, 5, 4), (2, 4, 4, 6), (1, 3, 3, 3), (3, 4), (2, 3, 5)]
+
+
+@st.composite
+def graphs(draw: Callable[[st.SearchStrategy[int]], int]) -> tuple[Builder, tuple[str, ...]]:
+    c = Choices(draw)
+    b = Builder(OPSETS[c.below(len(OPSETS))], seed=c.below(1000))
+    x = b.input(*SHAPES[c.below(len(SHAPES))])
+    c.values.append(b.absorber(x, out=b.shape(x)[1]) if c.below(4) else x)
+    if c.below(3) == 0:
+        other = b.input(*b.shape(x))
+        c.values.append(b.absorber(other, out=b.shape(x)[1]) if c.below(4) else other)
+    for _ in range(3 + c.below(10)):
+        behind = c.values[-1 - c.below(len(c.values)) if c.below(3) == 0 else -1]
+        made = STEPS[c.below(len(STEPS))](b, c, behind)
+        if made is not None and np.prod(b.shape(made)) <= 4000:
+            c.values.append(made)
+    for leaf in _leaves(b):  # absorbers at the ends too, else every demand would end at a graph output
+        if len(b.shape(leaf)) > 1 and leaf in c.values and c.below(4):
+            b.absorber(leaf, out=2)
+    also = [name for name in c.values if name not in ("x", "x2") and c.below(40) == 0]
+    return b, tuple(dict.fromkeys([*_leaves(b), *also]))
+
+
+def _leaves(b: Builder) -> list[str]:
+    read = {name for node in b.nodes for name in node.input}
+    return [name for node in b.nodes for name in node.output if name not in read]
+
+
+@settings(max_examples=EXAMPLES, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@given(graphs())
+def test_a_random_graph_keeps_its_meaning(graph: tuple[Builder, tuple[str, ...]]) -> None:
+    b, outputs = graph
+    if b.nodes:
+        law(b.model(*outputs), tolerance=1e-10)

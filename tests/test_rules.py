@@ -1,0 +1,202 @@
+"""Every rule under one law, in both directions: an affine in front of the operator, and one behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from tests.builder import KINDS, Builder
+from tests.law import law
+
+Apply = Callable[[Builder, str], str]
+
+IMAGE = (3, 6, 7, 5)
+TRAP = (3, 5, 4, 5)  # the width equals the channels
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operator in one form.
+
+    `front`: the affines (letters of `Builder.affine`) that leave between the graph input and this operator, with an
+    absorber behind. `behind`: those that leave between this operator and the graph output, with an absorber in front.
+    """
+
+    name: str
+    apply: Apply
+    front: str
+    behind: str
+    shape: tuple[int, ...] = IMAGE
+    axis: int = 1
+    """Channel axis of the output."""
+    opsets: tuple[int, ...] = (17,)
+
+
+ALL = "pszctbn"
+SCALES = "psz"
+
+
+def node(op: str, **attributes: object) -> Apply:
+    return lambda b, x: b.node(op, x, **attributes)
+
+
+def conv(out: int, *kernel: int, **attributes: object) -> Apply:
+    return lambda b, x: b.conv(x, out, *kernel, **attributes)  # type: ignore[arg-type]
+
+
+def deconv(out: int, *kernel: int, **attributes: object) -> Apply:
+    return lambda b, x: b.conv_transpose(x, out, *kernel, **attributes)  # type: ignore[arg-type]
+
+
+def gemm(out: int, **attributes: object) -> Apply:
+    return lambda b, x: b.gemm(x, out, **attributes)  # type: ignore[arg-type]
+
+
+ROWS = [
+    # Conv: every scale; a shift in front only where no window reaches padding.
+    Row("conv 1x1", conv(4, 1), ALL, ALL, opsets=(1, 6, 7, 9, 11, 13, 14, 15, 17, 22)),
+    Row("conv without bias", conv(4, 1, bias=False), ALL, ALL),
+    Row("conv 3x3 unpadded", conv(4, 3), ALL, ALL),
+    Row("conv 3x2", conv(4, 3, 2), ALL, ALL),
+    Row("conv square weights", conv(6, 3), ALL, ALL),
+    Row("conv 3x3 padded", conv(4, 3, pads=[1, 1, 1, 1]), SCALES, ALL),
+    Row("conv padded in front only", conv(4, 3, pads=[1, 0, 0, 0]), SCALES, ALL),
+    Row("conv padded at one end", conv(4, 3, pads=[0, 0, 0, 1]), SCALES, ALL),
+    Row("conv end pad that no window reaches", conv(4, 3, 2, pads=[0, 0, 1, 0], strides=[3, 1]), ALL, ALL),
+    Row("conv end pad that a window reaches", conv(4, 3, 2, pads=[0, 0, 2, 0], strides=[3, 1]), SCALES, ALL),
+    Row("conv 1x1 with pads", conv(4, 1, pads=[0, 1, 0, 1]), SCALES, ALL),
+    Row("conv 1x1 with strides", conv(4, 1, strides=[2, 3]), ALL, ALL),
+    Row("conv strides with remainder", conv(4, 3, strides=[3, 2]), ALL, ALL),
+    Row("conv dilated", conv(4, 2, dilations=[3, 2]), ALL, ALL),
+    Row("conv dilated and padded", conv(4, 2, dilations=[3, 2], pads=[0, 0, 0, 2]), SCALES, ALL),
+    Row("conv grouped", conv(4, 3, group=2), ALL, ALL),
+    Row("conv three groups", conv(9, 1, 2, group=3), ALL, ALL),
+    Row("conv depthwise", conv(6, 3, group=6), ALL, ALL),
+    Row("conv depthwise, two filters each", conv(12, 3, group=6), ALL, ALL),
+    Row("conv depthwise padded", conv(6, 3, group=6, pads=[1, 1, 1, 1]), SCALES, ALL),
+    Row("conv auto_pad VALID", conv(4, 3, auto_pad="VALID"), ALL, ALL),
+    Row("conv auto_pad SAME_UPPER", conv(4, 3, auto_pad="SAME_UPPER"), SCALES, ALL),
+    Row("conv auto_pad SAME_LOWER", conv(4, 3, auto_pad="SAME_LOWER"), SCALES, ALL),
+    Row("conv auto_pad SAME_UPPER, 1x1", conv(4, 1, auto_pad="SAME_UPPER", strides=[2, 2]), ALL, ALL),
+    Row("conv auto_pad SAME_LOWER, total 0", conv(4, 2, auto_pad="SAME_LOWER", strides=[2, 2]), ALL, ALL, (3, 6, 8, 4)),
+    Row("conv auto_pad SAME_UPPER, odd", conv(4, 2, auto_pad="SAME_UPPER", strides=[2, 2]), SCALES, ALL, (3, 6, 8, 5)),
+    Row("conv W == C", conv(5, 1), ALL, ALL, TRAP),
+    Row("conv 1d", conv(4, 3), ALL, ALL, (3, 6, 9)),
+    Row("conv 3d", conv(4, 2, 1, 3), ALL, ALL, (3, 6, 4, 3, 5)),
+    Row("conv empty bias", lambda b, x: b.node("Conv", x, b.constant(b.normal(4, 6, 1, 1)), ""), ALL, ALL),
+    # ConvTranspose: a shift in front only where every output sees exactly one input.
+    Row("deconv 1x1", deconv(4, 1), ALL, ALL, opsets=(1, 11, 17, 22)),
+    Row("deconv 1x1 without bias", deconv(4, 1, bias=False), ALL, ALL),
+    Row("deconv 1x1 grouped", deconv(4, 1, group=2), ALL, ALL),
+    Row("deconv 1x1 cropped", deconv(4, 1, pads=[1, 0, 0, 1]), ALL, ALL),
+    Row("deconv 3x3", deconv(4, 3), SCALES, ALL),
+    Row("deconv grouped, strided", deconv(9, 2, 3, group=3, strides=[2, 1]), SCALES, ALL),
+    Row("deconv depthwise", deconv(6, 3, group=6, pads=[1, 0, 1, 1]), SCALES, ALL),
+    Row("deconv 1x1 stride 2", deconv(4, 1, strides=[2, 2]), SCALES, ALL),
+    Row("deconv output_padding", deconv(4, 2, strides=[2, 2], output_padding=[1, 0]), SCALES, ALL),
+    Row("deconv output_shape", deconv(4, 2, strides=[2, 2], output_shape=[15, 11]), SCALES, ALL),
+    Row("deconv 1d square", deconv(6, 2), SCALES, ALL, (3, 6, 9)),
+    # Gemm
+    Row("gemm", gemm(4), ALL, ALL, (3, 6), opsets=(1, 6, 7, 9, 11, 13, 14, 15, 17, 22)),
+    Row("gemm square", gemm(6), ALL, ALL, (3, 6)),
+    Row("gemm transB", gemm(4, transB=1), ALL, ALL, (3, 6)),
+    Row("gemm alpha and beta", gemm(4, alpha=0.5, beta=-1.75), ALL, ALL, (3, 6), opsets=(6, 17)),
+    Row("gemm beta 0", gemm(4, alpha=-1.5, beta=0.0), ALL, ALL, (3, 6), opsets=(6, 17)),
+    Row("gemm without C", gemm(4, bias=None, alpha=2.0, beta=0.5), ALL, ALL, (3, 6)),
+    Row("gemm scalar C", gemm(4, bias=()), ALL, ALL, (3, 6)),
+    Row("gemm C of one", gemm(4, bias=(1,), beta=2.0), ALL, ALL, (3, 6)),
+    Row("gemm C of rows", gemm(4, bias=(3, 1), beta=2.0, transB=1), ALL, ALL, (3, 6)),
+    Row("gemm full C", gemm(4, bias=(3, -1)), ALL, ALL, (3, 6), opsets=(6, 17)),
+    # MatMul
+    Row("matmul 2d", lambda b, x: b.matmul(x, 4), ALL, "psztbn", (3, 6), opsets=(1, 6, 7, 9, 13, 17)),
+    Row("matmul 2d with bias", lambda b, x: b.matmul(x, 4, bias=True), ALL, ALL, (3, 6), opsets=(7, 17)),
+    Row("matmul square", lambda b, x: b.matmul(x, 6), ALL, "psztbn", (3, 6)),
+    # BatchNormalization takes up anything that needs no constant undone.
+    Row("bn", lambda b, x: b.bn(x), ALL, ALL, opsets=(1, 6, 7, 8, 9, 14, 15, 17, 22)),
+    Row("bn 2d", lambda b, x: b.bn(x), ALL, ALL, (3, 6)),
+    # Constant Mul and Add
+    Row("mul", lambda b, x: b.per_channel("Mul", x, b.normal(6)), ALL, ALL, opsets=(6, 7, 13, 14, 17)),
+    Row("mul by a scalar", lambda b, x: b.per_channel("Mul", x, -0.5), ALL, ALL, opsets=(6, 17)),
+    Row("div", lambda b, x: b.per_channel("Div", x, b.normal(6)), ALL, ALL, opsets=(6, 7, 17)),
+    Row("add", lambda b, x: b.per_channel("Add", x, b.normal(6)), ALL, ALL, opsets=(6, 7, 17)),
+    Row("sub", lambda b, x: b.per_channel("Sub", x, b.normal(6)), ALL, ALL, opsets=(6, 7, 17)),
+    Row("sub from a constant", lambda b, x: b.per_channel("Sub", x, b.normal(6), left=True), ALL, ALL),
+    Row("mul, constant left, W == C", lambda b, x: b.per_channel("Mul", x, b.normal(5), left=True), ALL, ALL, TRAP),
+    # Activations: positive scales; a channel that is zero anyway.
+    Row("relu", node("Relu"), "pz", "pz", opsets=(1, 6, 13, 14, 17)),
+    Row("leaky relu", node("LeakyRelu", alpha=0.3), "pz", "pz", opsets=(1, 6, 16, 17)),
+    Row("leaky relu, negative slope", node("LeakyRelu", alpha=-0.3), "pz", "pz"),
+    Row("prelu", lambda b, x: b.prelu(x), "pz", "pz", opsets=(1, 6, 7, 9, 16, 17)),
+    Row("prelu, one slope", lambda b, x: b.node("PRelu", x, b.constant([-0.7])), "pz", "pz", opsets=(6, 17)),
+    Row("sigmoid", node("Sigmoid"), "", ""),
+    Row("softmax", node("Softmax", axis=1), "", ""),
+    # Pooling
+    Row("max pool", node("MaxPool", kernel_shape=[3, 2], pads=[1, 0, 1, 1]), "pztb", "pztb", opsets=(1, 8, 10, 12, 17, 22)),
+    Row("max pool ceil", node("MaxPool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1), "pztb", "pztb"),
+    Row("max pool dilated", node("MaxPool", kernel_shape=[2, 2], dilations=[2, 3]), "pztb", "pztb"),
+    Row("global max pool", node("GlobalMaxPool"), "pztb", "pztb", opsets=(1, 17, 22)),
+    Row("average pool", node("AveragePool", kernel_shape=[3, 2]), ALL, ALL, opsets=(1, 7, 10, 11, 17, 19, 22)),
+    Row("average pool padded", node("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1]), ALL, ALL),
+    Row("average pool SAME", node("AveragePool", kernel_shape=[2, 2], auto_pad="SAME_UPPER"), ALL, ALL),
+    Row("average pool ceil", node("AveragePool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1), ALL, ALL, opsets=(10, 22)),
+    Row(
+        "average pool that counts padding",
+        node("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1), SCALES, SCALES,
+    ),
+    Row("average pool that counts no padding", node("AveragePool", kernel_shape=[3, 3], count_include_pad=1), ALL, ALL),
+    Row("global average pool", node("GlobalAveragePool"), ALL, ALL, opsets=(1, 17, 22)),
+    # What moves elements
+    Row("identity", node("Identity"), ALL, ALL, opsets=(1, 13, 16, 17)),
+    Row("dropout", lambda b, x: b.dropout(x), ALL, ALL, opsets=(1, 6, 7, 10, 12, 13, 17, 22)),
+    Row("dropout, training_mode false", lambda b, x: b.dropout(x, training=False), ALL, ALL, opsets=(12, 13, 17)),
+    Row("transpose to NHWC", node("Transpose", perm=[0, 2, 3, 1]), ALL, ALL, axis=3),
+    Row("transpose of space", node("Transpose", perm=[0, 1, 3, 2]), ALL, ALL, TRAP),
+    Row("transpose there and back", lambda b, x: node("Transpose", perm=[3, 1, 0, 2])(b, node("Transpose", perm=[2, 1, 3, 0])(b, x)), ALL, ALL),
+    Row("transpose without perm", lambda b, x: node("Transpose")(b, node("Transpose")(b, x)), ALL, ALL),
+    Row("flatten of space", node("Flatten"), ALL, "", (3, 6, 4, 2), opsets=(1, 9, 11, 13, 17)),
+    Row("flatten", node("Flatten"), ALL, ALL, (3, 6, 1, 1)),
+    Row("flatten axis -3", node("Flatten", axis=-3), ALL, ALL, (3, 6, 1, 1)),
+    Row("reshape of space", lambda b, x: b.reshape(x, 3, 6, -1), ALL, ALL, opsets=(1, 5, 13, 14, 17)),
+    Row("reshape 0 -1", lambda b, x: b.reshape(x, 0, -1), ALL, "", (3, 6, 4, 2)),
+    Row("reshape there and back", lambda b, x: b.reshape(b.reshape(x, 3, 2, 3, -1), *IMAGE), ALL, ALL),
+    Row("reshape shuffles", lambda b, x: b.reshape(b.node("Transpose", b.reshape(x, 3, 2, 3, -1), perm=[0, 2, 1, 3]), *IMAGE), ALL, ALL),
+    Row("reshape merges batch and channels", lambda b, x: b.reshape(x, 18, 7, 5), "", ""),
+    Row("squeeze", lambda b, x: b.squeeze(x, 3), ALL, ALL, (3, 6, 5, 1), opsets=(1, 11, 13, 17)),
+    Row("squeeze -1", lambda b, x: b.squeeze(x, -1, 2), ALL, ALL, (3, 6, 1, 1), opsets=(11, 17)),
+    Row("unsqueeze", lambda b, x: b.unsqueeze(x, 2), ALL, ALL, (3, 6, 5), opsets=(1, 11, 13, 17)),
+    Row("unsqueeze -1", lambda b, x: b.unsqueeze(x, 2, -1), ALL, ALL, (3, 6), opsets=(11, 17)),
+    Row("concat with a constant", lambda b, x: b.node("Concat", x, b.constant(b.normal(3, 2, 7, 5)), axis=1), ALL, ALL, opsets=(4, 11, 13, 17)),
+    Row("concat with itself", lambda b, x: b.node("Concat", x, x, axis=1), ALL, "", opsets=(4, 17)),
+    Row("concat of space", lambda b, x: b.node("Concat", x, x, axis=-1), ALL, ALL),
+    # Sums and products
+    Row("add to itself", lambda b, x: b.node("Add", x, x), "psctb", ALL, opsets=(6, 7, 17)),
+    Row("sub of itself", lambda b, x: b.node("Sub", x, x), "psctb", "psz"),
+    Row("sum of three", lambda b, x: b.node("Sum", x, x, x), "psctb", ALL, opsets=(1, 6, 8, 17)),
+    Row("mul by itself", lambda b, x: b.node("Mul", x, x), "ps", ""),
+    Row("mul by its sigmoid", lambda b, x: b.node("Mul", x, b.node("Sigmoid", x)), "", ""),
+    Row("add of its global pool", lambda b, x: b.node("Add", x, b.node("GlobalAveragePool", x)), "psctb", SCALES),
+]
+
+
+def rows() -> list[object]:
+    return [
+        pytest.param(row, side, kind, opset, id=f"{row.name}-{side}-{kind}-{opset}")
+        for row in ROWS
+        for opset in row.opsets
+        for side in ("front", "behind")
+        for kind in (KINDS if opset == row.opsets[-1] else "stn")
+    ]
+
+
+@pytest.mark.parametrize(("row", "side", "kind", "opset"), rows())
+def test_an_affine_leaves_or_stays(row: Row, side: str, kind: str, opset: int) -> None:
+    b = Builder(opset)
+    x = b.input(*row.shape)
+    if side == "front":
+        y = row.apply(b, b.affine(x, kind))
+        b.absorber(y, axis=row.axis)
+    else:
+        b.affine(row.apply(b, b.absorber(x, out=row.shape[1])), kind, row.axis)
+    law(b.model(), left=0 if kind in (row.front if side == "front" else row.behind) else 1)
