@@ -46,10 +46,9 @@ def clean(text: str) -> str:
 
 
 def console(file: IO[str]) -> Console:
-    """A console that wraps and colours only where `file` is a terminal."""
-    if file.isatty():
-        return Console(file=file, highlight=False, markup=False, emoji=False)
-    return Console(file=file, highlight=False, markup=False, emoji=False, no_color=True, width=1 << 20)
+    """A console that wraps and colours only where `file` is a terminal, whatever the environment says."""
+    terminal = file.isatty()
+    return Console(file=file, force_terminal=terminal, highlight=False, markup=False, emoji=False)
 
 
 def show(lines: Iterable[Line], screen: Console) -> None:

@@ -139,7 +139,10 @@ def import_onnxruntime() -> Any | None:
 
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
-    """Nothing reaches stdout or stderr meanwhile, not even from C++: ONNX Runtime prints what it also raises."""
+    """Nothing reaches stdout or stderr meanwhile, not even from C++: GPU libraries print what ONNX Runtime also raises.
+
+    The whole process is silent then, other threads too: keep it short.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     with Path(os.devnull).open("w") as nowhere, warnings.catch_warnings():
@@ -232,8 +235,8 @@ class Session:
             settings.profile_file_prefix = str(self._folder / "profile")
         if provider != CPU:
             _preload_dlls()
-            if not tf32:
-                # TensorRT has no such option in ONNX Runtime; the libraries read this once, when they load.
+            if provider == TENSORRT and not tf32:
+                # ONNX Runtime has no such option for TensorRT; its libraries read this once, when they load.
                 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
         start = time.perf_counter()
         self._session = self._create(model, settings, provider_list(provider, tf32=tf32, extra=options))
@@ -247,7 +250,7 @@ class Session:
             raise ProviderError(f"the installed onnxruntime was built without it; {INSTALL[self.provider]}")
         source = str(model) if isinstance(model, Path) else model
         try:
-            with muted():
+            with contextlib.nullcontext() if self.provider == CPU else muted():
                 session = self._runtime.InferenceSession(
                     source, settings, providers=[entry for entry in providers if entry[0] in known], enable_fallback=0
                 )
@@ -268,12 +271,9 @@ class Session:
         names = list(outputs) if outputs is not None else list(self.outputs)
         types = list(self.inputs.values()) + list(self.outputs.values())
         try:
-            with muted():
-                if any(kind in _BIT_TYPES for kind in types):
-                    return self._run_bits(feeds, names)
-                values = self._session.run(names, dict(feeds))
-        except CannotRun:
-            raise
+            if any(kind in _BIT_TYPES for kind in types):
+                return self._run_bits(feeds, names)
+            values = self._session.run(names, dict(feeds))
         except Exception as error:
             raise CannotRun(f"ONNX Runtime cannot run it: {_first_line(error)}") from error
         return dict(zip(names, values, strict=True))

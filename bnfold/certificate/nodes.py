@@ -20,7 +20,7 @@ from bnfold.certificate.affines import SLACK
 from bnfold.certificate.evaluate import evaluate, magnitude
 from bnfold.certificate.formulas import BIAS, exact_constants
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
-from bnfold.certificate.rounding import EPS, Exact, compare, fitted, in_memory, read_rows, spans
+from bnfold.certificate.rounding import EPS, Exact, compare, fitted, identical, in_memory, read_rows, spans
 from bnfold.certificate.sample import NOTHING, Sample, Shapes, draw, grid, integers
 from bnfold.certificate.wiring import GraphPair, Pair
 from bnfold.constants import Constant
@@ -37,10 +37,13 @@ LARGE = 1 << 22
 
 def touched(graph: GraphPair, pair: Pair) -> bool:
     """Whether a node must be tested: it has a re-stored tensor, a new constant, a bias behind it, a new attribute."""
+    return _restored(graph, pair) or bool(pair.changed) or pair.bias is not None or pair.reset
+
+
+def _restored(graph: GraphPair, pair: Pair) -> bool:
     node = pair.old
     used = [name for slot, name in enumerate(node.inputs) if INDIFFERENT.get(node.op) != slot]
-    restored = any(graph.storage(name) is not None for name in [*used, *node.outputs] if name)
-    return restored or bool(pair.changed) or pair.bias is not None or pair.reset
+    return any(graph.storage(name) is not None for name in [*used, *node.outputs] if name)
 
 
 def check_node(graph: GraphPair, pair: Pair, rng: np.random.Generator) -> int:
@@ -50,6 +53,14 @@ def check_node(graph: GraphPair, pair: Pair, rng: np.random.Generator) -> int:
         WrongError: a constant or the node is wrong.
         NotCertifiedError: there is no way to tell.
     """
+    if not (_restored(graph, pair) or pair.bias or pair.reset):
+        for slot in sorted(pair.changed):
+            old, new = pair.old.constant(slot), pair.new.constant(slot)
+            if old is None or new is None or not identical(old, new):
+                raise WrongError(
+                    "constant", f"the constant {pair.new.input(slot)!r} at input {slot} changed for no reason"
+                )
+        return len(pair.changed)
     exact = exact_constants(graph, pair)
     for slot, value in exact.items():
         _check_constant(pair, slot, value)

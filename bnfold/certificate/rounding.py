@@ -89,22 +89,37 @@ def in_memory(constant: Constant) -> Constant:
     return Constant(constant.name, constant.type, constant.shape, lambda: value, constant.tensor)
 
 
-def ulp(value: Array, type_: int) -> Array:
+def identical(one: Constant, other: Constant) -> bool:
+    """Whether two constants are the same, bit by bit."""
+    if one.type != other.type or one.shape != other.shape:
+        return False
+    one, other = in_memory(one), in_memory(other)
+    return all(_bytes(one, *span) == _bytes(other, *span) for span in spans(one.shape))
+
+
+def _bytes(constant: Constant, start: int, stop: int) -> bytes:
+    value = constant.load()
+    return np.ascontiguousarray(value[start:stop] if value.ndim else value).tobytes()
+
+
+def _ulp(value: Array, type_: int) -> Array:
     """Unit in the last place of a float type at these values."""
     bits, smallest = _PRECISION[type_]
-    exponent = np.frexp(value)[1]
-    return np.asarray(np.ldexp(1.0, np.maximum(exponent - bits, smallest)))
+    exponent = np.where(value == 0, smallest, np.frexp(value)[1] - bits)
+    return np.asarray(np.ldexp(1.0, np.maximum(exponent, smallest)))
 
 
-def rounding_error(stored: Value, value: Array, doubt: Array, type_: int) -> float:
+def _rounding_error(stored: Value, value: Array, doubt: Array, type_: int) -> float:
     """The largest error of stored values in units in the last place; 0 where all are rounded as well as can be told."""
     with np.errstate(all="ignore"):
         # Casting to bfloat16 rounds twice, so only float32 and float16 have the short way.
         if type_ in (TensorProto.FLOAT, TensorProto.FLOAT16) and np.array_equal(stored, value.astype(stored.dtype)):
             return 0.0
-        error = np.abs(stored.astype(np.float64) - value)
-        unit = ulp(value, type_)
-        bad = ~(error <= 0.5 * unit + doubt) & ~(np.isnan(value) & np.isnan(stored.astype(np.float64)))
+        held = stored.astype(np.float64)
+        error = np.abs(held - value)
+        # Below a power of two the units are half as large as above it.
+        unit = _ulp(np.minimum(np.abs(held), np.abs(value)), type_)
+        bad = ~(error <= 0.5 * unit + doubt) & ~(np.isnan(value) & np.isnan(held))
         worst = np.where(np.isfinite(error), error / unit, np.inf)
     return float(np.max(worst, where=bad, initial=0.0))
 
@@ -118,7 +133,7 @@ def compare(stored: Constant, exact: Exact) -> float:
     for start, stop in spans(stored.shape):
         value, doubt = exact.rows(start, stop)
         whole = stored.load()
-        worst = max(worst, rounding_error(whole[start:stop] if whole.ndim else whole, value, doubt, stored.type))
+        worst = max(worst, _rounding_error(whole[start:stop] if whole.ndim else whole, value, doubt, stored.type))
     return worst
 
 
@@ -134,8 +149,8 @@ def _compare_shapes(stored: Constant, exact: Exact) -> float:
     held = stored.load()
     fit, doubts = fitted(value, held.shape), fitted(doubt, held.shape)
     if fit is not None and doubts is not None:
-        return rounding_error(held, fit, doubts, stored.type)
+        return _rounding_error(held, fit, doubts, stored.type)
     lifted = (1,) * (value.ndim - held.ndim) + held.shape
     if len(lifted) != value.ndim or any(n not in (1, size) for n, size in zip(lifted, value.shape, strict=True)):
         return float("inf")
-    return rounding_error(np.broadcast_to(held.reshape(lifted), value.shape), value, doubt, stored.type)
+    return _rounding_error(np.broadcast_to(held.reshape(lifted), value.shape), value, doubt, stored.type)

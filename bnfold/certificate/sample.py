@@ -145,15 +145,19 @@ class Shapes:
 
     def _cut_alike(self, raw: dict[int, Shape]) -> None:
         """Elementwise operators: axes meet from the last one backwards."""
+        node = self.node
         rank = max((len(shape) for shape in raw.values()), default=0)
-        varying, sizes = self._varying(rank), dict[int, int]()
+        fixed, sizes = self._varying(rank), dict[int, int]()
+        if node.op == "Concat":  # does not broadcast: what stands beside a constant has its sizes
+            constants = [c for slot in range(len(node.inputs)) if (c := node.constant(slot)) is not None]
+            fixed |= {axis - rank: size for c in constants for axis, size in enumerate(c.shape)}
         for axis in range(-rank, 0):
             known = [dim for shape in raw.values() if len(shape) >= -axis and isinstance(dim := shape[axis], int)]
-            sizes[axis] = varying.get(axis, min([2 if axis == -rank else SMALL, *(dim for dim in known if dim != 1)]))
+            sizes[axis] = fixed.get(axis, min([2 if axis == -rank else SMALL, *(dim for dim in known if dim != 1)]))
         for slot, shape in raw.items():
             cut = [1 if dim == 1 else sizes[axis - len(shape)] for axis, dim in enumerate(shape)]
-            if self.node.op == "Concat":  # on the axis that it joins, each input keeps its own size
-                axis = self.node.get_int("axis", 1) % rank
+            if node.op == "Concat":  # on the axis that it joins, each input keeps its own size
+                axis = node.get_int("axis", 1) % rank
                 cut[axis] = self.size(shape[axis], (slot, axis), 1)
             self.found[slot] = tuple(cut)
 

@@ -31,10 +31,17 @@ class Axis:
 
     taps: NDArray[np.int64]
     """By output position and kernel tap: a place in the sample, or -1 for padding."""
-    size: int
-    """Elements of the sample."""
     counted: NDArray[np.int64]
     """By output position: how many taps lie in the input or its padding (not beyond both)."""
+    positions: NDArray[np.int64]
+    """Which outputs these are."""
+    elements: NDArray[np.int64]
+    """Which elements of the input the sample holds."""
+
+    @property
+    def size(self) -> int:
+        """Elements of the sample: one at least, though no tap may see it."""
+        return max(1, len(self.elements))
 
 
 def samples(node: Node, extents: Sequence[Dim], kernel: tuple[int, ...]) -> list[tuple[Axis, ...]]:
@@ -147,7 +154,7 @@ def _thinned(places: NDArray[Any], inside: NDArray[np.bool_], counted: NDArray[A
     places, inside = places[chosen], inside[chosen]
     seen = np.unique(places[inside])
     taps = np.where(inside, np.searchsorted(seen, places), -1)
-    return Axis(taps, max(1, len(seen)), counted[chosen])
+    return Axis(taps, counted[chosen], chosen, seen)
 
 
 def unfold(x: Array, axes: Sequence[Axis], fill: float) -> Array:

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto
 
 from bnfold.affine import Storage
 from bnfold.certificate.result import Failure
-from bnfold.certificate.rounding import CHUNK
+from bnfold.certificate.rounding import identical
+from bnfold.constants import from_initializer
 from bnfold.graph import Graph, Node
-from bnfold.source import array_of, external_range, is_external
+from bnfold.source import external_range, is_external
 from bnfold.witness import GraphWitness
 
 Bases = tuple[Path | None, Path | None]
@@ -235,16 +235,7 @@ def _same_bits(old: TensorProto, new: TensorProto, bases: Bases) -> bool:
         here, there = external_range(old, bases[0]), external_range(new, bases[1])
         if here.path.samefile(there.path) and here.offset == there.offset:
             return True
-    one, other = array_of(old, bases[0]), array_of(new, bases[1])
-    if not one.size:
-        return True
-    flat, same = one.reshape(-1), other.reshape(-1)
-    return all(
-        np.array_equal(
-            np.asarray(flat[at : at + CHUNK]).view(np.uint8), np.asarray(same[at : at + CHUNK]).view(np.uint8)
-        )
-        for at in range(0, flat.size, CHUNK)
-    )
+    return identical(from_initializer(old, bases[0]), from_initializer(new, bases[1]))
 
 
 def _alike(old: Node, new: Node, but: frozenset[str]) -> bool:

@@ -83,7 +83,7 @@ def _backward(view: View, x: Storage, y: Storage, positions: Positions, index: P
     parts = []
     for own, wanted in ((x.den, y.den), (x.num, y.num), (x.off, y.off)):
         flat = _spread(view, own, index).copy()
-        values = np.broadcast_to(wanted, positions.shape).reshape(-1)
+        values = _spread(view, wanted, positions)
         flat[positions.reshape(-1)] = values
         clash = flat[positions.reshape(-1)] != values
         if np.any(clash):

@@ -1,0 +1,268 @@
+"""The library: what it takes, what it gives, what it never does."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import bnfold
+from bnfold import api, rules
+from bnfold.api import Optimized
+from bnfold.certificate import Certificate, Failure
+from bnfold.errors import ModelError, NotEquivalentError, OutputError, ProviderError, UsageError
+from bnfold.plan import NewConstant
+from bnfold.rules import Accept, View
+from bnfold.runtime import CUDA, unavailable
+from tests.program import foldable, listing, plain, saved, stubborn
+
+
+def batchnorms(model: onnx.ModelProto | Path | None) -> int:
+    proto = onnx.load(model) if isinstance(model, Path) else model
+    assert proto is not None
+    return sum(node.op_type == "BatchNormalization" for node in proto.graph.node)
+
+
+# ----------------------------------------------------------------------------------------------------- in and out
+
+
+def test_a_path_is_folded_into_a_file_beside_it(tmp_path: Path) -> None:
+    path = saved(foldable(), tmp_path / "model.onnx")
+    before = path.read_bytes()
+    result = bnfold.optimize(path)
+    assert result.output == tmp_path / "model.folded.onnx"
+    assert (result.batchnorm.before, result.batchnorm.after, result.status) == (2, 0, "verified")
+    assert batchnorms(result.output) == 0
+    assert result.proto is None
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model", "model.v2.onnx"])
+def test_the_default_output_ends_in_folded_onnx(name: str, tmp_path: Path) -> None:
+    result = bnfold.optimize(str(saved(foldable(), tmp_path / name)), verify=False)
+    assert result.output == tmp_path / f"{name.removesuffix('.onnx')}.folded.onnx"
+
+
+def test_bytes_and_protos_stay_in_memory_and_are_not_modified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    proto = foldable()
+    data = proto.SerializeToString()
+    for model in (proto, data):
+        result = bnfold.optimize(model)
+        assert (result.output, batchnorms(result.proto), result.status) == (None, 0, "verified")
+    assert proto.SerializeToString() == data
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_three_forms_give_one_model(tmp_path: Path) -> None:
+    proto = foldable()
+    path = saved(proto, tmp_path / "model.onnx")
+    made = [bnfold.optimize(model, verify=False).proto for model in (proto, path.read_bytes())]
+    written = bnfold.optimize(path, verify=False).output
+    assert written is not None
+    assert made[0] == made[1] == onnx.load(written)
+
+
+def test_a_proto_can_be_written(tmp_path: Path) -> None:
+    result = bnfold.optimize(foldable(), tmp_path / "out.onnx", verify=False)
+    assert (result.output, batchnorms(tmp_path / "out.onnx")) == (tmp_path / "out.onnx", 0)
+
+
+def test_a_dry_run_proves_and_writes_nothing(tmp_path: Path) -> None:
+    path = saved(foldable(), tmp_path / "model.onnx")
+    result = bnfold.optimize(path, dry_run=True)
+    assert (result.status, result.output, result.batchnorm.after) == ("verified", None, 0)
+    assert os.listdir(tmp_path) == ["model.onnx"]
+
+
+def test_an_existing_output_needs_force(tmp_path: Path) -> None:
+    path = saved(foldable(), tmp_path / "model.onnx")
+    bnfold.optimize(path, verify=False)
+    with pytest.raises(OutputError, match="--force"):
+        bnfold.optimize(path, verify=False)
+    bnfold.optimize(path, verify=False, force=True)
+
+
+def test_the_input_is_never_the_output(tmp_path: Path) -> None:
+    path = saved(foldable(), tmp_path / "model.onnx")
+    (tmp_path / "link.onnx").symlink_to(path)
+    for output in (path, tmp_path / "link.onnx"):
+        with pytest.raises(UsageError, match="overwrite the input"):
+            bnfold.optimize(path, output, force=True)
+
+
+def test_nothing_to_fold_gives_identical_bytes(tmp_path: Path) -> None:
+    path = saved(plain(), tmp_path / "model.onnx")
+    result = bnfold.optimize(path)
+    assert result.output is not None
+    assert result.output.read_bytes() == path.read_bytes()
+    assert (result.affines, result.certificate, result.verification) == ((), None, None)
+
+
+def test_external_data(tmp_path: Path) -> None:
+    path = saved(foldable(), tmp_path / "model.onnx", external=True)
+    before = listing(tmp_path)
+    out = tmp_path / "elsewhere" / "out.onnx"
+    out.parent.mkdir()
+    result = bnfold.optimize(path, out)
+    assert (result.status, batchnorms(out)) == ("verified", 0)
+    assert {name: data for name, data in listing(tmp_path).items() if name in before} == before
+    assert bnfold.verify(path, out).status == "equivalent"
+
+
+# ---------------------------------------------------------------------------------------------------------- choices
+
+
+def test_keep_and_only_take_names_and_globs() -> None:
+    model = stubborn()
+    assert {a.node for a in bnfold.explain(model, keep=["fi*"]).affines if a.status == "kept"} >= {"first"}
+    chosen = bnfold.explain(model, only=["first"]).affines
+    assert [(a.node, a.status) for a in chosen] == [("first", "folded"), ("middle", "kept"), ("last", "kept")]
+    assert chosen[1].reasons[0].code == "kept-by-user"
+
+
+def test_a_kept_node_is_in_the_output() -> None:
+    result = bnfold.optimize(foldable(), keep=iter(["bn"]))
+    assert (result.batchnorm.after, batchnorms(result.proto)) == (1, 1)
+
+
+def test_a_pattern_that_matches_nothing_warns() -> None:
+    assert bnfold.explain(foldable(), keep=["bn", "bm"]).warnings == ("--keep 'bm' matches no node that could be folded",)
+    assert bnfold.optimize(foldable(), only=["none*"], verify=False).warnings
+
+
+def test_explain_says_what_optimize_does() -> None:
+    model = stubborn()
+    said, done = bnfold.explain(model), bnfold.optimize(model, verify=False)
+    assert said.affines == done.affines
+    assert (said.batchnorm, said.model.nodes) == (done.batchnorm, done.model.nodes)
+
+
+def test_a_provider_that_is_not_there_is_an_error_before_the_work(tmp_path: Path) -> None:
+    path = saved(foldable(), tmp_path / "model.onnx")
+    with pytest.raises(UsageError, match="unknown provider 'gpu'; choose from cpu, cuda, tensorrt"):
+        bnfold.optimize(path, providers=["gpu"])
+    if unavailable(CUDA) is not None:
+        steps: list[str] = []
+        with pytest.raises(ProviderError, match="onnxruntime-gpu"):
+            bnfold.optimize(path, providers=["cuda"], progress=steps.append)
+        assert steps == []
+
+
+def test_your_own_inputs(tmp_path: Path) -> None:
+    x = np.linspace(-1, 1, 420, dtype=np.float32).reshape(1, 3, 10, 14)
+    result = bnfold.optimize(foldable(), inputs={"x": x}, samples=0)
+    assert result.verification is not None
+    assert (result.verification.samples, result.status) == (1, "verified")
+
+
+# ---------------------------------------------------------------------------------------------------------- results
+
+
+def test_results_are_typed_and_become_json(tmp_path: Path) -> None:
+    assert (Path(bnfold.__file__).parent / "py.typed").exists()
+    path = saved(stubborn(), tmp_path / "model.onnx")
+    result = bnfold.optimize(path)
+    assert isinstance(result, Optimized)
+    text = json.dumps(result.to_json(), allow_nan=False)
+    assert json.loads(text)["affines"][0] == {
+        "node": "first", "op": "BatchNormalization", "status": "folded", "way": "pull", "into": ["conv"],
+    }  # fmt: skip
+    (kept,) = (entry for entry in json.loads(text)["affines"] if entry["status"] == "kept")
+    assert set(kept) >= {"node", "op", "status", "code", "reason", "at", "unlock"}
+    for other in (bnfold.explain(path), bnfold.verify(path, path), bnfold.bench(path, path, seconds=0)):
+        json.dumps(other.to_json(), allow_nan=False)
+
+
+def test_the_functions_are_functions_whatever_was_imported() -> None:
+    import bnfold.bench
+    import bnfold.verify  # noqa: F811  the modules of the same names must not hide them
+
+    assert callable(bnfold.verify)
+    assert callable(bnfold.bench)
+    assert all(hasattr(bnfold, name) for name in bnfold.__all__)
+
+
+def test_progress_is_told() -> None:
+    steps: list[str] = []
+    bnfold.optimize(foldable(), verify=False, progress=steps.append)
+    assert steps == ["reading", "solving", "writing", "certifying"]
+
+
+@pytest.mark.parametrize("model", [b"", b"no model", onnx.ModelProto(), "nowhere.onnx"])
+def test_what_is_no_model_is_a_model_error(model: bytes | onnx.ModelProto | str) -> None:
+    for function in (bnfold.optimize, bnfold.explain):
+        with pytest.raises(ModelError):
+            function(model)
+
+
+# ----------------------------------------------------------------------------------------------- folds that go wrong
+
+
+@pytest.fixture
+def wrong_rule(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes the Conv rule wrong for one node: its new bias is off."""
+
+    def break_it(label: str) -> None:
+        right = rules.RULES["Conv"]
+
+        def wrong(view: View) -> list[Accept]:
+            accepts = right(view)
+            return [spoilt(accept) for accept in accepts] if view.node.label == label else accepts
+
+        monkeypatch.setitem(rules.RULES, "Conv", wrong)
+
+    return break_it
+
+
+def spoilt(accept: Accept) -> Accept:
+    edits = tuple(
+        replace(edit, shift=lambda old=edit.shift: old() + 0.5)
+        if isinstance(edit, NewConstant) and edit.hint == "bias" and edit.shift is not None
+        else edit
+        for edit in accept.edits
+    )
+    return replace(accept, edits=edits)
+
+
+def test_the_certificate_sees_a_wrong_fold_and_it_alone_is_dropped(
+    wrong_rule: Callable[[str], None], tmp_path: Path
+) -> None:
+    wrong_rule("conv2")
+    path = saved(foldable(), tmp_path / "model.onnx")
+    result = bnfold.optimize(path)
+    assert [(a.node, a.status) for a in result.affines] == [("bn", "folded"), ("bn2", "kept")]
+    assert result.affines[1].reasons[0].code == "verification-failed"
+    assert result.warnings == ("the fold of bn2 failed verification and was dropped; please report it",)
+    assert (result.status, batchnorms(result.output)) == ("verified", 1)
+
+
+def test_the_runtime_sees_what_a_blind_certificate_lets_through(
+    wrong_rule: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "certify", lambda original, optimized, witness: Certificate(1, 1, 1))
+    wrong_rule("conv")
+    result = bnfold.optimize(foldable())
+    assert [(a.node, a.status) for a in result.affines] == [("bn", "kept"), ("bn2", "folded")]
+    assert result.status == "verified"
+
+
+def test_strict_raises_and_writes_nothing(wrong_rule: Callable[[str], None], tmp_path: Path) -> None:
+    wrong_rule("conv2")
+    path = saved(foldable(), tmp_path / "model.onnx")
+    with pytest.raises(NotEquivalentError, match="the fold of bn2 is at fault; .*nothing was written"):
+        bnfold.optimize(path, strict=True)
+    assert os.listdir(tmp_path) == ["model.onnx"]
+
+
+def test_without_a_culprit_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = Certificate(1, 0, 0, (Failure("conv", "node", "it is wrong"),))
+    monkeypatch.setattr(api, "certify", lambda original, optimized, witness: failure)
+    path = saved(foldable(), tmp_path / "model.onnx")
+    with pytest.raises(NotEquivalentError, match="nothing was written"):
+        bnfold.optimize(path)
+    assert os.listdir(tmp_path) == ["model.onnx"]

@@ -1,0 +1,178 @@
+"""The text reports, from results made by hand: what must be said, and what must never be hidden."""
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bnfold import report
+from bnfold.api import Affine, Count, Explained, Facts, Optimized
+from bnfold.bench import Bench, BenchRow, Timing
+from bnfold.certificate import Certificate
+from bnfold.noise import Deviation, OutputCheck
+from bnfold.placement import PlacementVerdict
+from bnfold.reasons import Reason
+from bnfold.verify import CERTIFIED_ONLY, DIFFERENT, EQUIVALENT, NoiseCheck, RuntimeCheck, Verification
+
+CHECK = OutputCheck(
+    "logits", "float32", (3, 10), 0, True, before=Deviation(2e-7, 1e-7), after=Deviation(3e-7, 1.1e-7), ratio=1.5, k_needed=1.25
+)  # fmt: skip
+PLACED = PlacementVerdict("CPUExecutionProvider", True, (), ())
+NODES = (
+    {"op": "Conv", "provider": "CPUExecutionProvider", "nodes": 1200},
+    {"op": "Shape", "provider": "OtherProvider", "nodes": 1},
+)
+RUN = RuntimeCheck("cpu", True, (), {"off": (CHECK,), "on": (CHECK,)}, PLACED, NODES)
+VERIFIED = Verification(
+    EQUIVALENT, (), (), ({"name": "x", "type": "float32", "shape": [3, 3, 8, 9]},), 2, 0, False,
+    NoiseCheck("float64", "cpu", 8.0, True, (CHECK,)), (RUN,), 1.25,
+)  # fmt: skip
+FACTS = Facts("net.onnx", "net.folded.onnx", 8, 17, "pytorch 2.13.0", Count(9, 7), Count(4_500_000, 4_400_000))
+PADDED = Reason("padded-shift", "zeros pad it", "conv_9", "pad with the shift", (0, 1))
+
+
+def bn(number: int) -> Affine:
+    return Affine(f"bn_{number}", "BatchNormalization", "folded", "pull", (f"conv_{number}",), ("Conv",))
+
+
+def kept(name: str = "bn_9", reason: Reason = PADDED) -> Affine:
+    return Affine(name, "BatchNormalization", "kept", reasons=(reason,))
+
+
+def result(*affines: Affine, **changes: Any) -> Optimized:
+    norms = [affine for affine in affines if affine.op == "BatchNormalization"]
+    left = sum(affine.status == "kept" for affine in norms)
+    whole = Optimized(
+        FACTS, Count(len(norms), left), affines, {"solve": 0.5, "verify": 1.0}, (), Certificate(12, 6, 3), VERIFIED
+    )
+    return replace(whole, **changes)
+
+
+def text(lines: list[report.Line]) -> str:
+    """As it looks in a pipe."""
+    file = io.StringIO()
+    report.show(lines, report.console(file))
+    return file.getvalue()
+
+
+def flat(lines: list[report.Line]) -> str:
+    return " ".join(text(lines).split())
+
+
+def test_the_summary_has_counts_size_error_proof_and_time() -> None:
+    said = flat(report.optimized(result(bn(1), bn(2))))
+    assert said.startswith("net.onnx -> net.folded.onnx (opset 17, IR 8, by pytorch 2.13.0)")
+    assert "BatchNormalization 2 -> 0" in said
+    assert "nodes 9 -> 7" in said
+    assert "size 4.5 MB -> 4.4 MB" in said
+    assert "error to float64 2.00e-07 -> 3.00e-07 (1.50x, largest; 1.2 times the model's own noise, 8 allowed)" in said
+    assert "verified cpu, optimisations off and on: 1,200 nodes on CPUExecutionProvider, 1 node on OtherProvider" in said
+    assert "certificate holds: 12 nodes re-proved, 6 constants exact" in said
+    assert "time 1.5 s (solve 0.5, verify 1.0)" in said
+    assert "kept" not in said
+
+
+def test_few_folds_are_listed_one_by_one() -> None:
+    said = text(report.optimized(result(bn(1), bn(2))))
+    assert "  bn_1  BatchNormalization: pull into conv_1\n" in said
+
+
+def test_many_folds_are_grouped_and_verbose_lists_them() -> None:
+    many = result(*map(bn, range(69)), Affine("mul_1", "Mul", "folded", "pull", ("conv_1",), ("Conv",)))
+    said = text(report.optimized(many))
+    assert "  69 of 69 BatchNormalization folded into 69 Conv\n  1 of 1 Mul folded into 1 Conv\n" in said
+    assert "scale and shift     1 -> 0  (1 Mul)" in said
+    assert "bn_7 " not in said
+    assert "bn_68  BatchNormalization: pull into conv_68\n" in text(report.optimized(many, verbose=True))
+
+
+def test_a_shared_target_counts_once_and_every_kind_is_named() -> None:
+    wide = Affine("bn_0", "BatchNormalization", "folded", "push", ("conv_1", "fc"), ("Conv", "Gemm"))
+    said = text(report.optimized(result(*map(bn, range(1, 20)), wide, kept())))
+    assert "  20 of 21 BatchNormalization folded into 19 Conv + 1 Gemm\n" in said
+
+
+def test_kept_ones_are_always_listed_with_place_and_key() -> None:
+    said = text(report.optimized(result(*map(bn, range(40)), *(kept(f"bn_{n}") for n in range(40, 60)))))
+    assert "kept: 20\n" in said
+    assert said.count("BatchNormalization  padded-shift at conv_9: zeros pad it; to unlock: pad with the shift\n") == 20
+
+
+def test_a_reason_at_the_node_itself_names_it_once() -> None:
+    said = text(report.explained(result(kept(reason=Reason("training-mode", "batch statistics", "bn_9")))))
+    assert "  bn_9  BatchNormalization  training-mode: batch statistics\n" in said
+
+
+def test_explain_speaks_of_what_can_be() -> None:
+    many = result(*map(bn, range(30)))
+    said = text(report.explained(Explained(many.model, many.batchnorm, many.affines)))
+    assert "30 of 30 BatchNormalization can be folded into 30 Conv" in said
+
+
+def test_nothing_folded_and_nothing_there() -> None:
+    copied = result(certificate=None, verification=None)
+    said = text(report.optimized(copied))
+    assert "nothing was folded: the output is the input, byte for byte" in said
+    assert "no BatchNormalization, and no scale or shift by constants" in said
+
+
+def test_certified_only_is_loud() -> None:
+    alone = replace(VERIFIED, status=CERTIFIED_ONLY, runtime=(), notes=("opset 1 is too old for it",))
+    assert "verified CERTIFIED ONLY: opset 1 is too old for it" in flat(report.optimized(result(bn(1), verification=alone)))
+    assert report.verdict(alone).startswith("CERTIFIED ONLY, no runtime ran the original: compared in float64 only")
+    nothing = replace(alone, noise=replace(alone.noise, outputs=()))
+    assert report.verdict(nothing).endswith("nothing could be compared")
+
+
+def test_not_verified_and_dropped_folds_are_said() -> None:
+    warning = "the fold of bn_1 failed verification and was dropped; please report it"
+    said = flat(report.optimized(result(bn(1), verification=None, warnings=(warning,))))
+    assert "verified no, as asked (--no-verify)" in said
+    assert f"warning: {warning}" in said
+
+
+def test_a_weaker_reference_is_said() -> None:
+    weak = replace(VERIFIED, noise=replace(VERIFIED.noise, status="weaker: too large"), notes=("compared with itself",))
+    said = flat(report.optimized(result(bn(1), verification=weak)))
+    assert "error to runtime" in said
+    assert "note compared with itself" in said
+
+
+def test_a_difference_is_said_with_its_problem() -> None:
+    bad = replace(CHECK, passed=False, problem="its error is 1")
+    run = replace(RUN, passed=False, outputs={"off": (bad,)})
+    said = flat(report.verification(replace(VERIFIED, status=DIFFERENT, problems=("cpu: wrong",), runtime=(run,)), "a", "b"))
+    assert "cpu, optim. off logits 3x10 float32: DIFFERENT, error 2.00e-07 -> 3.00e-07" in said
+    assert "problem cpu: wrong" in said
+    assert "verdict different: cpu: wrong" in said
+
+
+def test_integer_outputs_count_their_differences() -> None:
+    top = OutputCheck("top", "int64", (3,), 0, True, note="differs only where rounding moves it too", mismatches=1)
+    run = replace(RUN, outputs={"off": (top,)})
+    said = flat(report.verification(replace(VERIFIED, runtime=(run,)), "a", "b"))
+    assert "top 3 int64: same, 1 elements differ; differs only where rounding moves it too" in said
+
+
+def test_what_ran_elsewhere_is_listed() -> None:
+    run = replace(RUN, placement=replace(PLACED, elsewhere=("Shape 's' ran on CPUExecutionProvider",)))
+    assert "Shape 's' ran on" in text(report.verification(replace(VERIFIED, runtime=(run,)), "a", "b"))
+
+
+@pytest.mark.parametrize("verdict", ["no difference", "1.24x faster", "1.10x slower"])
+def test_bench(verdict: str) -> None:
+    row = BenchRow("cpu", 4, {"x": (4, 3, 8, 9)}, 120, Timing(2.5, 2.4, 2.6, 80), Timing(2, 1.9, 2.1, 70), 1.25, 1.2, 1.3, verdict)
+    said = flat(report.benchmark(Bench((row,), 1000, 900, None, ("a note",), 6.0), "a.onnx", "b.onnx"))
+    assert "cpu, batch 4 120 pairs of runs in turns, x 4x3x8x9" in said
+    assert "original 2.50 ms median, 2.40 to 2.60 quartiles, session made in 80 ms" in said
+    assert f"verdict {verdict} (ratio 1.250, 95% 1.200 to 1.300)" in said
+    assert "size 1.0 kB -> 900 bytes" in said
+    assert "note a note" in said
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (40_662_977, "40.7 MB"), (3 * 10**9, "3.0 GB")]
+)
+def test_sizes(count: int, words: str) -> None:
+    assert report.size(count) == words
