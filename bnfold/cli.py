@@ -89,6 +89,8 @@ class _Run:
             self._failed(error.exit_code, str(error), model)
         except MemoryError:
             self._failed(CANNOT, "not enough memory; save the model with external data, or use a larger machine", model)
+        except BrokenPipeError:
+            raise  # whoever read our output has seen enough: click ends quietly
         except OSError as error:
             self._failed(CANNOT, f"{error.filename}: {error.strerror}" if error.filename else str(error), model)
         except Exception as error:  # a bug: the models that wait behind this one shall not suffer
@@ -138,9 +140,9 @@ class _Run:
 
 
 @contextlib.contextmanager
-def _progress(verbose: bool) -> Iterator[Progress]:
-    """Where steps are told: a spinner on a terminal; elsewhere lines, where they are asked for."""
-    if not sys.stderr.isatty():
+def _progress(verbose: bool, still: bool = False) -> Iterator[Progress]:
+    """Where steps are told: a spinner on a terminal; elsewhere, or where nothing may move, lines if asked for."""
+    if still or not sys.stderr.isatty():
         yield (lambda text: click.echo(f"bnfold: {text}", err=True)) if verbose else (lambda text: None)
         return
     from bnfold import report
@@ -340,7 +342,7 @@ def verify(
         run.write_json()
         if not result.passed:
             run.code = DIFFERENT
-        elif not result.noise.outputs:
+        elif not (result.noise.outputs or result.noise.stored):
             run.code = CANNOT
     return run.code
 
@@ -383,7 +385,7 @@ def bench(
         from bnfold import report
 
         _tell_both_runtimes()
-        with _progress(verbose) as say:
+        with _progress(verbose or sys.stderr.isatty(), still=True) as say:  # a spinner would take part in the race
             result = bnfold.bench(original, optimized, shapes=shapes, progress=say, **options)
         run.entries.append(_pair(original, optimized) | result.to_json())
         run.report(report.benchmark(result, str(original), str(optimized)))

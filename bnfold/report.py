@@ -16,7 +16,7 @@ from rich.text import Text
 from bnfold.api import Affine, Explained, Optimized
 from bnfold.bench import Bench, BenchRow, Timing
 from bnfold.noise import K, OutputCheck
-from bnfold.verify import CERTIFIED_ONLY, DIFFERENT, RuntimeCheck, Verification
+from bnfold.verification import CERTIFIED_ONLY, DIFFERENT, RuntimeCheck, Verification, badness
 
 BATCHNORM = "BatchNormalization"
 
@@ -61,6 +61,7 @@ def show(lines: Iterable[Line], screen: Console) -> None:
         for part in (Text(line.head).append_text(first), *(Text(" " * line.hang).append_text(each) for each in rest)):
             part.rstrip()
             screen.print(part, soft_wrap=True)
+    screen.file.flush()
 
 
 # ------------------------------------------------------------------------------------------------ optimize and explain
@@ -125,7 +126,7 @@ def _proof(result: Optimized) -> Iterator[Line]:
 
 
 def _verified(run: Verification) -> Iterator[Line]:
-    worst = run.worst
+    worst = max(run.noise.outputs or run.noise.stored, key=badness, default=None)
     if worst is not None and worst.before is not None and worst.after is not None:
         yield _fact(_error_label(run), _error(worst))
     if run.status == CERTIFIED_ONLY:
@@ -238,8 +239,7 @@ def verification(run: Verification, original: str, optimized: str) -> list[Line]
             lines += [_fact(f"{check.provider}, optim. {level}", _compared(output)) for output in outputs]
         lines.append(_fact(f"{check.provider}, placement", _placed(check)))
         lines += [_fact("", where, _FAINT) for where in (check.placement.elsewhere if check.placement else ())]
-    if not run.runtime:
-        lines += [_fact("float64", _compared(output)) for output in run.noise.outputs]
+    lines += [_fact("float64, as stored", _compared(output)) for output in run.noise.stored]
     lines += [_fact("note", note, _LOUD) for note in run.notes]
     lines += [_fact("problem", problem, _BAD) for problem in run.problems]
     lines.append(_fact("time", f"{run.seconds:.1f} s"))
@@ -264,7 +264,7 @@ def verdict(run: Verification) -> str:
     if run.status == DIFFERENT:
         return f"different: {run.problems[0]}" if run.problems else "different"
     if run.status == CERTIFIED_ONLY:
-        compared = "compared in float64 only" if run.noise.outputs else "nothing could be compared"
+        compared = "compared in float64 only" if run.noise.stored else "nothing could be compared"
         return f"CERTIFIED ONLY, no runtime ran the original: {compared}"
     return "equivalent: as close to float64 as the original's own rounding noise allows"
 

@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-import ml_dtypes
 import numpy as np
 
 from bnfold import rules
 from bnfold.affine import Array, Storage
 from bnfold.constants import Constant
 from bnfold.graph import Graph, Model, Node
-from bnfold.plan import Edit, GraphPlan, NewBias, NewConstant, Plan, SetAttribute
+from bnfold.guards import Spreads, misfit
+from bnfold.plan import Edit, GraphPlan, NewBias, NewConstant, Plan
 from bnfold.reasons import Reason
 from bnfold.rules import Accept, Refused, Source, View
 from bnfold.rules.base import OUT, Port, pinned_reason
-from bnfold.source import FLOATS
 
 VISITS = (8, 64, 5000)
 """Node visits that one attempt may take: the near ways are all tried before the far ones."""
@@ -131,6 +130,7 @@ class _GraphSolver:
                     self.kept[node.index] = (reason,)
             else:
                 self.kept[node.index] = (found,)
+        self.spreads = Spreads(graph, self.sources)
 
     def run(self) -> list[Outcome]:
         waiting = sorted(self.sources, key=lambda index: (URGENT.index(self.sources[index].node.op), index))
@@ -307,15 +307,14 @@ class _GraphSolver:
             for edit in accept.edits:
                 if isinstance(edit, NewConstant) and edit.base is not None and edit.base.name in self.graph.annotated:
                     return pinned_reason("annotated", edit.base.name)
-                if not isinstance(edit, SetAttribute) and not _in_range(edit):
-                    hint = edit.hint if isinstance(edit, NewConstant) else "bias"
-                    return Reason(
-                        "out-of-range",
-                        f"the new {hint} would not fit its type {FLOATS[edit.type].name}",
-                        node.label,
-                        "fold before converting to a smaller type",
-                    )
+                if text := misfit(edit):
+                    return Reason("out-of-range", text, node.label, "fold before converting to a smaller type")
             edits[index] = accept.edits
+        for name, storage in attempt.decided.items():
+            before = self._current(name)
+            reason = self.spreads.lost(name, storage, before) if before is not None else None
+            if reason is not None:
+                return reason
         return edits
 
     def _commit(self, source: Source, found: _Found) -> None:
@@ -452,29 +451,17 @@ def _opted_out(node: Node, keep: tuple[str, ...], only: tuple[str, ...], drop: f
     return None
 
 
-_TELLING = ("padded-shift", "negative-scale", "out-of-range", "conflict", "zero-scale", "shift-through-nonlinear")
+_TELLING = (
+    "precision-loss",
+    "padded-shift",
+    "negative-scale",
+    "out-of-range",
+    "conflict",
+    "zero-scale",
+    "shift-through-nonlinear",
+)
 
 
 def _telling(reason: Reason) -> int:
     """Rank of a reason: those that name an obstacle of the algebra before those that name an end of the graph."""
     return _TELLING.index(reason.code) if reason.code in _TELLING else len(_TELLING)
-
-
-def _in_range(edit: NewConstant | NewBias) -> bool:
-    """Whether the new constant can be held by its type without overflow, or loss of all digits."""
-    limits = ml_dtypes.finfo(FLOATS[edit.type])
-    largest, smallest = float(limits.max), float(limits.smallest_normal)
-    if isinstance(edit, NewBias):
-        return bool(np.all(np.abs(edit.shift) <= largest))
-    factor = 1.0
-    for one in edit.factors:
-        factor *= float(np.max(np.abs(one), initial=0.0))
-    if not np.isfinite(factor):
-        return False
-    if largest < 1e20 or not 1e-20 < factor < 1e20:
-        size = float(np.max(np.abs(edit.value()), initial=0.0))
-        vanished = 0 < size < smallest and edit.base is not None and edit.shift is None
-        return size <= largest and not vanished
-    if edit.base is None or edit.hint == "bias":
-        return edit.shift is None or bool(np.all(np.abs(edit.shift()) <= largest))
-    return True

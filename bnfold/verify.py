@@ -166,8 +166,8 @@ class _Verifier:
         checks = [self._judge_provider(provider, runs, reference) for provider, runs in every.items()]
         at_noise = checks[0].outputs.get("off", ())
         self.notes += [
-            f"output '{check.output}' is mostly rounding noise ({check.noise.norm:.1e} of its size): little can be seen "
-            "there; give real inputs with --inputs"
+            f"output '{check.output}' is mostly rounding noise ({check.noise.norm:.1e} of its size): little can be "
+            "seen there; give real inputs with --inputs"
             for check in at_noise
             if check.noise is not None and check.noise.norm > _DROWNED
         ]

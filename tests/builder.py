@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 Floats = NDArray[np.float64]
 Dim = int | str
 
-KINDS = "pszctbn"
+KINDS = "upszctbn"
 """The affines of :meth:`Builder.affine`, by letter."""
 
 
@@ -200,7 +200,7 @@ class Builder:
     def affine(self, x: str, kind: str, axis: int = 1) -> str:
         """One affine node, by letter.
 
-        p: Mul, positive; s: Mul, signed; z: Mul, positive and one zero; c: c - x; t: Add;
+        u: Mul by one number; p: Mul, positive; s: Mul, signed; z: Mul, positive and one zero; c: c - x; t: Add;
         b: BatchNormalization with positive gammas, one channel of tiny variance; n: with negative, zero and tiny gammas.
         The last two stand on axis 1 only: elsewhere they are the Mul and the Add that a BN is.
         """
@@ -208,6 +208,8 @@ class Builder:
         positive = self.rng.uniform(0.4, 2.0, channels)
         signed = positive * np.where(np.arange(channels) % 3 == 1, -1.0, 1.0)
         awkward = np.where(np.arange(channels) % 4 == 2, 0.0, np.where(np.arange(channels) % 4 == 3, 1e-3, signed))
+        if kind == "u":
+            return self.per_channel("Mul", x, 0.7)
         if kind == "p":
             return self.per_channel("Mul", x, positive, axis)
         if kind == "s":

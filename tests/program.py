@@ -88,3 +88,8 @@ def saved(model: onnx.ModelProto, path: Path, external: bool = False) -> Path:
 def listing(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in a folder, hidden or not."""
+    return sorted(path.name for path in folder.iterdir())

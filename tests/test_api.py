@@ -1,7 +1,6 @@
 """The library: what it takes, what it gives, what it never does."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +14,10 @@ from bnfold import api, rules
 from bnfold.api import Optimized
 from bnfold.certificate import Certificate, Failure
 from bnfold.errors import ModelError, NotEquivalentError, OutputError, ProviderError, UsageError
-from bnfold.plan import NewConstant
+from bnfold.plan import Edit, NewConstant
 from bnfold.rules import Accept, View
 from bnfold.runtime import CUDA, unavailable
-from tests.program import foldable, listing, plain, saved, stubborn
+from tests.program import foldable, listing, names, plain, saved, stubborn
 
 
 def batchnorms(model: onnx.ModelProto | Path | None) -> int:
@@ -55,7 +54,7 @@ def test_bytes_and_protos_stay_in_memory_and_are_not_modified(tmp_path: Path, mo
         result = bnfold.optimize(model)
         assert (result.output, batchnorms(result.proto), result.status) == (None, 0, "verified")
     assert proto.SerializeToString() == data
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_the_three_forms_give_one_model(tmp_path: Path) -> None:
@@ -76,7 +75,7 @@ def test_a_dry_run_proves_and_writes_nothing(tmp_path: Path) -> None:
     path = saved(foldable(), tmp_path / "model.onnx")
     result = bnfold.optimize(path, dry_run=True)
     assert (result.status, result.output, result.batchnorm.after) == ("verified", None, 0)
-    assert os.listdir(tmp_path) == ["model.onnx"]
+    assert names(tmp_path) == ["model.onnx"]
 
 
 def test_an_existing_output_needs_force(tmp_path: Path) -> None:
@@ -131,7 +130,9 @@ def test_a_kept_node_is_in_the_output() -> None:
 
 
 def test_a_pattern_that_matches_nothing_warns() -> None:
-    assert bnfold.explain(foldable(), keep=["bn", "bm"]).warnings == ("--keep 'bm' matches no node that could be folded",)
+    assert bnfold.explain(foldable(), keep=["bn", "bm"]).warnings == (
+        "--keep 'bm' matches no node that could be folded",
+    )
     assert bnfold.optimize(foldable(), only=["none*"], verify=False).warnings
 
 
@@ -180,7 +181,7 @@ def test_results_are_typed_and_become_json(tmp_path: Path) -> None:
 
 def test_the_functions_are_functions_whatever_was_imported() -> None:
     import bnfold.bench
-    import bnfold.verify  # noqa: F811  the modules of the same names must not hide them
+    import bnfold.verify  # modules whose names must not hide them
 
     assert callable(bnfold.verify)
     assert callable(bnfold.bench)
@@ -220,13 +221,15 @@ def wrong_rule(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def spoilt(accept: Accept) -> Accept:
-    edits = tuple(
-        replace(edit, shift=lambda old=edit.shift: old() + 0.5)
-        if isinstance(edit, NewConstant) and edit.hint == "bias" and edit.shift is not None
-        else edit
-        for edit in accept.edits
-    )
-    return replace(accept, edits=edits)
+    """The same verdict, with a bias that is off by 0.5."""
+    return replace(accept, edits=tuple(map(shifted, accept.edits)))
+
+
+def shifted(edit: Edit) -> Edit:
+    if not isinstance(edit, NewConstant) or edit.hint != "bias" or edit.shift is None:
+        return edit
+    right = edit.shift
+    return replace(edit, shift=lambda: right() + 0.5)
 
 
 def test_the_certificate_sees_a_wrong_fold_and_it_alone_is_dropped(
@@ -254,9 +257,9 @@ def test_the_runtime_sees_what_a_blind_certificate_lets_through(
 def test_strict_raises_and_writes_nothing(wrong_rule: Callable[[str], None], tmp_path: Path) -> None:
     wrong_rule("conv2")
     path = saved(foldable(), tmp_path / "model.onnx")
-    with pytest.raises(NotEquivalentError, match="the fold of bn2 is at fault; .*nothing was written"):
+    with pytest.raises(NotEquivalentError, match=r"the fold of bn2 is at fault; .*nothing was written"):
         bnfold.optimize(path, strict=True)
-    assert os.listdir(tmp_path) == ["model.onnx"]
+    assert names(tmp_path) == ["model.onnx"]
 
 
 def test_without_a_culprit_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,4 +268,4 @@ def test_without_a_culprit_nothing_is_written(tmp_path: Path, monkeypatch: pytes
     path = saved(foldable(), tmp_path / "model.onnx")
     with pytest.raises(NotEquivalentError, match="nothing was written"):
         bnfold.optimize(path)
-    assert os.listdir(tmp_path) == ["model.onnx"]
+    assert names(tmp_path) == ["model.onnx"]

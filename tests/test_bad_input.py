@@ -109,7 +109,13 @@ def output_is_the_inputs_data(folder: Path) -> list[object]:
 
 def several_into_a_file(folder: Path) -> list[object]:
     (folder / "out").touch()
-    return ["optimize", saved(foldable(), folder / "a.onnx"), saved(foldable(), folder / "b.onnx"), "-o", folder / "out"]
+    return [
+        "optimize",
+        saved(foldable(), folder / "a.onnx"),
+        saved(foldable(), folder / "b.onnx"),
+        "-o",
+        folder / "out",
+    ]
 
 
 def two_of_one_name(folder: Path) -> list[object]:

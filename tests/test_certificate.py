@@ -14,11 +14,13 @@ from onnx import numpy_helper, parser
 
 from bnfold.affine import Storage
 from bnfold.certificate import Certificate, certify, windows
+from bnfold.certificate.rounding import Exact, compare
+from bnfold.constants import from_initializer
 from bnfold.graph import Model
 from bnfold.kernels import KERNELS, Call
 from bnfold.patch import witness_of
 from bnfold.solver import solve
-from bnfold.source import FLOATS, read
+from bnfold.source import read
 from bnfold.witness import GraphWitness, Witness
 from bnfold.write import folded, rounded
 
@@ -167,6 +169,13 @@ RIGHT: dict[str, tuple[str, Shapes]] = {
         f"(float[1,4,8] x) => (float[1,6,8] y) {{ a = Conv(x, w) k = Concat<axis=1>(a, d) {bn('y', 'k', 'p_bn')} }}",
         {"w": (4, 4, 1), "d": (1, 2, 8), "p_bn": (6,)},
     ),
+    "clip": (
+        (
+            "(float[N,4,8] x) => (float[N,6,8] y) { a = Conv(x, w, c) m = Mul(a, two) t = Add(m, one) "
+            "k = Clip(t, low, high) r = Mul(k, two) y = Sub(r, one) }"
+        ),
+        {"w": (6, 4, 1), "c": (6,), "two": (), "one": (), "low": (), "high": ()},
+    ),
     "movers": (
         (
             "(float[N,4,8] x) => (float[N,8,6] y) "
@@ -203,6 +212,19 @@ def test_a_right_fold_passes(case: str) -> None:
 def test_other_types_pass(case: str, type_: str) -> None:
     model = right(case, type_)
     assert check(model, *fold(model)).ok
+
+
+@pytest.mark.parametrize("case", ["matmul without bias", "matmul with its constant on the left"])
+def test_a_bias_behind_a_matmul_in_old_opsets(case: str) -> None:
+    model = right(case, opset=6)
+    set_attribute("BatchNormalization", is_test=1)(model)
+    optimized, witness = fold(model)
+    assert op_types(optimized) == ["MatMul", "Add"]
+    assert check(model, optimized, witness).ok
+    set_attribute("Add", axis=0 if case == "matmul without bias" else 2)(optimized)
+    assert kinds(check(model, optimized, witness)) == {"node"}
+    set_attribute("Add", broadcast=0)(optimized)
+    assert kinds(check(model, optimized, witness)) == {"node"}
 
 
 def test_an_unfolded_model_passes() -> None:
@@ -830,5 +852,25 @@ def test_windows_agree_with_the_whole_operator(op: str, geometry: dict[str, Any]
     np.testing.assert_allclose(few, at(full, axes, "positions"), rtol=1e-12, atol=1e-12)
 
 
-def test_a_type_that_cannot_be_folded_is_never_a_new_constant() -> None:
-    assert set(FLOATS) == {1, 10, 11, 16}
+@pytest.mark.parametrize(
+    ("value", "stored", "wrong"),
+    [
+        (0.0, np.float32(0), False),
+        (0.0, np.float32(1e-45), True),
+        (1.0, np.float32(1), False),
+        (1.0, np.nextafter(np.float32(1), np.float32(0)), True),  # half an ULP of one, but a whole one of its own
+        (1.0, np.nextafter(np.float32(1), np.float32(2)), True),
+        (1 + 2**-24, np.float32(1), False),  # halfway: either neighbour
+        (1 + 2**-24, np.nextafter(np.float32(1), np.float32(2)), False),
+        (1e30, np.float16(np.inf), True),
+        (-np.inf, np.float32(-np.inf), False),
+        (np.inf, np.float32(-np.inf), True),
+        (np.nan, np.float32(np.nan), False),
+        (np.nan, np.float32(0), True),
+        (0.1, np.float32(np.nan), True),
+    ],
+)
+def test_half_a_unit_in_the_last_place(value: float, stored: Any, wrong: bool) -> None:
+    tensor = numpy_helper.from_array(np.array([stored]), "c")
+    error = compare(from_initializer(tensor, None), Exact.of(np.array([value]), np.zeros(1)))
+    assert (error > 0) == wrong

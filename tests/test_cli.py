@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -18,7 +19,8 @@ import pytest
 from bnfold import api
 from bnfold.cli import main
 from bnfold.errors import NotEquivalentError
-from tests.program import bnfold, complaint, different, foldable, listing, plain, saved, stubborn
+from tests.builder import Builder
+from tests.program import bnfold, complaint, different, foldable, listing, names, plain, saved, stubborn
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = [sys.executable, "-m", "bnfold"]
@@ -47,7 +49,9 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
     assert min(seconds) < 0.25, "the promise is 0.3 s of CPU time"
-    code = "import sys, bnfold.cli; print(*{'numpy', 'onnx', 'onnxruntime', 'onnx_graphsurgeon', 'rich'} & {*sys.modules})"
+    code = (
+        "import sys, bnfold.cli; print(*{'numpy', 'onnx', 'onnxruntime', 'onnx_graphsurgeon', 'rich'} & {*sys.modules})"
+    )
     heavy = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     assert heavy.stdout.strip() == ""
 
@@ -60,7 +64,7 @@ def test_explain_does_not_load_onnxruntime(tmp_path: Path) -> None:
 
 
 def test_version_is_the_last_word() -> None:
-    assert bnfold("--version").out.split()[-1] == api.version("bnfold")
+    assert bnfold("--version").out.split()[-1] == version("bnfold")
 
 
 def test_without_a_command_there_is_help() -> None:
@@ -110,7 +114,7 @@ def test_force_overwrites(pair: tuple[Path, Path]) -> None:
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     model = saved(foldable(), tmp_path / "model.onnx")
     done = bnfold("optimize", model, "--dry-run", "-o", f"{tmp_path / 'new'}/")
-    assert (done.code, done.out, os.listdir(tmp_path)) == (0, "", ["model.onnx"])
+    assert (done.code, done.out, names(tmp_path)) == (0, "", ["model.onnx"])
     assert re.search(r"BatchNormalization +2 -> 0", done.err)
 
 
@@ -148,7 +152,9 @@ def test_no_verify_has_the_certificate_alone(tmp_path: Path) -> None:
 
 def test_the_sampling_options_arrive(tmp_path: Path) -> None:
     model = saved(foldable(), tmp_path / "model.onnx")
-    report = json.loads(bnfold("optimize", model, "--shape", "x=2x3x10x14", "--samples", 1, "--seed", 5, "--json", "-").out)
+    report = json.loads(
+        bnfold("optimize", model, "--shape", "x=2x3x10x14", "--samples", 1, "--seed", 5, "--json", "-").out
+    )
     assert report["verify"]["inputs"] == [{"name": "x", "type": "float32", "shape": [2, 3, 10, 14]}]
     assert (report["verify"]["samples"], report["verify"]["seed"]) == (1, 5)
     np.savez(tmp_path / "own.npz", x=np.ones((1, 3, 10, 14), np.float32))
@@ -171,7 +177,12 @@ def test_an_interrupt_is_one_word_and_leaves_nothing(tmp_path: Path, monkeypatch
     monkeypatch.setattr(api, "_verify", interrupted)
     model = saved(foldable(), tmp_path / "model.onnx")
     done = bnfold("optimize", model)
-    assert (done.code, done.out, done.err.strip(), os.listdir(tmp_path)) == (130, "", "bnfold: interrupted", ["model.onnx"])
+    assert (done.code, done.out, done.err.strip(), names(tmp_path)) == (
+        130,
+        "",
+        "bnfold: interrupted",
+        ["model.onnx"],
+    )
 
 
 def test_a_real_interrupt(pair: tuple[Path, Path]) -> None:
@@ -260,7 +271,7 @@ def test_a_folder_made_for_nothing_goes_again(tmp_path: Path) -> None:
     for name in ("a.onnx", "b.onnx"):
         (tmp_path / name).write_text("no model")
     done = bnfold("optimize", tmp_path / "a.onnx", tmp_path / "b.onnx", "-o", tmp_path / "deep" / "out")
-    assert (done.code, sorted(os.listdir(tmp_path))) == (1, ["a.onnx", "b.onnx"])
+    assert (done.code, names(tmp_path)) == (1, ["a.onnx", "b.onnx"])
 
 
 def test_the_worst_code_wins(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +296,7 @@ def test_explain_says_why_and_what_would_unlock_it(tmp_path: Path) -> None:
     assert (done.code, done.err) == (0, "")
     (line,) = (line for line in done.out.splitlines() if line.startswith("  middle"))
     assert re.match(r"  middle  BatchNormalization  padded-shift at conv2?: .*; to unlock: ", line)
-    assert os.listdir(tmp_path) == ["model.onnx"]
+    assert names(tmp_path) == ["model.onnx"]
 
 
 def test_verify_says_equivalent(pair: tuple[Path, Path]) -> None:
@@ -315,6 +326,15 @@ def test_verify_cannot_where_nothing_runs(tmp_path: Path) -> None:
     assert "CERTIFIED ONLY, no runtime ran the original: nothing could be compared" in done.err
 
 
+def test_verify_compares_in_float64_where_no_runtime_can(tmp_path: Path) -> None:
+    b = Builder(opset=1, type_=onnx.TensorProto.FLOAT, ir=3)  # ONNX Runtime knows no BatchNormalization of opset 1
+    model = saved(b.model(b.node("Relu", b.bn(b.conv(b.input(2, 3, 8, 9), 4, 3)))), tmp_path / "model.onnx")
+    assert bnfold("optimize", model).code == 0
+    done = bnfold("verify", model, tmp_path / "model.folded.onnx")
+    assert (done.code, done.out) == (0, "certified-only\n")
+    assert "CERTIFIED ONLY, no runtime ran the original: compared in float64 only" in done.err
+
+
 def test_optimize_is_loud_where_nothing_runs(tmp_path: Path) -> None:
     model = foldable()
     model.graph.node.append(onnx.helper.make_node("Mine", ["x"], ["mine"], domain="of.my.own"))
@@ -337,7 +357,12 @@ def test_bench_has_a_verdict_for_every_batch(pair: tuple[Path, Path]) -> None:
 
 @pytest.mark.parametrize("command", ["optimize", "explain", "verify", "bench"])
 def test_json_on_stdout_is_nothing_but_json(command: str, pair: tuple[Path, Path]) -> None:
-    arguments = {"optimize": [pair[0], "--dry-run"], "explain": [pair[0]], "verify": pair, "bench": [*pair, "--seconds", 0]}
+    arguments: dict[str, list[object]] = {
+        "optimize": [pair[0], "--dry-run"],
+        "explain": [pair[0]],
+        "verify": [*pair],
+        "bench": [*pair, "--seconds", 0],
+    }
     done = bnfold(command, *arguments[command], "--json", "-")
     assert done.code == 0
     assert json.loads(done.out)["schema"] == 1
@@ -387,6 +412,17 @@ def test_in_a_pipe_there_is_no_colour(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
     assert "\x1b" not in done.stdout + done.stderr
     assert any(len(line) > 100 for line in done.stderr.splitlines()), "one fact, one line"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    model = saved(stubborn(), tmp_path / "model.onnx")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*PROGRAM, "explain", str(model)], stdout=writing, stderr=subprocess.PIPE, cwd=ROOT, check=False
+    )
+    os.close(writing)
+    assert done.stderr == b""
 
 
 # ----------------------------------------------------------------------------------------------------------- documents

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto
 
 from tests.builder import KINDS, Builder
 from tests.law import law
@@ -116,9 +117,6 @@ def pool(b: Builder, c: Choices, x: str) -> str | None:
     pads = [c.below(2) for _ in range(2 * space)]
     kernel, strides = [2] * space, [1 + c.below(2)] * space
     if c.below(2):
-        if c.below(3) == 0:
-            made = [b.name("pooled"), b.name("indices")]
-            return b.node("MaxPool", x, outputs=made, kernel_shape=kernel) if b.opset >= 8 else None
         return b.node("MaxPool", x, kernel_shape=kernel, pads=pads, strides=strides)
     counted = {"count_include_pad": c.below(2)} if b.opset >= 7 else {}
     return b.node("AveragePool", x, kernel_shape=kernel, pads=pads, strides=strides, **counted)
@@ -200,6 +198,22 @@ def blocks(b: Builder, c: Choices, x: str) -> str | None:
     return b.node("SpaceToDepth", x, blocksize=2) if shape[2] % 2 == 0 and shape[3] % 2 == 0 else None
 
 
+def combine(b: Builder, c: Choices, x: str) -> str | None:
+    """Resize, Clip, Pad or a reduction."""
+    shape, way = b.shape(x), c.below(4)
+    if way == 0 and b.opset >= 13 and max(shape) < 9:
+        scales = [2.0 if axis > 1 and c.below(2) else 1.0 for axis in range(len(shape))]
+        return b.node("Resize", x, "", b.constant(scales, "scales", TensorProto.FLOAT), mode=("nearest", "linear")[c.below(2)])
+    if way == 1 and b.opset >= 11:
+        return b.node("Clip", x, b.constant(-0.6), b.constant(1.0 + c.below(2)))
+    if way == 2 and b.opset >= 11 and max(shape) < 9:
+        pads = [c.below(2) for _ in range(2 * len(shape))]
+        return b.node("Pad", x, b.constant(pads, "pads"), mode=("constant", "edge")[c.below(2)])
+    if b.opset >= 13 and len(shape) > 2:
+        return b.node("ReduceSum", x, b.constant([c.below(len(shape))], "axes"), keepdims=c.below(2))
+    return b.node("ReduceMax", x, axes=[c.below(len(shape))]) if b.opset < 18 else None
+
+
 def prelu(b: Builder, c: Choices, x: str) -> str | None:
     return b.prelu(x) if len(b.shape(x)) >= 2 else None
 
@@ -211,7 +225,7 @@ def dropout(b: Builder, c: Choices, x: str) -> str | None:
 STEPS: list[Step] = [
     *[affine] * 12, *[conv] * 4, *[sum_of_two] * 3, *[matmul] * 2, *[pool] * 2, *[reshape] * 2, *[concat] * 2,
     unary("Relu"), unary("Relu"), unary("LeakyRelu", alpha=0.3), unary("Sigmoid"), unary("Identity"), unary("Neg"),
-    constant_operand, deconv, global_pool, transpose, slice_, split, gather, repeat, blocks, prelu, dropout,
+    constant_operand, deconv, global_pool, transpose, slice_, split, gather, repeat, blocks, prelu, dropout, combine, combine,
 ]  # fmt: skip
 OPSETS = (6, 9, 13, 17, 22)
 SHAPES = [(3, 4, 5, 4), (2, 4, 4, 6), (1, 3, 3, 3), (3, 4), (2, 3, 5)]

@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,6 +73,29 @@ def test_the_python_runs(code: str) -> None:
     assert done.stdout.startswith("3 -> ")
 
 
+def shown(command: str) -> list[str]:
+    """The output that the page shows for a command, without numbers that differ from run to run."""
+    (block,) = re.findall(rf"```\n\$ {re.escape(command)}.*?\n(.*?)```", README, re.DOTALL)
+    return [comparable(line) for line in block.splitlines()]
+
+
+def comparable(line: str) -> str:
+    return re.sub(r"\(.*\)|[\d.e+-]+", "#", line) if line.strip().startswith(("error", "time")) else line
+
+
+@pytest.mark.usefixtures("workplace")
+def test_explain_prints_what_the_page_shows() -> None:
+    assert bnfold("explain", "model.onnx").out.splitlines() == shown("bnfold explain model.onnx")
+
+
+def test_optimize_prints_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    model, folded = "models/trained/bn_inception_fashion.onnx", tmp_path / "bn_inception_fashion.folded.onnx"
+    done = bnfold("optimize", model, "-o", folded)
+    lines = [comparable(line.replace(str(tmp_path), "build/demo")) for line in done.err.splitlines()]
+    assert lines == shown(f"bnfold optimize {model}")
+
+
 def test_make_targets_are_there() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {command.split()[1] for command in commands() if command.startswith("make")} <= targets
@@ -109,6 +131,10 @@ def keys(value: Any) -> Iterator[str]:
                 yield from keys(each)
 
 
+def codes_section() -> str:
+    return JSON.split("### Codes")[1].split("\n## ")[0]
+
+
 def test_the_json_is_documented_key_by_key(tmp_path: Path) -> None:
     model, other = saved(stubborn(), tmp_path / "model.onnx"), saved(different(stubborn()), tmp_path / "other.onnx")
     results = [
@@ -122,16 +148,14 @@ def test_the_json_is_documented_key_by_key(tmp_path: Path) -> None:
     seen = {key for each in [*results, json.loads(several)] for key in keys(each)}
     written = {word for token in re.findall(r"`([^`]+)`", JSON) for word in re.findall(r"\w+", token)}
     assert seen <= written, f"not in docs/json.md: {sorted(seen - written)}"
-    fields = re.findall(r"^\| (`.*?`) \|", JSON.replace(JSON.split("### Codes")[1].split("\n## ")[0], ""), re.MULTILINE)
-    promised = {name.removesuffix("[]").split(".")[-1].removesuffix("[]") for row in fields for name in re.findall(r"`(.*?)`", row)}
+    fields = re.findall(r"^\| (`.*?`) \|", JSON.replace(codes_section(), ""), re.MULTILINE)
+    promised = {
+        name.removesuffix("[]").split(".")[-1].removesuffix("[]")
+        for row in fields
+        for name in re.findall(r"`(.*?)`", row)
+    }
     assert promised <= seen | {"original", "optimized"}, f"only in docs/json.md: {sorted(promised - seen)}"
 
 
 def test_every_code_stands_in_the_document() -> None:
-    assert dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", JSON, re.MULTILINE)) == CODES
-
-
-def test_the_demo_model_of_the_page_is_there() -> None:
-    assert "models/trained/bn_inception_fashion.onnx" in README
-    assert (ROOT / "models" / "trained" / "bn_inception_fashion.onnx").exists()
-    assert shutil.which("make"), "README's two commands need make"
+    assert dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", codes_section(), re.MULTILINE)) == CODES

@@ -13,10 +13,11 @@ from bnfold.certificate import Certificate
 from bnfold.noise import Deviation, OutputCheck
 from bnfold.placement import PlacementVerdict
 from bnfold.reasons import Reason
-from bnfold.verify import CERTIFIED_ONLY, DIFFERENT, EQUIVALENT, NoiseCheck, RuntimeCheck, Verification
+from bnfold.verification import CERTIFIED_ONLY, DIFFERENT, EQUIVALENT, NoiseCheck, RuntimeCheck, Verification
 
 CHECK = OutputCheck(
-    "logits", "float32", (3, 10), 0, True, before=Deviation(2e-7, 1e-7), after=Deviation(3e-7, 1.1e-7), ratio=1.5, k_needed=1.25
+    "logits", "float32", (3, 10), 0, True, ratio=1.5, k_needed=1.25,
+    before=Deviation(2e-7, 1e-7), after=Deviation(3e-7, 1.1e-7),
 )  # fmt: skip
 PLACED = PlacementVerdict("CPUExecutionProvider", True, (), ())
 NODES = (
@@ -67,7 +68,9 @@ def test_the_summary_has_counts_size_error_proof_and_time() -> None:
     assert "nodes 9 -> 7" in said
     assert "size 4.5 MB -> 4.4 MB" in said
     assert "error to float64 2.00e-07 -> 3.00e-07 (1.50x, largest; 1.2 times the model's own noise, 8 allowed)" in said
-    assert "verified cpu, optimisations off and on: 1,200 nodes on CPUExecutionProvider, 1 node on OtherProvider" in said
+    assert (
+        "verified cpu, optimisations off and on: 1,200 nodes on CPUExecutionProvider, 1 node on OtherProvider" in said
+    )
     assert "certificate holds: 12 nodes re-proved, 6 constants exact" in said
     assert "time 1.5 s (solve 0.5, verify 1.0)" in said
     assert "kept" not in said
@@ -118,10 +121,15 @@ def test_nothing_folded_and_nothing_there() -> None:
 
 
 def test_certified_only_is_loud() -> None:
-    alone = replace(VERIFIED, status=CERTIFIED_ONLY, runtime=(), notes=("opset 1 is too old for it",))
-    assert "verified CERTIFIED ONLY: opset 1 is too old for it" in flat(report.optimized(result(bn(1), verification=alone)))
+    noise = NoiseCheck("float64, both models", "cpu", 8.0, True, (), (CHECK,))
+    alone = replace(VERIFIED, status=CERTIFIED_ONLY, runtime=(), noise=noise, notes=("opset 1 is too old for it",))
+    assert "verified CERTIFIED ONLY: opset 1 is too old for it" in flat(
+        report.optimized(result(bn(1), verification=alone))
+    )
+    assert "error to float64 2.00e-07 -> 3.00e-07" in flat(report.optimized(result(bn(1), verification=alone)))
+    assert "float64, as stored logits 3x10 float32: same" in flat(report.verification(alone, "a", "b"))
     assert report.verdict(alone).startswith("CERTIFIED ONLY, no runtime ran the original: compared in float64 only")
-    nothing = replace(alone, noise=replace(alone.noise, outputs=()))
+    nothing = replace(alone, noise=replace(noise, stored=()))
     assert report.verdict(nothing).endswith("nothing could be compared")
 
 
@@ -142,7 +150,9 @@ def test_a_weaker_reference_is_said() -> None:
 def test_a_difference_is_said_with_its_problem() -> None:
     bad = replace(CHECK, passed=False, problem="its error is 1")
     run = replace(RUN, passed=False, outputs={"off": (bad,)})
-    said = flat(report.verification(replace(VERIFIED, status=DIFFERENT, problems=("cpu: wrong",), runtime=(run,)), "a", "b"))
+    said = flat(
+        report.verification(replace(VERIFIED, status=DIFFERENT, problems=("cpu: wrong",), runtime=(run,)), "a", "b")
+    )
     assert "cpu, optim. off logits 3x10 float32: DIFFERENT, error 2.00e-07 -> 3.00e-07" in said
     assert "problem cpu: wrong" in said
     assert "verdict different: cpu: wrong" in said
@@ -162,7 +172,9 @@ def test_what_ran_elsewhere_is_listed() -> None:
 
 @pytest.mark.parametrize("verdict", ["no difference", "1.24x faster", "1.10x slower"])
 def test_bench(verdict: str) -> None:
-    row = BenchRow("cpu", 4, {"x": (4, 3, 8, 9)}, 120, Timing(2.5, 2.4, 2.6, 80), Timing(2, 1.9, 2.1, 70), 1.25, 1.2, 1.3, verdict)
+    row = BenchRow(
+        "cpu", 4, {"x": (4, 3, 8, 9)}, 120, Timing(2.5, 2.4, 2.6, 80), Timing(2, 1.9, 2.1, 70), 1.25, 1.2, 1.3, verdict
+    )
     said = flat(report.benchmark(Bench((row,), 1000, 900, None, ("a note",), 6.0), "a.onnx", "b.onnx"))
     assert "cpu, batch 4 120 pairs of runs in turns, x 4x3x8x9" in said
     assert "original 2.50 ms median, 2.40 to 2.60 quartiles, session made in 80 ms" in said
@@ -172,7 +184,8 @@ def test_bench(verdict: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "words"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (40_662_977, "40.7 MB"), (3 * 10**9, "3.0 GB")]
+    ("count", "words"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (40_662_977, "40.7 MB"), (3 * 10**9, "3.0 GB")],
 )
 def test_sizes(count: int, words: str) -> None:
     assert report.size(count) == words

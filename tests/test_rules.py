@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
+from onnx import TensorProto
 
 from tests.builder import KINDS, Builder
 from tests.law import law
@@ -34,8 +36,8 @@ class Row:
     opsets: tuple[int, ...] = (17,)
 
 
-ALL = "pszctbn"
-SCALES = "psz"
+ALL = KINDS
+SCALES = "upsz"
 
 
 def node(op: str, **attributes: object) -> Apply:
@@ -52,6 +54,61 @@ def deconv(out: int, *kernel: int, **attributes: object) -> Apply:
 
 def gemm(out: int, **attributes: object) -> Apply:
     return lambda b, x: b.gemm(x, out, **attributes)  # type: ignore[arg-type]
+
+
+def split_and_joined(b: Builder, x: str) -> str:
+    """Uneven parts of the channels, joined in another order."""
+    parts = [b.name("part") for _ in range(2)]
+    if b.opset < 13:
+        b.node("Split", x, outputs=parts, axis=1, split=[2, 4])
+    elif b.opset < 18:
+        b.node("Split", x, b.constant([2, 4], "sizes"), outputs=parts, axis=1)
+    else:
+        b.node("Split", x, outputs=parts, axis=1, num_outputs=2)
+    return b.node("Concat", *parts[::-1], axis=1)
+
+
+def sliced(start: int, end: int, step: int, axis: int = 1) -> Apply:
+    def apply(b: Builder, x: str) -> str:
+        if b.opset < 10:
+            return b.node("Slice", x, starts=[start], ends=[end], axes=[axis])
+        return b.node("Slice", x, *(b.constant([value], "slice") for value in (start, end, axis, step)))
+
+    return apply
+
+
+def gathered(*indices: int) -> Apply:
+    return lambda b, x: b.node("Gather", x, b.constant(list(indices), "indices"), axis=1)
+
+
+def resized(mode: str, *scales: float) -> Apply:
+    def apply(b: Builder, x: str) -> str:
+        roi = "" if b.opset >= 13 else b.constant(np.zeros(0), "roi")
+        return b.node("Resize", x, roi, b.constant(list(scales), "scales", TensorProto.FLOAT), mode=mode)
+
+    return apply
+
+
+def reduced(op: str, *axes: int, keepdims: int = 1) -> Apply:
+    def apply(b: Builder, x: str) -> str:
+        if b.opset < (13 if op == "ReduceSum" else 18):
+            return b.node(op, x, axes=list(axes), keepdims=keepdims)
+        return b.node(op, x, b.constant(list(axes), "axes"), keepdims=keepdims)
+
+    return apply
+
+
+def padded(*pads: int, value: float = 0.0, mode: str = "constant") -> Apply:
+    def apply(b: Builder, x: str) -> str:
+        if b.opset < 11:
+            return b.node("Pad", x, mode=mode, value=value, **{"paddings" if b.opset < 2 else "pads": list(pads)})
+        return b.node("Pad", x, b.constant(list(pads), "pads"), b.constant(value, "border"), mode=mode)
+
+    return apply
+
+
+def there_and_back(b: Builder, x: str) -> str:
+    return b.node("Cast", b.node("Cast", x, to=TensorProto.FLOAT), to=TensorProto.DOUBLE)
 
 
 ROWS = [
@@ -110,9 +167,9 @@ ROWS = [
     Row("gemm C of rows", gemm(4, bias=(3, 1), beta=2.0, transB=1), ALL, ALL, (3, 6)),
     Row("gemm full C", gemm(4, bias=(3, -1)), ALL, ALL, (3, 6), opsets=(6, 17)),
     # MatMul
-    Row("matmul 2d", lambda b, x: b.matmul(x, 4), ALL, "psztbn", (3, 6), opsets=(1, 6, 7, 9, 13, 17)),
+    Row("matmul 2d", lambda b, x: b.matmul(x, 4), ALL, "upsztbn", (3, 6), opsets=(1, 6, 7, 9, 13, 17)),
     Row("matmul 2d with bias", lambda b, x: b.matmul(x, 4, bias=True), ALL, ALL, (3, 6), opsets=(7, 17)),
-    Row("matmul square", lambda b, x: b.matmul(x, 6), ALL, "psztbn", (3, 6)),
+    Row("matmul square", lambda b, x: b.matmul(x, 6), ALL, "upsztbn", (3, 6)),
     # BatchNormalization takes up anything that needs no constant undone.
     Row("bn", lambda b, x: b.bn(x), ALL, ALL, opsets=(1, 6, 7, 8, 9, 14, 15, 17, 22)),
     Row("bn 2d", lambda b, x: b.bn(x), ALL, ALL, (3, 6)),
@@ -125,18 +182,18 @@ ROWS = [
     Row("sub from a constant", lambda b, x: b.per_channel("Sub", x, b.normal(6), left=True), ALL, ALL),
     Row("mul, constant left, W == C", lambda b, x: b.per_channel("Mul", x, b.normal(5), left=True), ALL, ALL, TRAP),
     # Activations: positive scales; a channel that is zero anyway.
-    Row("relu", node("Relu"), "pz", "pz", opsets=(1, 6, 13, 14, 17)),
-    Row("leaky relu", node("LeakyRelu", alpha=0.3), "pz", "pz", opsets=(1, 6, 16, 17)),
-    Row("leaky relu, negative slope", node("LeakyRelu", alpha=-0.3), "pz", "pz"),
-    Row("prelu", lambda b, x: b.prelu(x), "pz", "pz", opsets=(1, 6, 7, 9, 16, 17)),
-    Row("prelu, one slope", lambda b, x: b.node("PRelu", x, b.constant([-0.7])), "pz", "pz", opsets=(6, 17)),
+    Row("relu", node("Relu"), "upz", "upz", opsets=(1, 6, 13, 14, 17)),
+    Row("leaky relu", node("LeakyRelu", alpha=0.3), "upz", "upz", opsets=(1, 6, 16, 17)),
+    Row("leaky relu, negative slope", node("LeakyRelu", alpha=-0.3), "upz", "upz"),
+    Row("prelu", lambda b, x: b.prelu(x), "upz", "upz", opsets=(1, 6, 7, 9, 16, 17)),
+    Row("prelu, one slope", lambda b, x: b.node("PRelu", x, b.constant([-0.7])), "upz", "upz", opsets=(6, 17)),
     Row("sigmoid", node("Sigmoid"), "", ""),
     Row("softmax", node("Softmax", axis=1), "", ""),
     # Pooling
-    Row("max pool", node("MaxPool", kernel_shape=[3, 2], pads=[1, 0, 1, 1]), "pztb", "pztb", opsets=(1, 8, 10, 12, 17, 22)),
-    Row("max pool ceil", node("MaxPool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1), "pztb", "pztb"),
-    Row("max pool dilated", node("MaxPool", kernel_shape=[2, 2], dilations=[2, 3]), "pztb", "pztb"),
-    Row("global max pool", node("GlobalMaxPool"), "pztb", "pztb", opsets=(1, 17, 22)),
+    Row("max pool", node("MaxPool", kernel_shape=[3, 2], pads=[1, 0, 1, 1]), "upztb", "upztb", opsets=(1, 8, 10, 12, 17, 22)),
+    Row("max pool ceil", node("MaxPool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1), "upztb", "upztb"),
+    Row("max pool dilated", node("MaxPool", kernel_shape=[2, 2], dilations=[2, 3]), "upztb", "upztb"),
+    Row("global max pool", node("GlobalMaxPool"), "upztb", "upztb", opsets=(1, 17, 22)),
     Row("average pool", node("AveragePool", kernel_shape=[3, 2]), ALL, ALL, opsets=(1, 7, 10, 11, 17, 19, 22)),
     Row("average pool padded", node("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1]), ALL, ALL),
     Row("average pool SAME", node("AveragePool", kernel_shape=[2, 2], auto_pad="SAME_UPPER"), ALL, ALL),
@@ -155,28 +212,63 @@ ROWS = [
     Row("transpose of space", node("Transpose", perm=[0, 1, 3, 2]), ALL, ALL, TRAP),
     Row("transpose there and back", lambda b, x: node("Transpose", perm=[3, 1, 0, 2])(b, node("Transpose", perm=[2, 1, 3, 0])(b, x)), ALL, ALL),
     Row("transpose without perm", lambda b, x: node("Transpose")(b, node("Transpose")(b, x)), ALL, ALL),
-    Row("flatten of space", node("Flatten"), ALL, "", (3, 6, 4, 2), opsets=(1, 9, 11, 13, 17)),
+    Row("flatten of space", node("Flatten"), ALL, "u", (3, 6, 4, 2), opsets=(1, 9, 11, 13, 17)),
     Row("flatten", node("Flatten"), ALL, ALL, (3, 6, 1, 1)),
     Row("flatten axis -3", node("Flatten", axis=-3), ALL, ALL, (3, 6, 1, 1)),
     Row("reshape of space", lambda b, x: b.reshape(x, 3, 6, -1), ALL, ALL, opsets=(1, 5, 13, 14, 17)),
-    Row("reshape 0 -1", lambda b, x: b.reshape(x, 0, -1), ALL, "", (3, 6, 4, 2)),
+    Row("reshape 0 -1", lambda b, x: b.reshape(x, 0, -1), ALL, "u", (3, 6, 4, 2)),
     Row("reshape there and back", lambda b, x: b.reshape(b.reshape(x, 3, 2, 3, -1), *IMAGE), ALL, ALL),
     Row("reshape shuffles", lambda b, x: b.reshape(b.node("Transpose", b.reshape(x, 3, 2, 3, -1), perm=[0, 2, 1, 3]), *IMAGE), ALL, ALL),
-    Row("reshape merges batch and channels", lambda b, x: b.reshape(x, 18, 7, 5), "", ""),
+    Row("reshape merges batch and channels", lambda b, x: b.reshape(x, 18, 7, 5), "u", "u"),
     Row("squeeze", lambda b, x: b.squeeze(x, 3), ALL, ALL, (3, 6, 5, 1), opsets=(1, 11, 13, 17)),
     Row("squeeze -1", lambda b, x: b.squeeze(x, -1, 2), ALL, ALL, (3, 6, 1, 1), opsets=(11, 17)),
     Row("unsqueeze", lambda b, x: b.unsqueeze(x, 2), ALL, ALL, (3, 6, 5), opsets=(1, 11, 13, 17)),
     Row("unsqueeze -1", lambda b, x: b.unsqueeze(x, 2, -1), ALL, ALL, (3, 6), opsets=(11, 17)),
     Row("concat with a constant", lambda b, x: b.node("Concat", x, b.constant(b.normal(3, 2, 7, 5)), axis=1), ALL, ALL, opsets=(4, 11, 13, 17)),
-    Row("concat with itself", lambda b, x: b.node("Concat", x, x, axis=1), ALL, "", opsets=(4, 17)),
+    Row("concat with itself", lambda b, x: b.node("Concat", x, x, axis=1), ALL, "u", opsets=(4, 17)),
     Row("concat of space", lambda b, x: b.node("Concat", x, x, axis=-1), ALL, ALL),
     # Sums and products
-    Row("add to itself", lambda b, x: b.node("Add", x, x), "psctb", ALL, opsets=(6, 7, 17)),
-    Row("sub of itself", lambda b, x: b.node("Sub", x, x), "psctb", "psz"),
-    Row("sum of three", lambda b, x: b.node("Sum", x, x, x), "psctb", ALL, opsets=(1, 6, 8, 17)),
-    Row("mul by itself", lambda b, x: b.node("Mul", x, x), "ps", ""),
+    Row("add to itself", lambda b, x: b.node("Add", x, x), "upsctb", ALL, opsets=(6, 7, 17)),
+    Row("sub of itself", lambda b, x: b.node("Sub", x, x), "upsctb", SCALES),
+    Row("sum of three", lambda b, x: b.node("Sum", x, x, x), "upsctb", ALL, opsets=(1, 6, 8, 17)),
+    Row("mul by itself", lambda b, x: b.node("Mul", x, x), "ups", ""),
     Row("mul by its sigmoid", lambda b, x: b.node("Mul", x, b.node("Sigmoid", x)), "", ""),
-    Row("add of its global pool", lambda b, x: b.node("Add", x, b.node("GlobalAveragePool", x)), "psctb", SCALES),
+    Row("add of its global pool", lambda b, x: b.node("Add", x, b.node("GlobalAveragePool", x)), "upsctb", SCALES),
+    # What picks and repeats elements: an element read for several outputs needs them to agree.
+    Row("split and joined", split_and_joined, ALL, ALL, opsets=(4, 11, 13, 17, 18, 22)),
+    Row("slice of channels", sliced(1, 5, 1), ALL, ALL, opsets=(4, 9, 10, 13, 17)),
+    Row("slice of channels, backwards", sliced(-1, -100, -2), ALL, ALL),
+    Row("slice of space", sliced(1, 100, 2, axis=-1), ALL, ALL),
+    Row("gather", gathered(3, -1, 0), ALL, ALL, opsets=(1, 11, 13, 17)),
+    Row("gather one twice", gathered(3, 1, 3), ALL, "u"),
+    Row("gather in space", lambda b, x: b.node("Gather", x, b.constant([1, 1]), axis=3), ALL, ALL),
+    Row("tile of space", lambda b, x: b.node("Tile", x, b.constant([1, 1, 2, 3])), ALL, ALL, opsets=(6, 13, 17)),
+    Row("tile of channels", lambda b, x: b.node("Tile", x, b.constant([1, 2, 1, 1])), ALL, "u"),
+    Row("expand of space", lambda b, x: b.node("Expand", x, b.constant([3, 6, 4, 5])), ALL, ALL, (3, 6, 1, 1)),
+    Row("expand of channels", lambda b, x: b.node("Expand", x, b.constant([3, 6, 4, 5])), ALL, "u", (3, 1, 4, 5)),
+    Row("depth to space", node("DepthToSpace", blocksize=2), "u", ALL, (3, 8, 3, 2), opsets=(1, 11, 13, 17)),
+    Row("depth to space CRD", node("DepthToSpace", blocksize=2, mode="CRD"), "u", ALL, (3, 8, 3, 2)),
+    Row("space to depth", node("SpaceToDepth", blocksize=2), ALL, "u", (3, 5, 6, 4), opsets=(1, 13, 17)),
+    Row("space to depth of one block", node("SpaceToDepth", blocksize=2), ALL, "u", (3, 5, 2, 2)),
+    # What combines elements
+    Row("resize linear", resized("linear", 1.0, 1.0, 2.0, 1.5), ALL, ALL, opsets=(11, 13, 17, 18, 19)),
+    Row("resize nearest", resized("nearest", 1.0, 1.0, 2.0, 3.0), ALL, ALL),
+    Row("resize of channels that keeps their number", resized("linear", 1.0, 1.1, 1.0, 1.0), "u", "u"),
+    Row("reduce mean", reduced("ReduceMean", 2, 3), ALL, ALL, opsets=(1, 11, 13, 17, 18)),
+    Row("reduce mean to fewer axes", reduced("ReduceMean", -1, 2, keepdims=0), ALL, ALL, opsets=(1, 11, 17, 18)),
+    Row("reduce mean of channels", reduced("ReduceMean", 1), "u", ALL),
+    Row("reduce sum", reduced("ReduceSum", 2, 3), ALL, ALL, opsets=(1, 11, 13, 17)),
+    Row("reduce max", reduced("ReduceMax", 3), "upztb", "upztb", opsets=(1, 11, 17, 18, 20)),
+    Row("reduce min", reduced("ReduceMin", 3, keepdims=0), "upztb", "upztb"),
+    Row("negation", node("Neg"), ALL, ALL, opsets=(6, 13, 17)),
+    Row("cast to float32 and back", there_and_back, ALL, ALL, opsets=(6, 9, 13, 17, 19)),
+    Row("clip", lambda b, x: b.node("Clip", x, b.constant(-0.5), b.constant(1.5)), "u", "u", opsets=(11, 13, 17)),
+    Row("clip of opset 6", node("Clip", min=-0.5, max=1.5), "", "", opsets=(6,)),
+    Row("pad", padded(0, 0, 1, 0, 0, 0, 2, 1), SCALES, SCALES, opsets=(2, 11, 13, 17, 18, 21)),
+    Row("pad with a number", padded(0, 0, 1, 0, 0, 0, 2, 1, value=0.5), "", ""),
+    Row("pad edge", padded(0, 0, 1, 0, 0, 0, 2, 1, mode="edge"), ALL, ALL),
+    Row("pad of channels", padded(0, 1, 0, 0, 0, 0, 0, 0), "u", "u"),
+    Row("pad that crops", padded(0, 0, -1, 0, 0, 0, 0, -2), ALL, ALL),
 ]
 
 
@@ -186,7 +278,7 @@ def rows() -> list[object]:
         for row in ROWS
         for opset in row.opsets
         for side in ("front", "behind")
-        for kind in (KINDS if opset == row.opsets[-1] else "stn")
+        for kind in (KINDS if opset == row.opsets[-1] >= 7 else "stn")
     ]
 
 

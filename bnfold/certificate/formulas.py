@@ -244,7 +244,7 @@ def _factor(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
 
 
 def _alike(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
-    """Concat, Max, Min, Where: a constant operand is stored as the output is where it ends up."""
+    """Concat, Max, Min, Where, Clip: a constant is stored as the output is where it ends up."""
     node = pair.old
     out = _storage(graph, node, node.outputs[0])
     rank, found = out.num.ndim, {}
@@ -289,4 +289,5 @@ _FORMULAS: dict[str, Callable[[GraphPair, Pair], Mapping[int, Exact]]] = {
     "Max": _alike,
     "Min": _alike,
     "Where": _alike,
+    "Clip": _alike,
 }

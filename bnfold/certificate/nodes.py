@@ -212,8 +212,7 @@ class _Test:
             y, made = evaluate(node, x), evaluate(new, held)
             sizes = [magnitude(node, x, x_size, y[0]), magnitude(new, held, held_size, made[0])]
             if self.pair.bias is not None:
-                bias = self._bias()
-                made, sizes[1] = [made[0] + bias], sizes[1] + np.abs(bias)
+                made, sizes[1] = [self._with_bias(made[0])], np.abs(self._with_bias(sizes[1], np.abs))
         first = x[0]
         summed = max(first.shape) if node.op in ("MatMul", "Gemm") and first is not None else 0
         entering = sum(value.size for value in x if value is not None)
@@ -227,14 +226,19 @@ class _Test:
             return Sample.same(self.rng.random(shapes.found[slot]) < 0.5)
         return draw(self.graph.storage(name), shapes.found[slot], self.rng)
 
-    def _bias(self) -> Array:
-        """What the Add behind a MatMul adds, in the shape in which it is stored."""
-        value, stored = self.exact[BIAS].value, _stored(self.pair, BIAS)
-        fit = None if stored is None else fitted(value, stored.shape)
-        value = value if fit is None else fit
-        if self.some is None or value.ndim < -self.some[1]:
-            return value
-        return np.take(value, self.some[2], self.some[1])
+    def _with_bias(self, y: Array, of: Callable[[Array], Array] = np.asarray) -> Array:
+        """What the Add behind a MatMul makes, with its own attributes and the shape in which the bias is stored."""
+        add, stored = self.pair.bias, _stored(self.pair, BIAS)
+        assert add is not None and stored is not None
+        value, shape = self.exact[BIAS].value, stored.shape
+        if self.some is not None:
+            shape = tuple(len(self.some[2]) if size == len(value) else size for size in shape)
+            value = value[self.some[2]]
+        fit = fitted(value, shape)
+        value = of(value if fit is None else fit)
+        if add.version < 7 and not add.get_int("broadcast", 0) and value.shape != y.shape:
+            raise WrongError("node", "the Add behind it does not broadcast in this opset")
+        return evaluate(add, [y, value] if add.constant(1) is not None else [value, y])[0]
 
     def _relate(self, old: Sequence[Array], new: Sequence[Array], old_size: Array, new_size: Array, terms: int) -> None:
         """den y' = num y + off, and y' is finite."""

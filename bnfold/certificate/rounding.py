@@ -112,16 +112,17 @@ def _ulp(value: Array, type_: int) -> Array:
 def _rounding_error(stored: Value, value: Array, doubt: Array, type_: int) -> float:
     """The largest error of stored values in units in the last place; 0 where all are rounded as well as can be told."""
     with np.errstate(all="ignore"):
-        # Casting to bfloat16 rounds twice, so only float32 and float16 have the short way.
-        if type_ in (TensorProto.FLOAT, TensorProto.FLOAT16) and np.array_equal(stored, value.astype(stored.dtype)):
+        # The short way: casting to float32 or float16 rounds once (to bfloat16 twice), and may overflow.
+        short = type_ in (TensorProto.FLOAT, TensorProto.FLOAT16)
+        if short and np.array_equal(stored, value.astype(stored.dtype)) and np.all(np.isfinite(stored)):
             return 0.0
         held = stored.astype(np.float64)
         error = np.abs(held - value)
         # Below a power of two the units are half as large as above it.
         unit = _ulp(np.minimum(np.abs(held), np.abs(value)), type_)
-        bad = ~(error <= 0.5 * unit + doubt) & ~(np.isnan(value) & np.isnan(held))
+        good = (error <= 0.5 * unit + doubt) | (held == value) | (np.isnan(value) & np.isnan(held))
         worst = np.where(np.isfinite(error), error / unit, np.inf)
-    return float(np.max(worst, where=bad, initial=0.0))
+    return float(np.max(worst, where=~good, initial=0.0))
 
 
 def compare(stored: Constant, exact: Exact) -> float:

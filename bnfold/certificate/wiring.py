@@ -126,7 +126,7 @@ def match(pair: GraphPair) -> None:
 
 def _product_behind(pair: GraphPair, add: Node, used: dict[int, Node]) -> Node | None:
     """The MatMul whose fresh output an inserted Add reads; None where it is not just that."""
-    if len(add.inputs) != 2 or add.index in used or set(add.attributes) - {"broadcast"}:
+    if len(add.inputs) != 2 or add.index in used or set(add.attributes) - {"broadcast", "axis"}:
         return None
     dynamic = [name for name in add.inputs if add.graph.constant(name) is None]
     product = add.graph.producers.get(dynamic[0]) if len(dynamic) == 1 else None

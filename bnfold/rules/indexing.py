@@ -43,6 +43,9 @@ def picks(axes: Callable[[View], Mapping[int, int | None]], pick: Picks) -> Rule
             for key in outputs:
                 if view.port(key).fixed:
                     wanted = _backward(view, wanted, view.port(key).storage, pick(view, index, -key - 1), index)
+            if len(outputs) == 1 and view.port(OUT).fixed and not varies_on(view.port(OUT).storage) & set(sizes):
+                wanted = view.port(OUT).storage  # also where nothing reads an element
+            _refuse_pattern(view, wanted, sizes)
         wants = {0: wanted}
         for key in outputs:
             wants[key] = _forward(view, wanted, pick(view, index, -key - 1), index, sizes)
@@ -73,10 +76,14 @@ def _forward(
         return compress(_spread(view, array, index)[positions])
 
     moved = storage.map(move)
-    patterned = {axis for axis in varies_on(moved) if sizes.get(axis) is not None}
+    _refuse_pattern(view, moved, sizes)
+    return moved
+
+
+def _refuse_pattern(view: View, storage: Storage, sizes: Mapping[int, int | None]) -> None:
+    patterned = {axis for axis in varies_on(storage) if sizes.get(axis) is not None}
     if patterned:
         raise view.refuse("not-uniform", f"{view.node.op} would need a demand that alternates along {min(patterned)}")
-    return moved
 
 
 def _backward(view: View, x: Storage, y: Storage, positions: Positions, index: Positions) -> Storage:

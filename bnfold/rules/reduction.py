@@ -39,7 +39,7 @@ def _uniform_on(view: View, storage: Storage, axes: list[int]) -> None:
 
 
 def reduce(any_sign: bool, shift_times: Callable[[View, list[int]], float]) -> Rule:
-    """y = reduce(x): what is uniform on the reduced axes passes; ReduceSum takes the shift as often as it adds."""
+    """Reduce x to y: what is uniform on the reduced axes passes; ReduceSum takes the shift as often as it adds."""
 
     def rule(view: View) -> list[Accept]:
         x, y, axes = view.port(0), view.port(OUT), _axes(view)
@@ -86,13 +86,29 @@ def resize(view: View) -> list[Accept]:
     if node.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
         raise view.refuse("opaque-op", f"{node.op} extrapolates with a constant of its own")
     x, y = view.port(0), view.port(OUT)
-    resized = [axis for axis in range(x.rank) if x.shape[axis] != y.shape[axis] or not isinstance(x.shape[axis], int)]
+    scales = _scales(view)
+    resized = [
+        axis
+        for axis in range(x.rank)
+        if x.shape[axis] != y.shape[axis] or not isinstance(x.shape[axis], int) or scales.get(axis, 1.0) != 1.0
+    ]
 
     def check(storage: Storage) -> Storage:
         _uniform_on(view, storage, resized)
         return storage
 
     return same_on_both(view, check)
+
+
+def _scales(view: View) -> dict[int, float]:
+    """The constant scales by axis: one that is not 1 shifts the samples even where the size stays the same."""
+    node, rank = view.node, view.port(0).rank
+    found = node.attributes["scales"].floats if "scales" in node.attributes else ()
+    slot = 1 if node.op == "Upsample" or node.version < 11 else 2
+    constant = node.constant(slot)
+    values = [float(value) for value in (found if constant is None else constant.float64().ravel())]
+    axes = node.get_ints("axes") or range(rank)
+    return dict(zip([axis % rank for axis in axes], values, strict=False))
 
 
 def negate(view: View) -> list[Accept]:
@@ -155,11 +171,11 @@ def pad(view: View) -> list[Accept]:
             raise view.refuse("opaque-op", "the axes of Pad are computed at run time")
         axes = [axis % rank for axis in chosen.ints()]
     padded = [axis for i, axis in enumerate(axes) if pads[i] or pads[len(axes) + i]]
-    border = _border(view) if mode == "constant" else None
+    border = _border(view) if mode == "constant" and max(pads, default=0) > 0 else None
 
     def check(storage: Storage) -> Storage:
         _uniform_on(view, storage, padded)
-        if border is not None and padded:
+        if border is not None:
             if border != 0:
                 raise view.refuse("padded-shift", f"Pad puts the constant {border} around the tensor")
             if not storage.is_scale:

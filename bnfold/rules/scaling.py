@@ -30,6 +30,8 @@ class Source:
     affine: Affine
     spread: Array | None = None
     """Standard deviation of the input by channel, where the node knows it (a BatchNormalization does)."""
+    mean: Array | None = None
+    """Mean of the input by channel, where the node knows it."""
 
 
 AFFINE_OPS = frozenset({"BatchNormalization", "Mul", "Div", "Add", "Sub"})
@@ -98,7 +100,7 @@ def _batchnorm_source(node: Node) -> Source | Reason:
     scale = gamma / np.sqrt(total)
     along = (1, -1) + (1,) * (len(shape) - 2)
     affine = Affine(scale.reshape(along), (bias - scale * mean).reshape(along))
-    return Source(node, 0, affine, np.sqrt(total).reshape(along))
+    return Source(node, 0, affine, np.sqrt(total).reshape(along), mean.reshape(along))
 
 
 def _operand_source(node: Node) -> Source | Reason | None:

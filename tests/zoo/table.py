@@ -2,8 +2,8 @@
 
     python tests/zoo/table.py FOLDER [--only REGEX] > docs/models.md
 
-Every model runs in a process of its own: `bnfold optimize MODEL -o TEMPORARY --json FILE`. The exit code of this script is
-1 where a model failed in a way that is not foreseen (anything but done, or no runtime for the original).
+Every model runs in a process of its own: `bnfold optimize MODEL -o TEMPORARY --json FILE`. The exit code is 1 where one
+of them did not end with 0.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ python tests/zoo/table.py FOLDER > docs/models.md
 ```
 
 on {machine} with {versions}. The models have random weights and random, calibrated statistics, about 2% of the gammas
-negative, 3% of them a hundred times smaller; `real_` are trained or ship with packages, `__dynamo` come from PyTorch's newer
-exporter, `hand_` are small corner cases, some of which must not fold.
+negative, 3% of them a hundred times smaller; `real_` are trained or ship with packages, `__dynamo` come from PyTorch's
+newer exporter, `hand_` are small corner cases, some of which must not fold.
 
 - *BN*: BatchNormalization nodes before and after. *scale-shift*: Mul, Div, Add and Sub by constants, before and after.
 - *error*: norm of the output's error against the original in float64, relative, original and folded model, worst output

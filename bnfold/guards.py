@@ -1,0 +1,91 @@
+"""Numerical judgement: an exact fold that rounding would spoil is refused.
+
+Two things can go wrong in the type that the model is stored in. A constant may not fit it. And a tensor that is stored
+around another zero, ``v = alpha*v' + beta``, is rounded relative to ``|v - beta|`` instead of ``|v|``: every reader
+loses ``log2(|beta - mean| / max(spread, |mean|))`` bits. A scale alone loses nothing in floating point.
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+
+from bnfold.affine import Array, Storage
+from bnfold.graph import Graph
+from bnfold.plan import Edit, NewBias, NewConstant, SetAttribute
+from bnfold.reasons import Reason
+from bnfold.rules import Source
+from bnfold.rules.base import channels_where
+from bnfold.source import FLOATS
+
+BITS = {"float16": 3.0, "bfloat16": 1.0, "float32": 10.0, "float64": 39.0}
+"""How many of its significant bits a tensor of several readers may lose. Measured on 160 networks: folds that pass
+verification lose at most 7 in float32, a dense network that fails loses 17."""
+
+
+class Spreads:
+    """What BatchNormalization nodes know about the tensors that they read, where others read these too."""
+
+    def __init__(self, graph: Graph, sources: dict[int, Source]) -> None:
+        self._graph = graph
+        self._known: dict[str, tuple[Array, Array]] = {}
+        for source in sources.values():
+            name = source.node.inputs[source.slot]
+            if source.spread is not None and source.mean is not None and len(graph.consumers[name]) > 1:
+                self._known[name] = (source.mean, source.spread)
+
+    def lost(self, name: str, storage: Storage, before: Storage) -> Reason | None:
+        """The reason against storing a tensor like this, where its other readers would lose too many bits."""
+        if name not in self._known:
+            return None
+        mean, spread = self._known[name]
+        limit = BITS.get(FLOATS[self._graph.type(name)].name, 0.0) if self._graph.type(name) in FLOATS else 10.0
+        bits = _bits(storage, mean, spread)
+        worse = (bits > limit) & (bits > _bits(before, mean, spread) + 0.5)
+        if not np.any(worse):
+            return None
+        return Reason(
+            "precision-loss",
+            f"{name!r} would be stored so far from zero that its other readers lose {np.max(bits[worse]):.0f} bits, "
+            f"of which {limit:g} are allowed",
+            name,
+            "retrain or prune the channels whose gamma is almost zero",
+            channels_where(worse),
+        )
+
+
+def _bits(storage: Storage, mean: Array, spread: Array) -> Array:
+    """Bits lost by storing a tensor of this mean and spread; none where v' does not matter."""
+    regular = (storage.num != 0) & (storage.den != 0)
+    beta = np.where(regular, -storage.off / np.where(storage.num == 0, 1.0, storage.num), 0.0)
+    size = np.maximum(np.maximum(spread, np.abs(mean)), np.finfo(np.float64).tiny)
+    growth = np.where(regular & (storage.off != 0), np.abs(beta - mean) / size, 1.0)
+    return np.asarray(np.log2(np.maximum(growth, 1.0)))
+
+
+def misfit(edit: Edit) -> str:
+    """What of an edit does not fit the type in which it is stored; '' where all does."""
+    if isinstance(edit, SetAttribute) or _in_range(edit):
+        return ""
+    hint = edit.hint if isinstance(edit, NewConstant) else "bias"
+    return f"the new {hint} would not fit its type {FLOATS[edit.type].name}"
+
+
+def _in_range(edit: NewConstant | NewBias) -> bool:
+    """Whether the new constant can be held by its type without overflow, or loss of all digits."""
+    limits = ml_dtypes.finfo(FLOATS[edit.type])
+    largest, smallest = float(limits.max), float(limits.smallest_normal)
+    if isinstance(edit, NewBias):
+        return bool(np.all(np.abs(edit.shift) <= largest))
+    factor = 1.0
+    for one in edit.factors:
+        factor *= float(np.max(np.abs(one), initial=0.0))
+    if not np.isfinite(factor):
+        return False
+    if largest < 1e20 or not 1e-20 < factor < 1e20:
+        size = float(np.max(np.abs(edit.value()), initial=0.0))
+        vanished = 0 < size < smallest and edit.base is not None and edit.shift is None
+        return size <= largest and not vanished
+    if edit.base is None or edit.hint == "bias":
+        return edit.shift is None or bool(np.all(np.abs(edit.shift()) <= largest))
+    return True
