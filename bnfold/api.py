@@ -2,159 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import os
-import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from bnfold.bench import bench
-from bnfold.certificate import Certificate, certify
+from bnfold.attempt import Attempt, Clock, Progress, Proof, culprit
+from bnfold.benchmark import bench
+from bnfold.certificate import certify
+from bnfold.equivalence import verify
 from bnfold.errors import NotEquivalentError
 from bnfold.graph import Model, bodies
 from bnfold.patch import tensors, witness_of
 from bnfold.reasons import Reason
+from bnfold.results import Affine, Count, Explained, Facts, Optimized
 from bnfold.runtime import resolve_providers
 from bnfold.solver import Outcome, Solution, solve
 from bnfold.source import ModelLike, Source, is_external, read, tensor_nbytes
-from bnfold.verify import DIFFERENT, Verification, verify
 from bnfold.witness import Witness
-from bnfold.write import Staged, destination, folded, staged, write
+from bnfold.write import destination, staged
 
 __all__ = ["Affine", "Count", "Explained", "Facts", "Optimized", "bench", "explain", "optimize", "verify"]
 
-SCHEMA = 1
-"""Version of the JSON that `optimize` and `explain` give."""
-
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Affine:
-    """What became of one affine node of the original."""
-
-    node: str
-    op: str
-    status: str
-    """`folded` or `kept`."""
-    way: str = ""
-    into: tuple[str, ...] = ()
-    """The nodes whose constants took it up."""
-    into_ops: tuple[str, ...] = ()
-    """Their operators."""
-    reasons: tuple[Reason, ...] = ()
-    """Why it was kept; the most telling reason first."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The entry of the report's `affines` list."""
-        entry: dict[str, Any] = {"node": self.node, "op": self.op, "status": self.status}
-        if self.status == "folded":
-            return entry | {"way": self.way, "into": list(self.into)}
-        first, *others = (_reason_json(reason) for reason in self.reasons)
-        return entry | first | ({"also": others} if others else {})
-
-
-def _reason_json(reason: Reason) -> dict[str, Any]:
-    entry: dict[str, Any] = {"code": reason.code, "reason": reason.text, "at": reason.at, "unlock": reason.unlock}
-    return entry | ({"channels": list(reason.channels)} if reason.channels else {})
-
-
-@dataclass(frozen=True)
-class Count:
-    """How many before and after."""
-
-    before: int
-    after: int
-
-    def to_json(self) -> dict[str, int]:
-        """As the report has it."""
-        return {"before": self.before, "after": self.after}
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the model is."""
-
-    path: str | None
-    output: str | None
-    ir_version: int
-    opset: int
-    producer: str
-    nodes: Count
-    bytes: Count
-    """Model file and external data together."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The report's `model`."""
-        return {
-            "path": self.path,
-            "output": self.output,
-            "ir_version": self.ir_version,
-            "opset": self.opset,
-            "producer": self.producer,
-            "nodes": self.nodes.to_json(),
-            "bytes": self.bytes.to_json(),
-        }
-
-
-@dataclass(frozen=True)
-class Explained:
-    """What can be folded, and why the rest stays."""
-
-    model: Facts
-    batchnorm: Count
-    affines: tuple[Affine, ...]
-    timing: Mapping[str, float] = field(default_factory=dict)
-    """Seconds by step."""
-    warnings: tuple[str, ...] = ()
-    """What the caller should know, a line each."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The whole report; see the README for its schema."""
-        return {
-            "schema": SCHEMA,
-            "bnfold": version("bnfold"),
-            "model": self.model.to_json(),
-            "batchnorm": self.batchnorm.to_json(),
-            "affines": [affine.to_json() for affine in self.affines],
-            "merges": [],
-            "timing": {step: round(seconds, 4) for step, seconds in self.timing.items()},
-            "warnings": list(self.warnings),
-        }
-
-
-@dataclass(frozen=True)
-class Optimized(Explained):
-    """The result of :func:`optimize`."""
-
-    certificate: Certificate | None = None
-    verification: Verification | None = None
-    witness: Witness = field(default_factory=Witness)
-    output: Path | None = None
-    """The file that was written; None where the result is only in memory, or for a dry run."""
-    proto: onnx.ModelProto | None = None
-    """The folded model, where it was asked for in memory."""
-
-    @property
-    def status(self) -> str:
-        """`verified`, `certified-only` (no runtime here ran the original) or `certified` (not asked to verify)."""
-        if self.verification is None:
-            return "certified"
-        return "verified" if self.verification.status == "equivalent" else self.verification.status
-
-    def to_json(self) -> dict[str, Any]:
-        """The whole report; see the README for its schema."""
-        return super().to_json() | {
-            "status": self.status,
-            "certificate": self.certificate.to_json() if self.certificate else {},
-            "verify": self.verification.to_json() if self.verification else {},
-        }
+STRICTER = (6.0, 3.0, 0.0)
+"""Bits that tensors of several readers may lose, tried in turn where a certified fold turns out to be too noisy."""
 
 
 def explain(model: ModelLike, *, keep: Iterable[str] = (), only: Iterable[str] = ()) -> Explained:
@@ -168,7 +43,7 @@ def explain(model: ModelLike, *, keep: Iterable[str] = (), only: Iterable[str] =
     Raises:
         ModelError: the model cannot be read.
     """
-    clock = _Clock()
+    clock = Clock()
     keep, only = tuple(keep), tuple(only)
     given = Model(read(model))
     clock.lap("read")
@@ -232,7 +107,7 @@ def optimize(
         ProviderError: a provider that was asked for is not available.
         NotEquivalentError: the folded model failed verification and no single fold was at fault, or `strict`.
     """
-    clock, say = _Clock(), progress or (lambda line: None)
+    clock, say = Clock(), progress or (lambda line: None)
     keep, only = tuple(keep), tuple(only)
     if verify and providers:
         resolve_providers(providers)
@@ -243,26 +118,32 @@ def optimize(
     given = Model(source)
     clock.lap("read")
 
-    def prove(optimized: ModelLike, base_dir: Path | None, witness: Witness) -> _Proof:
+    def prove(optimized: ModelLike, base_dir: Path | None, witness: Witness) -> Proof:
         say("certifying")
         made = read(optimized)
         made = Source(made.proto, made.path, made.base_dir or base_dir)
         certificate = certify(given, Model(made), witness)
         clock.lap("certify")
         if not certificate.ok or not verify:
-            return _Proof(certificate, None)
+            return Proof(certificate, None)
         before: ModelLike = model if source.path is None else source.path
         run = _verify(before, optimized, providers=providers, provider_options=provider_options, inputs=inputs,
                       shapes=shapes, samples=samples, seed=seed, tf32=tf32, progress=progress)  # fmt: skip
         clock.lap("verify")
-        return _Proof(certificate, run)
+        return Proof(certificate, run)
 
     dropped: set[str] = set()
+    limits, bits = list(STRICTER), math.inf
+
+    def fold(without: set[str]) -> Attempt:
+        solution = solve(given, keep, only, dropped | without, bits)
+        clock.lap("solve")
+        return Attempt(given, solution, prove, clock, say)
+
     while True:
         say("solving")
-        solution = solve(given, keep, only, dropped)
-        clock.lap("solve")
-        attempt = _Attempt(given, solution, prove, clock, say)
+        attempt = fold(set())
+        solution = attempt.solution
         if where is None or dry_run:
             result = attempt.in_memory()
         else:
@@ -272,10 +153,14 @@ def optimize(
                     stage.keep()
         if result.proof.ok:
             break
-        culprit = _culprit(given, keep, only, dropped, prove, clock, say)
-        if culprit is None or strict:
-            raise NotEquivalentError(_failure(result.proof, culprit, source))
-        dropped.add(culprit)
+        if limits and result.proof.certified:
+            bits = limits.pop(0)
+            say(f"too much rounding noise: again, with no more than {bits:g} bits lost")
+            continue
+        guilty = culprit(fold, say)
+        if guilty is None or strict:
+            raise NotEquivalentError(_failure(result.proof, guilty, source))
+        dropped.add(guilty)
     warnings = _unmatched(solution, keep, only) + tuple(
         f"the fold of {name} failed verification and was dropped; please report it" for name in sorted(dropped)
     )
@@ -297,93 +182,13 @@ def optimize(
 _verify = verify  # `optimize` has an option of the same name
 
 
-@dataclass(frozen=True)
-class _Proof:
-    certificate: Certificate | None
-    verification: Verification | None
-
-    @property
-    def ok(self) -> bool:
-        certified = self.certificate is None or self.certificate.ok
-        return certified and (self.verification is None or self.verification.status != DIFFERENT)
-
-
-@dataclass(frozen=True)
-class _Result:
-    proto: onnx.ModelProto
-    proof: _Proof
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    """One plan, carried out and proved, in memory or on disk."""
-
-    model: Model
-    solution: Solution
-    prove: Callable[[ModelLike, Path | None, Witness], _Proof]
-    clock: _Clock
-    say: Progress
-
-    def in_memory(self) -> _Result:
-        if self.solution.plan.is_empty:
-            return _Result(self.model.proto, _Proof(None, None))
-        self.say("writing")
-        proto = folded(self.model, self.solution.plan)
-        self.clock.lap("write")
-        if any(is_external(tensor) for tensor in tensors(proto)) and self.model.source.path is not None:
-            return _Result(proto, self._beside(proto))
-        return _Result(proto, self.prove(proto, self.model.source.base_dir, witness_of(self.solution.plan)))
-
-    def _beside(self, proto: onnx.ModelProto) -> _Proof:
-        """Prove a model whose external data is the original's: from a temporary file in the original's folder."""
-        assert self.model.source.path is not None
-        temporary = self.model.source.path.with_name(f".{self.model.source.path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(proto.SerializeToString())
-            return self.prove(temporary, None, witness_of(self.solution.plan))
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def on_disk(self, stage: Staged) -> _Result:
-        self.say("writing")
-        write(self.model, self.solution.plan, stage)
-        self.clock.lap("write")
-        if self.solution.plan.is_empty:
-            return _Result(self.model.proto, _Proof(None, None))
-        proof = self.prove(stage.path, None, witness_of(self.solution.plan))
-        return _Result(read(stage.path).proto, proof)
-
-
-def _culprit(
-    model: Model,
-    keep: Iterable[str],
-    only: Iterable[str],
-    dropped: set[str],
-    prove: Callable[[ModelLike, Path | None, Witness], _Proof],
-    clock: _Clock,
-    say: Progress,
-) -> str | None:
-    """The one fold without which the rest passes: by halves. None where there is none."""
-
-    def passes(without: set[str]) -> bool:
-        solution = solve(model, keep, only, dropped | without)
-        return _Attempt(model, solution, prove, clock, say).in_memory().proof.ok
-
-    suspects = [o.node.label for o in solve(model, keep, only, dropped).outcomes if o.folded]
-    while len(suspects) > 1:
-        say(f"looking for the fold at fault among {len(suspects)}")
-        half = suspects[: len(suspects) // 2]
-        suspects = half if passes(set(half)) else suspects[len(half) :]
-    return suspects[0] if suspects and passes(set(suspects)) else None
-
-
-def _failure(proof: _Proof, culprit: str | None, source: Source) -> str:
+def _failure(proof: Proof, guilty: str | None, source: Source) -> str:
     problem = "the two models differ"
     if proof.certificate is not None and not proof.certificate.ok:
         problem = str(proof.certificate.failures[0])
     elif proof.verification is not None and proof.verification.problems:
         problem = proof.verification.problems[0]
-    fault = f"the fold of {culprit} is at fault; " if culprit else ""
+    fault = f"the fold of {guilty} is at fault; " if guilty else ""
     return f"{source.label}: {fault}{problem}; nothing was written"
 
 
@@ -470,20 +275,3 @@ def _nodes(model: onnx.ModelProto) -> int:
 
 def _bytes(model: onnx.ModelProto) -> int:
     return int(model.ByteSize()) + sum(tensor_nbytes(tensor) for tensor in tensors(model) if is_external(tensor))
-
-
-class _Clock:
-    """Seconds by step; a step that comes again adds up."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, step: str) -> None:
-        now = time.perf_counter()
-        self.laps[step] = self.laps.get(step, 0.0) + now - self._last
-        self._last = now
-
-
-# Importing the modules `bnfold.verify` and `bnfold.bench` bound them to the package, over the functions of that name.
-vars(sys.modules["bnfold"]).update(bench=bench, verify=verify)

@@ -223,12 +223,16 @@ def _slice(call: _Call) -> list[Value]:
     assert starts is not None and ends is not None
     index: list[slice] = [slice(None)] * value.ndim
     for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        step = 1 if steps is None else steps[i]
-        # An end beyond -size means "past the first element" when walking backwards.
         axis = i if axes is None else axes[i]
-        stop = None if step < 0 and end < -value.shape[axis] else end
-        index[axis] = slice(start, stop, step)
+        index[axis] = as_slice(start, end, 1 if steps is None else steps[i], value.shape[axis])
     return [value[tuple(index)]]
+
+
+def as_slice(start: int, end: int, step: int, size: int) -> slice:
+    """Python's slice for ONNX's: walking backwards, a start before the first is the first, such an end is past it."""
+    if step > 0:
+        return slice(start, end, step)
+    return slice(max(start, -size), None if end < -size else end, step)
 
 
 def _gather(call: _Call) -> list[Value]:

@@ -26,20 +26,41 @@ verification lose at most 7 in float32, a dense network that fails loses 17."""
 class Spreads:
     """What BatchNormalization nodes know about the tensors that they read, where others read these too."""
 
-    def __init__(self, graph: Graph, sources: dict[int, Source]) -> None:
+    def __init__(self, graph: Graph, sources: dict[int, Source], bits: float) -> None:
         self._graph = graph
+        self._bits = bits
         self._known: dict[str, tuple[Array, Array]] = {}
         for source in sources.values():
-            name = source.node.inputs[source.slot]
-            if source.spread is not None and source.mean is not None and len(graph.consumers[name]) > 1:
-                self._known[name] = (source.mean, source.spread)
+            if source.spread is not None and source.mean is not None:
+                self._learn(source.node.inputs[source.slot], source.mean, source.spread)
+
+    def _learn(self, name: str, mean: Array, spread: Array) -> None:
+        """Note a tensor's statistics, and those of the parts that it is joined from."""
+        found = [(name, mean, spread)]
+        while found:
+            name, mean, spread = found.pop()
+            if name in self._known:
+                continue
+            self._known[name] = (mean, spread)
+            node = self._graph.producers.get(name)
+            if node is None or node.op != "Concat" or node.get_int("axis", 1) != 1:
+                continue
+            start = 0
+            for part in node.inputs:
+                shape = self._graph.shape(part)
+                if shape is None or not isinstance(shape[1], int):
+                    break
+                stop = start + shape[1]
+                found.append((part, mean[:, start:stop], spread[:, start:stop]))
+                start = stop
 
     def lost(self, name: str, storage: Storage, before: Storage) -> Reason | None:
         """The reason against storing a tensor like this, where its other readers would lose too many bits."""
-        if name not in self._known:
+        if name not in self._known or len(self._graph.consumers.get(name, ())) < 2:
             return None
         mean, spread = self._known[name]
-        limit = BITS.get(FLOATS[self._graph.type(name)].name, 0.0) if self._graph.type(name) in FLOATS else 10.0
+        type_ = FLOATS.get(self._graph.type(name), np.dtype(np.float32))
+        limit = min(self._bits, BITS[type_.name])
         bits = _bits(storage, mean, spread)
         worse = (bits > limit) & (bits > _bits(before, mean, spread) + 0.5)
         if not np.any(worse):

@@ -25,8 +25,6 @@ CODES: dict[str, str] = {
     "padded-shift": "zero padding stands between the shift and the weights that would absorb it",
     "negative-scale": "the operator passes only positive scales",
     "shift-through-nonlinear": "the operator does not pass a shift",
-    "scale-through-nonlinear": "the operator does not pass a scale",
-    "scale-refused": "the node can absorb a shift, but not a scale",
     "shift-refused": "the node can absorb a scale, but not a shift",
     "not-uniform": "the operator mixes channels that would be stored differently",
     "lacks-axis": "an operand has no axis on which the demand varies",

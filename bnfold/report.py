@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bnfold.api import Affine, Explained, Optimized
-from bnfold.bench import Bench, BenchRow, Timing
+from bnfold.benchmark import Bench, BenchRow, Timing
 from bnfold.noise import K, OutputCheck
 from bnfold.verification import CERTIFIED_ONLY, DIFFERENT, RuntimeCheck, Verification, badness
 

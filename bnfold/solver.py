@@ -7,6 +7,7 @@ tried again after a success, until nothing moves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -84,7 +85,13 @@ class _Found:
     cost: tuple[float, ...]
 
 
-def solve(model: Model, keep: Iterable[str] = (), only: Iterable[str] = (), drop: Iterable[str] = ()) -> Solution:
+def solve(
+    model: Model,
+    keep: Iterable[str] = (),
+    only: Iterable[str] = (),
+    drop: Iterable[str] = (),
+    bits: float = math.inf,
+) -> Solution:
     """Fold what can be folded.
 
     Args:
@@ -92,17 +99,20 @@ def solve(model: Model, keep: Iterable[str] = (), only: Iterable[str] = (), drop
         keep: names or globs of nodes that must stay.
         only: names or globs; where given, every other node stays.
         drop: labels of nodes whose fold failed verification.
+        bits: how many bits a tensor of several readers may lose at most, where that is less than the usual limit.
     """
     plans, outcomes = [], []
     for graph in model.graphs:
-        solver = _GraphSolver(graph, tuple(keep), tuple(only), frozenset(drop))
+        solver = _GraphSolver(graph, tuple(keep), tuple(only), frozenset(drop), bits)
         outcomes += solver.run()
         plans.append(solver.plan)
     return Solution(Plan(plans), outcomes)
 
 
 class _GraphSolver:
-    def __init__(self, graph: Graph, keep: tuple[str, ...], only: tuple[str, ...], drop: frozenset[str]) -> None:
+    def __init__(
+        self, graph: Graph, keep: tuple[str, ...], only: tuple[str, ...], drop: frozenset[str], bits: float
+    ) -> None:
         self.graph = graph
         self.plan = GraphPlan(graph)
         self.sources: dict[int, Source] = {}
@@ -130,7 +140,7 @@ class _GraphSolver:
                     self.kept[node.index] = (reason,)
             else:
                 self.kept[node.index] = (found,)
-        self.spreads = Spreads(graph, self.sources)
+        self.spreads = Spreads(graph, self.sources, bits)
 
     def run(self) -> list[Outcome]:
         waiting = sorted(self.sources, key=lambda index: (URGENT.index(self.sources[index].node.op), index))

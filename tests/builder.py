@@ -57,7 +57,9 @@ class Builder:
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
         return name
 
-    def node(self, op: str, *inputs: str, name: str | None = None, outputs: Sequence[str] = (), **attributes: Any) -> str:
+    def node(
+        self, op: str, *inputs: str, name: str | None = None, outputs: Sequence[str] = (), **attributes: Any
+    ) -> str:
         """Any node; returns its first output, which has the node's name unless `outputs` says otherwise."""
         label = self.name(name or op.lower())
         made = list(outputs) or [label]
@@ -134,7 +136,7 @@ class Builder:
 
     def gemm(self, x: str, out: int, bias: Sequence[int] | None = (-1,), **attributes: Any) -> str:
         """A Gemm; `bias` is the shape of C, with -1 for the number of outputs; None leaves it out."""
-        rows, columns = self.shape(x)[::-1] if attributes.get("transA") else self.shape(x)
+        columns = self.shape(x)[0 if attributes.get("transA") else 1]
         weight = self.normal(out, columns) if attributes.get("transB") else self.normal(columns, out)
         inputs = [x, self.constant(weight, "gemm.weight")]
         if bias is not None:
@@ -190,7 +192,7 @@ class Builder:
         """Mul, Div, Add or Sub by a constant vector along one axis, in the form of the builder's opset."""
         rank, vector = len(self.shape(x)), np.asarray(values, np.float64)
         if self.opset < 7:
-            forms = {"broadcast": 1} | ({"axis": axis % rank} if vector.ndim else {})
+            forms: dict[str, Any] = {"broadcast": 1} | ({"axis": axis % rank} if vector.ndim else {})
             return self.node(op, x, self.constant(vector, f"{op.lower()}.constant"), name=name, **forms)
         if vector.ndim:
             vector = vector.reshape(vector.shape + (1,) * (rank - 1 - axis % rank))
@@ -201,7 +203,7 @@ class Builder:
         """One affine node, by letter.
 
         u: Mul by one number; p: Mul, positive; s: Mul, signed; z: Mul, positive and one zero; c: c - x; t: Add;
-        b: BatchNormalization with positive gammas, one channel of tiny variance; n: with negative, zero and tiny gammas.
+        b: BatchNormalization with positive gammas, one channel of tiny variance; n: negative, zero and tiny gammas.
         The last two stand on axis 1 only: elsewhere they are the Mul and the Add that a BN is.
         """
         channels = self.shape(x)[axis]

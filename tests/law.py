@@ -54,7 +54,7 @@ class Folded:
 
 
 def affines(model: onnx.ModelProto) -> int:
-    """Every BatchNormalization, and every constant Mul, Add, Sub, Div that is one map per channel (design, section 1)."""
+    """Every BatchNormalization, and every constant Mul, Add, Sub, Div that keeps the shape (design, section 1)."""
     count = 0
     for node in Model(read(model)).nodes():
         found = None if _is_matmul_bias(node) else rules.as_source(node)
@@ -62,11 +62,13 @@ def affines(model: onnx.ModelProto) -> int:
     return count
 
 
-def fold(model: onnx.ModelProto, **options: tuple[str, ...]) -> Folded:
+def fold(
+    model: onnx.ModelProto, keep: tuple[str, ...] = (), only: tuple[str, ...] = (), drop: tuple[str, ...] = ()
+) -> Folded:
     """Solve and write in memory; the original must come through unchanged."""
     before = model.SerializeToString(deterministic=True)
     read_model = Model(read(model))
-    solution = solve(read_model, **options)
+    solution = solve(read_model, keep=keep, only=only, drop=drop)
     result = Folded(model, folded(read_model, solution.plan), solution)
     assert model.SerializeToString(deterministic=True) == before
     return result

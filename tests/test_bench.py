@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold.bench import bench, ratio_interval, verdict
+from bnfold.benchmark import bench, ratio_interval, verdict
 from bnfold.errors import ModelError, UsageError
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -77,7 +78,7 @@ def constant_operand(b: Builder, c: Choices, x: str) -> str | None:
     return b.node(op, x, b.constant(1.5 + b.rng.uniform(0, 1, b.shape(x))))
 
 
-def unary(op: str, **attributes: object) -> Step:
+def unary(op: str, **attributes: Any) -> Step:
     return lambda b, c, x: b.node(op, x, **attributes)
 
 
@@ -103,7 +104,9 @@ def sum_of_two(b: Builder, c: Choices, x: str) -> str | None:
 def concat(b: Builder, c: Choices, x: str) -> str | None:
     shape = b.shape(x)
     axis = c.below(len(shape)) if c.below(3) == 0 else min(1, len(shape) - 1)
-    other = c.another(b, lambda s: len(s) == len(shape) and s[:axis] + s[axis + 1 :] == shape[:axis] + shape[axis + 1 :])
+    other = c.another(
+        b, lambda s: len(s) == len(shape) and s[:axis] + s[axis + 1 :] == shape[:axis] + shape[axis + 1 :]
+    )
     if other is None or shape[axis] > 12:
         return None
     return b.node("Concat", x, other, axis=axis)
@@ -118,7 +121,7 @@ def pool(b: Builder, c: Choices, x: str) -> str | None:
     kernel, strides = [2] * space, [1 + c.below(2)] * space
     if c.below(2):
         return b.node("MaxPool", x, kernel_shape=kernel, pads=pads, strides=strides)
-    counted = {"count_include_pad": c.below(2)} if b.opset >= 7 else {}
+    counted: dict[str, Any] = {"count_include_pad": c.below(2)} if b.opset >= 7 else {}
     return b.node("AveragePool", x, kernel_shape=kernel, pads=pads, strides=strides, **counted)
 
 
@@ -203,7 +206,9 @@ def combine(b: Builder, c: Choices, x: str) -> str | None:
     shape, way = b.shape(x), c.below(4)
     if way == 0 and b.opset >= 13 and max(shape) < 9:
         scales = [2.0 if axis > 1 and c.below(2) else 1.0 for axis in range(len(shape))]
-        return b.node("Resize", x, "", b.constant(scales, "scales", TensorProto.FLOAT), mode=("nearest", "linear")[c.below(2)])
+        return b.node(
+            "Resize", x, "", b.constant(scales, "scales", TensorProto.FLOAT), mode=("nearest", "linear")[c.below(2)]
+        )
     if way == 1 and b.opset >= 11:
         return b.node("Clip", x, b.constant(-0.6), b.constant(1.0 + c.below(2)))
     if way == 2 and b.opset >= 11 and max(shape) < 9:
@@ -225,7 +230,8 @@ def dropout(b: Builder, c: Choices, x: str) -> str | None:
 STEPS: list[Step] = [
     *[affine] * 12, *[conv] * 4, *[sum_of_two] * 3, *[matmul] * 2, *[pool] * 2, *[reshape] * 2, *[concat] * 2,
     unary("Relu"), unary("Relu"), unary("LeakyRelu", alpha=0.3), unary("Sigmoid"), unary("Identity"), unary("Neg"),
-    constant_operand, deconv, global_pool, transpose, slice_, split, gather, repeat, blocks, prelu, dropout, combine, combine,
+    constant_operand, deconv, global_pool, transpose, slice_, split, gather, repeat, blocks, prelu, dropout,
+    combine, combine,
 ]  # fmt: skip
 OPSETS = (6, 9, 13, 17, 22)
 SHAPES = [(3, 4, 5, 4), (2, 4, 4, 6), (1, 3, 3, 3), (3, 4), (2, 3, 5)]

@@ -8,7 +8,7 @@ import pytest
 
 from bnfold import report
 from bnfold.api import Affine, Count, Explained, Facts, Optimized
-from bnfold.bench import Bench, BenchRow, Timing
+from bnfold.benchmark import Bench, BenchRow, Timing
 from bnfold.certificate import Certificate
 from bnfold.noise import Deviation, OutputCheck
 from bnfold.placement import PlacementVerdict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,20 +41,20 @@ ALL = KINDS
 SCALES = "upsz"
 
 
-def node(op: str, **attributes: object) -> Apply:
+def node(op: str, **attributes: Any) -> Apply:
     return lambda b, x: b.node(op, x, **attributes)
 
 
-def conv(out: int, *kernel: int, **attributes: object) -> Apply:
-    return lambda b, x: b.conv(x, out, *kernel, **attributes)  # type: ignore[arg-type]
+def conv(out: int, *kernel: int, **attributes: Any) -> Apply:
+    return lambda b, x: b.conv(x, out, *kernel, **attributes)
 
 
-def deconv(out: int, *kernel: int, **attributes: object) -> Apply:
-    return lambda b, x: b.conv_transpose(x, out, *kernel, **attributes)  # type: ignore[arg-type]
+def deconv(out: int, *kernel: int, **attributes: Any) -> Apply:
+    return lambda b, x: b.conv_transpose(x, out, *kernel, **attributes)
 
 
-def gemm(out: int, **attributes: object) -> Apply:
-    return lambda b, x: b.gemm(x, out, **attributes)  # type: ignore[arg-type]
+def gemm(out: int, **attributes: Any) -> Apply:
+    return lambda b, x: b.gemm(x, out, **attributes)
 
 
 def split_and_joined(b: Builder, x: str) -> str:
@@ -89,6 +90,12 @@ def resized(mode: str, *scales: float) -> Apply:
     return apply
 
 
+def upsampled(b: Builder, x: str) -> str:
+    if b.opset < 9:
+        return b.node("Upsample", x, scales=[1.0, 1.0, 2.0, 3.0])
+    return b.node("Upsample", x, b.constant([1.0, 1.0, 2.0, 3.0], "scales", TensorProto.FLOAT))
+
+
 def reduced(op: str, *axes: int, keepdims: int = 1) -> Apply:
     def apply(b: Builder, x: str) -> str:
         if b.opset < (13 if op == "ReduceSum" else 18):
@@ -101,7 +108,7 @@ def reduced(op: str, *axes: int, keepdims: int = 1) -> Apply:
 def padded(*pads: int, value: float = 0.0, mode: str = "constant") -> Apply:
     def apply(b: Builder, x: str) -> str:
         if b.opset < 11:
-            return b.node("Pad", x, mode=mode, value=value, **{"paddings" if b.opset < 2 else "pads": list(pads)})
+            return b.node("Pad", x, mode=mode, value=value, pads=list(pads))
         return b.node("Pad", x, b.constant(list(pads), "pads"), b.constant(value, "border"), mode=mode)
 
     return apply
@@ -190,17 +197,31 @@ ROWS = [
     Row("sigmoid", node("Sigmoid"), "", ""),
     Row("softmax", node("Softmax", axis=1), "", ""),
     # Pooling
-    Row("max pool", node("MaxPool", kernel_shape=[3, 2], pads=[1, 0, 1, 1]), "upztb", "upztb", opsets=(1, 8, 10, 12, 17, 22)),
+    Row(
+        "max pool",
+        node("MaxPool", kernel_shape=[3, 2], pads=[1, 0, 1, 1]),
+        "upztb",
+        "upztb",
+        opsets=(1, 8, 10, 12, 17, 22),
+    ),
     Row("max pool ceil", node("MaxPool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1), "upztb", "upztb"),
     Row("max pool dilated", node("MaxPool", kernel_shape=[2, 2], dilations=[2, 3]), "upztb", "upztb"),
     Row("global max pool", node("GlobalMaxPool"), "upztb", "upztb", opsets=(1, 17, 22)),
     Row("average pool", node("AveragePool", kernel_shape=[3, 2]), ALL, ALL, opsets=(1, 7, 10, 11, 17, 19, 22)),
     Row("average pool padded", node("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1]), ALL, ALL),
     Row("average pool SAME", node("AveragePool", kernel_shape=[2, 2], auto_pad="SAME_UPPER"), ALL, ALL),
-    Row("average pool ceil", node("AveragePool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1), ALL, ALL, opsets=(10, 22)),
+    Row(
+        "average pool ceil",
+        node("AveragePool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+        ALL,
+        ALL,
+        opsets=(10, 22),
+    ),
     Row(
         "average pool that counts padding",
-        node("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1), SCALES, SCALES,
+        node("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1),
+        SCALES,
+        SCALES,
     ),
     Row("average pool that counts no padding", node("AveragePool", kernel_shape=[3, 3], count_include_pad=1), ALL, ALL),
     Row("global average pool", node("GlobalAveragePool"), ALL, ALL, opsets=(1, 17, 22)),
@@ -210,7 +231,12 @@ ROWS = [
     Row("dropout, training_mode false", lambda b, x: b.dropout(x, training=False), ALL, ALL, opsets=(12, 13, 17)),
     Row("transpose to NHWC", node("Transpose", perm=[0, 2, 3, 1]), ALL, ALL, axis=3),
     Row("transpose of space", node("Transpose", perm=[0, 1, 3, 2]), ALL, ALL, TRAP),
-    Row("transpose there and back", lambda b, x: node("Transpose", perm=[3, 1, 0, 2])(b, node("Transpose", perm=[2, 1, 3, 0])(b, x)), ALL, ALL),
+    Row(
+        "transpose there and back",
+        lambda b, x: node("Transpose", perm=[3, 1, 0, 2])(b, node("Transpose", perm=[2, 1, 3, 0])(b, x)),
+        ALL,
+        ALL,
+    ),
     Row("transpose without perm", lambda b, x: node("Transpose")(b, node("Transpose")(b, x)), ALL, ALL),
     Row("flatten of space", node("Flatten"), ALL, "u", (3, 6, 4, 2), opsets=(1, 9, 11, 13, 17)),
     Row("flatten", node("Flatten"), ALL, ALL, (3, 6, 1, 1)),
@@ -218,13 +244,24 @@ ROWS = [
     Row("reshape of space", lambda b, x: b.reshape(x, 3, 6, -1), ALL, ALL, opsets=(1, 5, 13, 14, 17)),
     Row("reshape 0 -1", lambda b, x: b.reshape(x, 0, -1), ALL, "u", (3, 6, 4, 2)),
     Row("reshape there and back", lambda b, x: b.reshape(b.reshape(x, 3, 2, 3, -1), *IMAGE), ALL, ALL),
-    Row("reshape shuffles", lambda b, x: b.reshape(b.node("Transpose", b.reshape(x, 3, 2, 3, -1), perm=[0, 2, 1, 3]), *IMAGE), ALL, ALL),
+    Row(
+        "reshape shuffles",
+        lambda b, x: b.reshape(b.node("Transpose", b.reshape(x, 3, 2, 3, -1), perm=[0, 2, 1, 3]), *IMAGE),
+        ALL,
+        ALL,
+    ),
     Row("reshape merges batch and channels", lambda b, x: b.reshape(x, 18, 7, 5), "u", "u"),
     Row("squeeze", lambda b, x: b.squeeze(x, 3), ALL, ALL, (3, 6, 5, 1), opsets=(1, 11, 13, 17)),
     Row("squeeze -1", lambda b, x: b.squeeze(x, -1, 2), ALL, ALL, (3, 6, 1, 1), opsets=(11, 17)),
     Row("unsqueeze", lambda b, x: b.unsqueeze(x, 2), ALL, ALL, (3, 6, 5), opsets=(1, 11, 13, 17)),
     Row("unsqueeze -1", lambda b, x: b.unsqueeze(x, 2, -1), ALL, ALL, (3, 6), opsets=(11, 17)),
-    Row("concat with a constant", lambda b, x: b.node("Concat", x, b.constant(b.normal(3, 2, 7, 5)), axis=1), ALL, ALL, opsets=(4, 11, 13, 17)),
+    Row(
+        "concat with a constant",
+        lambda b, x: b.node("Concat", x, b.constant(b.normal(3, 2, 7, 5)), axis=1),
+        ALL,
+        ALL,
+        opsets=(4, 11, 13, 17),
+    ),
     Row("concat with itself", lambda b, x: b.node("Concat", x, x, axis=1), ALL, "u", opsets=(4, 17)),
     Row("concat of space", lambda b, x: b.node("Concat", x, x, axis=-1), ALL, ALL),
     # Sums and products
@@ -238,6 +275,7 @@ ROWS = [
     Row("split and joined", split_and_joined, ALL, ALL, opsets=(4, 11, 13, 17, 18, 22)),
     Row("slice of channels", sliced(1, 5, 1), ALL, ALL, opsets=(4, 9, 10, 13, 17)),
     Row("slice of channels, backwards", sliced(-1, -100, -2), ALL, ALL),
+    Row("slice of the first, backwards from before it", sliced(-100, -100, -1), ALL, ALL),
     Row("slice of space", sliced(1, 100, 2, axis=-1), ALL, ALL),
     Row("gather", gathered(3, -1, 0), ALL, ALL, opsets=(1, 11, 13, 17)),
     Row("gather one twice", gathered(3, 1, 3), ALL, "u"),
@@ -252,6 +290,7 @@ ROWS = [
     Row("space to depth of one block", node("SpaceToDepth", blocksize=2), ALL, "u", (3, 5, 2, 2)),
     # What combines elements
     Row("resize linear", resized("linear", 1.0, 1.0, 2.0, 1.5), ALL, ALL, opsets=(11, 13, 17, 18, 19)),
+    Row("upsample", upsampled, ALL, ALL, opsets=(7, 9)),
     Row("resize nearest", resized("nearest", 1.0, 1.0, 2.0, 3.0), ALL, ALL),
     Row("resize of channels that keeps their number", resized("linear", 1.0, 1.1, 1.0, 1.0), "u", "u"),
     Row("reduce mean", reduced("ReduceMean", 2, 3), ALL, ALL, opsets=(1, 11, 13, 17, 18)),

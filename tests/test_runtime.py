@@ -50,7 +50,7 @@ def model(kind: int = TensorProto.FLOAT, *, op: str = "Abs", ir: int = 8, domain
 
 def test_importing_costs_no_runtime() -> None:
     code = (
-        "import sys, bnfold.runtime, bnfold.verify, bnfold.bench; "
+        "import sys, bnfold.runtime, bnfold.equivalence, bnfold.benchmark; "
         "sys.exit(any(name in sys.modules for name in ('onnxruntime', 'onnx.reference', 'torch', 'click')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,7 +18,7 @@ from bnfold import samples
 from bnfold.errors import ModelError, UsageError
 from bnfold.noise import Evidence, K, judge
 from bnfold.oracle import Unsupported
-from bnfold.verify import CERTIFIED_ONLY, DIFFERENT, EQUIVALENT, verify
+from bnfold.equivalence import CERTIFIED_ONLY, DIFFERENT, EQUIVALENT, verify
 
 Array = npt.NDArray[Any]
 

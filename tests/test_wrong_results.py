@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +14,8 @@ from tests.builder import Builder
 from tests.law import Folded, check, fold, law
 
 
-def constants(model: onnx.ModelProto) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+def constants(model: onnx.ModelProto) -> dict[str, Any]:
+    """Initializers by name, as arrays."""
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
@@ -198,8 +200,6 @@ def indices_of_a_channel_of_scale_zero(b: Builder) -> tuple[str, ...]:
     return b.conv(y, 2, 1), "indices"
 
 
-
-
 REFUSED: list[tuple[Make, int, int, set[str]]] = [
     # graph, opset, affine nodes left, codes of the one that matters
     (enlarging_constant, 17, 0, {"changes-shape"}),
@@ -269,7 +269,7 @@ def test_epsilon_is_a_float32() -> None:
 @pytest.mark.parametrize("width", [4, 6])
 @pytest.mark.parametrize("op", ["Mul", "Add"])
 def test_broadcasting_along_an_axis_before_opset_7(op: str, width: int) -> None:
-    """The gate [N, C] starts at axis 0 of [N, C, H, W], not at its end, whether the width equals the channels or not."""
+    """The gate [N, C] starts at axis 0 of [N, C, H, W], not at its end; also where the width equals the channels."""
     b = Builder(opset=6)
     gate = b.affine(b.input(3, 4), "s")
     y = b.node(op, b.node("Sigmoid", b.input(3, 4, 5, width)), gate, broadcast=1, axis=0)

@@ -117,9 +117,9 @@ def slice_(call: Call, x: Array, *arguments: Array | None) -> Array:
     chosen: list[slice] = [slice(None)] * x.ndim
     for start, end, place, stride in zip(starts, ends, places, strides, strict=True):
         size = x.shape[place]
-        # Going backwards, an end before the first element means "through the first": None for Python.
+        # Going backwards, a start before the first element is the first, and an end there is past it: None for Python.
         last = None if stride < 0 and end < -size else end
-        first = max(start, -size - 1) if stride < 0 and start < -size else start
+        first = max(start, -size) if stride < 0 else start
         chosen[place] = slice(first, last, stride)
     return x[tuple(chosen)]
 

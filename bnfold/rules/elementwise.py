@@ -225,15 +225,7 @@ def _prelu(view: View, value: Array) -> Array:
 
 relu = homogeneous(lambda view, value: np.maximum(value, 0.0))
 leaky_relu = homogeneous(_leaky)
-prelu_like = homogeneous(_prelu)
-
-
-def prelu(view: View) -> list[Accept]:
-    """PRelu(a x) = a PRelu(x) for a > 0, whatever the slopes."""
-    slope = view.ports.get(1)
-    if slope is not None and slope.constant is None and not slope.storage.is_identity:
-        raise view.refuse("scale-through-nonlinear", "the slope of PRelu would change")
-    return prelu_like(view)
+prelu = homogeneous(_prelu)
 
 
 def identity(view: View) -> list[Accept]:
@@ -253,9 +245,7 @@ def pool(counts_padding: Callable[[View], bool], any_sign: bool, shift: bool = T
                 )
             constant = (storage.num == 0) | (storage.den == 0)
             if any(view.node.outputs[1:]) and np.any(constant):
-                raise view.refuse(
-                    "zero-scale", "a constant channel has no indices", channels=channels_where(constant)
-                )
+                raise view.refuse("zero-scale", "a constant channel has no indices", channels=channels_where(constant))
             negative = storage.num * storage.den < 0
             if not any_sign and np.any(negative):
                 raise view.refuse(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Array, Storage
+from bnfold.constants import as_slice
 from bnfold.graph import Dim
 from bnfold.rules.base import OUT, Accept, Rule, View, compress, lift, varies_on
 
@@ -56,15 +57,13 @@ def picks(axes: Callable[[View], Mapping[int, int | None]], pick: Picks) -> Rule
 
 def _positions(view: View, sizes: Mapping[int, int | None], given: Sequence[Storage]) -> Positions:
     """Positions 0, 1, ... for the axes that matter: those the operator works along, and those a demand varies on."""
-    shape = []
+    shape: list[int] = []
     for axis in range(view.port(0).rank):
-        size: Dim = 1
+        size: Dim = max(part.shape[axis] for storage in given for part in (storage.den, storage.num, storage.off))
         if axis in sizes:
             size = sizes[axis] or view.port(0).shape[axis]
-            if not isinstance(size, int):
-                raise view.refuse("unknown-shape", f"axis {axis} of {view.node.op} has no known size", "fix its shape")
-        else:
-            size = max(part.shape[axis] for storage in given for part in (storage.den, storage.num, storage.off))
+        if not isinstance(size, int):
+            raise view.refuse("unknown-shape", f"axis {axis} of {view.node.op} has no known size", "fix its shape")
         shape.append(size)
     return np.arange(math.prod(shape)).reshape(shape)
 
@@ -144,7 +143,7 @@ def _slices(view: View) -> tuple[list[int], list[int], list[int], list[int]]:
 def _slice(view: View, index: Positions, _: int) -> Positions:
     for start, end, axis, step in zip(*_slices(view), strict=True):
         cut = [slice(None)] * index.ndim
-        cut[axis] = slice(start, None if step < 0 and end < -index.shape[axis] else end, step)
+        cut[axis] = as_slice(start, end, step, index.shape[axis])
         index = index[tuple(cut)]
     return index
 

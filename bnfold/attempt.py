@@ -1,0 +1,119 @@
+"""One plan, carried out and proved; and the search for the fold at fault where the proof fails."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from bnfold.certificate import Certificate
+from bnfold.graph import Model
+from bnfold.patch import tensors, witness_of
+from bnfold.solver import Solution
+from bnfold.source import ModelLike, is_external, read
+from bnfold.verification import DIFFERENT, Verification
+from bnfold.witness import Witness
+from bnfold.write import Staged, folded, write
+
+Progress = Callable[[str], None]
+
+
+class Clock:
+    """Seconds by step; a step that comes again adds up."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        """Book the time since the last lap on this step."""
+        now = time.perf_counter()
+        self.laps[step] = self.laps.get(step, 0.0) + now - self._last
+        self._last = now
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was found: None where there was nothing to prove, or nobody asked."""
+
+    certificate: Certificate | None
+    verification: Verification | None
+
+    @property
+    def certified(self) -> bool:
+        """Whether no certificate speaks against the fold."""
+        return self.certificate is None or self.certificate.ok
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing speaks against the fold."""
+        return self.certified and (self.verification is None or self.verification.status != DIFFERENT)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A folded model, and what was found about it."""
+
+    proto: onnx.ModelProto
+    proof: Proof
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One plan, carried out and proved, in memory or on disk."""
+
+    model: Model
+    solution: Solution
+    prove: Callable[[ModelLike, Path | None, Witness], Proof]
+    clock: Clock
+    say: Progress
+
+    def in_memory(self) -> Result:
+        """Fold and prove; nothing stays on disk."""
+        if self.solution.plan.is_empty:
+            return Result(self.model.proto, Proof(None, None))
+        self.say("writing")
+        proto = folded(self.model, self.solution.plan)
+        self.clock.lap("write")
+        if any(is_external(tensor) for tensor in tensors(proto)) and self.model.source.path is not None:
+            return Result(proto, self._beside(proto))
+        return Result(proto, self.prove(proto, self.model.source.base_dir, witness_of(self.solution.plan)))
+
+    def _beside(self, proto: onnx.ModelProto) -> Proof:
+        """Prove a model whose external data is the original's: from a temporary file in the original's folder."""
+        assert self.model.source.path is not None
+        temporary = self.model.source.path.with_name(f".{self.model.source.path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(proto.SerializeToString())
+            return self.prove(temporary, None, witness_of(self.solution.plan))
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def on_disk(self, stage: Staged) -> Result:
+        """Fold into the stage and prove what lies there."""
+        self.say("writing")
+        write(self.model, self.solution.plan, stage)
+        self.clock.lap("write")
+        if self.solution.plan.is_empty:
+            return Result(self.model.proto, Proof(None, None))
+        proof = self.prove(stage.path, None, witness_of(self.solution.plan))
+        return Result(read(stage.path).proto, proof)
+
+
+def culprit(fold: Callable[[set[str]], Attempt], say: Progress) -> str | None:
+    """The one fold without which the rest passes: by halves. None where there is none.
+
+    Args:
+        fold: makes an attempt without the folds of these labels.
+        say: told what goes on.
+    """
+    suspects = [outcome.node.label for outcome in fold(set()).solution.outcomes if outcome.folded]
+    while len(suspects) > 1:
+        say(f"looking for the fold at fault among {len(suspects)}")
+        half = suspects[: len(suspects) // 2]
+        suspects = half if fold(set(half)).in_memory().proof.ok else suspects[len(half) :]
+    return suspects[0] if suspects and fold(set(suspects)).in_memory().proof.ok else None
