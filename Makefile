@@ -14,13 +14,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheel-check test-lowest clean check-python
+.PHONY: help demo test lint format wheel-check test-lowest table large clean check-python
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## fold BN-Inception, prove it, time it
-	@$(PY) models/demo.py
+	@$(PY) -m models.demo
 
 test: lint ## style, types, import floors, tests
 	@$(TEST_PY) -m pytest $(PYTEST_ARGS)
@@ -40,6 +40,12 @@ wheel-check: $(TEST_VENV)/.installed ## build the wheel and run it in a bare env
 
 test-lowest: $(LOWEST_VENV)/.installed ## the tests on the oldest dependencies that pyproject.toml allows
 	@$(LOWEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+table: $(TEST_VENV)/.installed ## optimise every model of MODELS=folder, print a Markdown table (docs/models.md)
+	@$(TEST_PY) tests/zoo/table.py $(MODELS)
+
+large: $(TEST_VENV)/.installed ## fold 3 GB of external data, print the memory it took (6 GB in TMPDIR)
+	@$(TEST_PY) tests/zoo/large.py
 
 clean: ## remove the environments and all build output
 	rm -rf $(VENV) $(TEST_VENV) $(LOWEST_VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
