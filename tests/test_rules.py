@@ -37,6 +37,7 @@ class Row:
     opsets: tuple[int, ...] = (17,)
 
 
+ABSORBERS = ("conv", "deconv", "gemm", "matmul")
 ALL = KINDS
 SCALES = "upsz"
 
@@ -161,6 +162,7 @@ ROWS = [
     Row("deconv 1x1 stride 2", deconv(4, 1, strides=[2, 2]), SCALES, ALL),
     Row("deconv output_padding", deconv(4, 2, strides=[2, 2], output_padding=[1, 0]), SCALES, ALL),
     Row("deconv output_shape", deconv(4, 2, strides=[2, 2], output_shape=[15, 11]), SCALES, ALL),
+    Row("deconv 1x1 output_shape", deconv(4, 1, output_shape=[7, 5]), SCALES, ALL),
     Row("deconv 1d square", deconv(6, 2), SCALES, ALL, (3, 6, 9)),
     # Gemm
     Row("gemm", gemm(4), ALL, ALL, (3, 6), opsets=(1, 6, 7, 9, 11, 13, 14, 15, 17, 22)),
@@ -331,3 +333,13 @@ def test_an_affine_leaves_or_stays(row: Row, side: str, kind: str, opset: int) -
     else:
         b.affine(row.apply(b, b.absorber(x, out=row.shape[1])), kind, row.axis)
     law(b.model(), left=0 if kind in (row.front if side == "front" else row.behind) else 1)
+
+
+@pytest.mark.parametrize("kind", ["s", "b", "n"])
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if row.name.split()[0] in ABSORBERS], ids=lambda row: str(row.name)
+)
+def test_affines_on_both_sides_of_an_absorber(row: Row, kind: str) -> None:
+    b = Builder(row.opsets[-1])
+    b.affine(row.apply(b, b.affine(b.input(*row.shape), kind)), kind)
+    law(b.model(), left=0 if kind in row.front else 1)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 from onnx import TensorProto, helper
 
 from bnfold import solver
 from bnfold.reasons import CODES
 from bnfold.rules import RULES
 from tests.builder import Builder
-from tests.law import fold, law
+from tests.law import check, fold, law
 
 Make = Callable[[Builder], tuple[str, ...]]
 """Builds a graph and returns its outputs; () where they are what nothing reads."""
@@ -207,6 +208,19 @@ def symbolic_shapes(b: Builder) -> tuple[str, ...]:
     return ()
 
 
+def pattern_in_front_of_space_to_depth(b: Builder) -> tuple[str, ...]:
+    """A factor for each place in a block is none that can be held for each position."""
+    y = b.node("SpaceToDepth", b.affine(b.input(3, 4, 4, 6), "s"), blocksize=2)
+    b.affine(y, "s")
+    return ()
+
+
+def pattern_behind_depth_to_space(b: Builder) -> tuple[str, ...]:
+    y = b.node("DepthToSpace", b.affine(b.input(3, 8, 2, 3), "s"), blocksize=2)
+    b.affine(y, "s")
+    return ()
+
+
 GRAPHS: list[tuple[Make, int]] = [
     (conv_bn_relu_conv, 0),
     (relu_bn_padded_conv, 1),
@@ -238,6 +252,8 @@ GRAPHS: list[tuple[Make, int]] = [
     (shape_of_a_bn, 0),
     (shared_parameters, 0),
     (symbolic_shapes, 0),
+    (pattern_in_front_of_space_to_depth, 2),
+    (pattern_behind_depth_to_space, 1),
 ]
 
 
@@ -481,3 +497,44 @@ def test_zero_scales_of_a_chain_stay_zero() -> None:
     y = b.per_channel("Mul", y, [1.0, 0.0, -2.0, 0.0], axis=3)
     b.per_channel("Add", y, np.arange(4.0), axis=3)
     law(b.model(), left=0)
+
+
+@pytest.mark.parametrize("opset", [6, 17])
+@pytest.mark.parametrize("slope", ["Relu", "LeakyRelu", "PRelu"])
+def test_a_constant_channel_passes_an_activation_as_its_value(slope: str, opset: int) -> None:
+    """Channels of scale zero hold 0.7 and -0.5 in front of it, whatever their own slope makes of these behind it."""
+    b = Builder(opset)
+    y = b.bn(b.input(*SHAPE), gamma=[1.0, 0.0, 2.0, 0.0], beta=[0.0, 0.7, 0.0, -0.5], mean=0.0)
+    y = b.prelu(y, [0.5, -2.0, 0.25, 3.0]) if slope == "PRelu" else b.node(slope, y)
+    b.conv(y, 2, 1)
+    law(b.model(), left=0)
+
+
+def test_the_slopes_of_opset_6_lie_on_the_channels() -> None:
+    """Constant columns meet slopes by channel: as many columns as channels change nothing."""
+    b = Builder(6)
+    y = b.bn(b.input(3, 4, 5, 4), gamma=[1.0, 0.0, 2.0, 0.0], beta=[0.0, 0.7, 0.0, -0.5], mean=0.0)
+    y = b.prelu(b.node("Transpose", y, perm=[0, 3, 2, 1]), [0.5, -2.0, 0.25, 3.0])
+    b.conv(b.node("Transpose", y, perm=[0, 3, 2, 1]), 2, 1)
+    law(b.model(), left=1)
+
+
+def test_a_bn_that_stays_takes_up_both_sides() -> None:
+    b = Builder()
+    b.affine(b.bn(b.affine(b.input(*SHAPE), "b"), name="middle"), "n")
+    case = fold(b.model(), keep=("middle",))
+    check(case)
+    assert case.ops == ["BatchNormalization"]
+
+
+@pytest.mark.parametrize("opset", [6, 17])
+@pytest.mark.parametrize("op", ["Mul", "Div"])
+@pytest.mark.parametrize("values", [[0.5, -2.0, 3.0, 1.5], 0.5], ids=["vector", "scalar"])
+def test_a_factor_that_stays_takes_up_both_sides(op: str, opset: int, values: ArrayLike) -> None:
+    b = Builder(opset)
+    y = b.per_channel(op, b.affine(b.input(*SHAPE), "s"), values, name="middle")
+    b.affine(y, "s")
+    case = fold(b.model(), keep=("middle",))
+    check(case)
+    grows = opset < 7 and np.ndim(values) == 0  # the constant could not
+    assert len(case.ops) == (3 if grows else 1)

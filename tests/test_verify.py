@@ -15,10 +15,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold import samples
+from bnfold.equivalence import CERTIFIED_ONLY, DIFFERENT, EQUIVALENT, verify
 from bnfold.errors import ModelError, UsageError
 from bnfold.noise import Evidence, K, judge
 from bnfold.oracle import Unsupported
-from bnfold.equivalence import CERTIFIED_ONLY, DIFFERENT, EQUIVALENT, verify
 
 Array = npt.NDArray[Any]
 

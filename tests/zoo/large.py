@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 WIDTH = 5657  # one weight matrix of this width takes 128 MB
 
@@ -26,7 +26,8 @@ def build(path: Path, layers: int) -> int:
     """Write a chain of Gemm, BatchNormalization and Relu with all its constants outside; return their bytes."""
     rng = np.random.default_rng(0)
     block = rng.standard_normal((WIDTH, WIDTH), dtype=np.float32) / np.float32(WIDTH**0.5)
-    nodes, tensors = [], []
+    nodes: list[NodeProto] = []
+    tensors: list[TensorProto] = []
     with path.with_suffix(".data").open("wb") as file:
 
         def store(name: str, array: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> str:
@@ -48,7 +49,7 @@ def build(path: Path, layers: int) -> int:
             nodes.append(helper.make_node("Relu", [f"b{i}"], [f"r{i}"], name=f"relu{i}"))
             value = f"r{i}"
         size = file.tell()
-    shape = ["N", WIDTH]
+    shape: list[str | int | None] = ["N", WIDTH]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", value)]
     graph = helper.make_graph(nodes, "large", ends[:1], ends[1:], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -31,7 +31,8 @@ float64 and on ONNX Runtime's CPU provider (optimisations off and on, two random
 python tests/zoo/table.py FOLDER > docs/models.md
 ```
 
-on {machine} with {versions}. The models have random weights and random, calibrated statistics, about 2% of the gammas
+on {machine} with {versions}.
+The models have random weights and random, calibrated statistics, about 2% of the gammas
 negative, 3% of them a hundred times smaller; `real_` are trained or ship with packages, `__dynamo` come from PyTorch's
 newer exporter, `hand_` are small corner cases, some of which must not fold.
 
