@@ -17,7 +17,7 @@ from bnfold.certificate import certify
 from bnfold.equivalence import verify
 from bnfold.errors import NotEquivalentError
 from bnfold.graph import Model, bodies
-from bnfold.patch import tensors, witness_of
+from bnfold.patch import Patched, patch, tensors, witness_of
 from bnfold.reasons import Reason
 from bnfold.results import Affine, Count, Explained, Facts, Optimized
 from bnfold.runtime import resolve_providers
@@ -49,10 +49,10 @@ def explain(model: ModelLike, *, keep: Iterable[str] = (), only: Iterable[str] =
     clock.lap("read")
     solution = solve(given, keep, only)
     clock.lap("solve")
-    after = given.proto if solution.plan.is_empty else None
+    patched = Patched(given.proto) if solution.plan.is_empty else patch(given, solution.plan)
     return Explained(
-        _facts(given.source, after, None, _left(solution, given)),
-        Count(count_batchnorm(given.proto), count_batchnorm(given.proto) - _gone(solution)),
+        _facts(given.source, patched.proto, None, patched.missing_bytes),
+        Count(count_batchnorm(given.proto), count_batchnorm(patched.proto)),
         _affines(given, solution),
         clock.laps,
         _unmatched(solution, keep, only),
@@ -166,7 +166,7 @@ def optimize(
     )
     written = None if where is None or dry_run else where.path
     return Optimized(
-        _facts(source, result.proto, written, _left(solution, given)),
+        _facts(source, result.proto, written),
         Count(count_batchnorm(source.proto), count_batchnorm(result.proto)),
         _affines(given, solution),
         clock.laps,
@@ -243,24 +243,16 @@ def _unmatched(solution: Solution, keep: Iterable[str], only: Iterable[str]) -> 
     )
 
 
-def _gone(solution: Solution) -> int:
-    return sum(outcome.folded and outcome.node.op == "BatchNormalization" for outcome in solution.outcomes)
-
-
-def _left(solution: Solution, model: Model) -> int:
-    return sum(1 for _ in model.nodes()) - sum(len(plan.removed) for plan in solution.plan.graphs)
-
-
-def _facts(source: Source, after: onnx.ModelProto | None, output: Path | None, left: int) -> Facts:
-    before = _nodes(source.proto)
+def _facts(source: Source, after: onnx.ModelProto, output: Path | None, missing: int = 0) -> Facts:
+    """The facts; `missing` bytes of new constants are not in `after` yet."""
     return Facts(
         str(source.path) if source.path else None,
         str(output) if output else None,
         source.proto.ir_version,
         next((entry.version for entry in source.proto.opset_import if entry.domain in ("", "ai.onnx")), 1),
         f"{source.proto.producer_name} {source.proto.producer_version}".strip(),
-        Count(before, left if after is None else _nodes(after)),
-        Count(_bytes(source.proto), _bytes(source.proto if after is None else after)),
+        Count(_nodes(source.proto), _nodes(after)),
+        Count(_bytes(source.proto), _bytes(after) + missing),
     )
 
 

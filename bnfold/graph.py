@@ -321,7 +321,9 @@ def _declare(graph: Graph, shaped: onnx.GraphProto) -> None:
             graph.types[value.name] = tensor.elem_type
         if tensor.HasField("shape"):
             graph.shapes[value.name] = tuple(
-                d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim
+                # Some exporters write -1 for a size that is free.
+                d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param or None)
+                for d in tensor.shape.dim
             )
     for tensor in graph.proto.initializer:
         graph.types[tensor.name] = tensor.data_type

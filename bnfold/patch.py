@@ -12,7 +12,7 @@ from onnx import AttributeProto, TensorProto
 from bnfold.affine import Array
 from bnfold.graph import Graph, Model, bodies
 from bnfold.plan import Edit, GraphPlan, NewBias, NewConstant, Plan, SetAttribute
-from bnfold.source import is_external
+from bnfold.source import is_external, tensor_nbytes
 from bnfold.witness import GraphWitness, Witness
 
 
@@ -23,6 +23,11 @@ class Patched:
     proto: onnx.ModelProto
     pending: list[tuple[TensorProto, NewConstant]] = field(default_factory=list)
     """New initializers in `proto`, without data yet."""
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes that these initializers will add to the proto itself."""
+        return sum(tensor_nbytes(tensor) for tensor, _ in self.pending if not is_external(tensor))
 
 
 def witness_of(plan: Plan) -> Witness:
@@ -134,17 +139,7 @@ class _Editor:
 
     def sweep(self) -> None:
         """Delete the nodes that left, what only computed constants that nobody reads any more, and those constants."""
-        uses: Counter[str] = Counter()
-        for graph in self.model.graphs:
-            proto, gone = self.graphs[graph.path], self.gone.get(graph.path, set())
-            for index, node in enumerate(proto.node):
-                if index not in gone:
-                    uses.update(node.input)
-            for nodes in self.inserted.get(graph.path, {}).values():
-                for node in nodes:
-                    uses.update(node.input)
-            uses.update(value.name for value in proto.output)
-            uses.update(entry.tensor_name for entry in proto.quantization_annotation)
+        uses = self._uses()
         owners = {graph.path: graph for graph in self.model.graphs}
         dead: dict[str, set[str]] = {}
         while self.loose:
@@ -167,6 +162,24 @@ class _Editor:
                 self.loose.append((owner.path, given))
         for graph in reversed(self.model.graphs):
             self._delete(graph.path, dead.get(graph.path, set()))
+
+    def _uses(self) -> Counter[str]:
+        """How often every name is read, or named by what is not a node."""
+        uses: Counter[str] = Counter()
+        for graph in self.model.graphs:
+            proto, gone = self.graphs[graph.path], self.gone.get(graph.path, set())
+            for index, node in enumerate(proto.node):
+                if index not in gone:
+                    uses.update(node.input)
+            for nodes in self.inserted.get(graph.path, {}).values():
+                for node in nodes:
+                    uses.update(node.input)
+            uses.update(value.name for value in proto.output)
+            uses.update(entry.tensor_name for entry in proto.quantization_annotation)
+        for info in self.result.proto.training_info:
+            uses.update(entry.key for entry in (*info.initialization_binding, *info.update_binding))
+            uses.update(name for node in info.algorithm.node for name in node.input)
+        return uses
 
     def _delete(self, path: str, dead: set[str]) -> None:
         proto = self.graphs[path]

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bnfold.write import rounded
 from tests.builder import Builder
 from tests.law import Folded, check, fold, law
 
@@ -64,6 +65,15 @@ def test_weights_are_rounded_once(type_: int) -> None:
     for direction in (-np.inf, np.inf):  # nothing that the type can hold is nearer
         beside = np.nextafter(stored, np.asarray(direction, stored.dtype)).astype(np.float64)
         assert np.all(nearest <= np.abs(beside - exact))
+
+
+@pytest.mark.parametrize(("type_", "bits"), [(TensorProto.FLOAT16, 11), (TensorProto.BFLOAT16, 8)])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_hair_above_a_tie_is_rounded_up(type_: int, bits: int, sign: float) -> None:
+    """Through float32 the hair is lost, and the tie goes down to the even neighbour."""
+    step = 2.0 ** (1 - bits)
+    values = sign * np.array([1 + step / 2 + 2.0**-40, 1 + step / 2, 1 + 3 * step / 2 - 2.0**-40])
+    assert [float(v) for v in rounded(values, type_)] == [sign * (1 + step), sign, sign * (1 + step)]
 
 
 # ---------------------------------------------------------------------- refuse, or get wrong (design.md, section 2)

@@ -170,9 +170,8 @@ def _matmul(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
         if len(w.shape) != 2 and np.any(beta):
             raise NotCertifiedError("a batch of weights cannot share one bias")
         moved, magnitude = _contracted(w, beta, left) if np.any(beta) else (np.zeros(outputs), np.zeros(outputs))
-        bias = _bias(None, 1.0, 1.0, a, b, moved, magnitude, inputs + 8)
-        value, doubt = bias.rows(0, outputs)
-        found[BIAS] = Exact.of(value[:, None], doubt[:, None]) if left else bias
+        a, b, moved, magnitude = (v[:, None] if left else v for v in (a, b, moved, magnitude))
+        found[BIAS] = _bias(None, 1.0, 1.0, a, b, moved, magnitude, inputs + 8)
     return found
 
 

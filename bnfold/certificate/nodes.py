@@ -132,7 +132,7 @@ class _Test:
             source = in_memory(old)
             before = after = self._part(slot, old.shape, lambda start, stop: read_rows(source, start, stop))
         if exact is not None:
-            after = self._part(slot, exact.shape, lambda start, stop: exact.rows(start, stop)[0])
+            after = self._part(slot, exact.shape, exact.rows)
             stored = _stored(self.pair, slot)
             # The stored one's own shape decides how it meets the other operand.
             fit = None if stored is None or self.some else fitted(after, stored.shape)
@@ -146,10 +146,11 @@ class _Test:
         axis, _, chosen = self.some
         if slot != 2 and axis == 0:
             return np.concatenate([rows(int(row), int(row) + 1) for row in chosen])
-        pieces = [rows(start, stop) for start, stop in spans(shape)]
-        if shape and shape[-1] != 1:
-            pieces = [piece[..., chosen] for piece in pieces] if len(shape) > 1 else [np.concatenate(pieces)[chosen]]
-        return np.concatenate(pieces) if shape else pieces[0]
+        if len(shape) < 2:
+            whole = rows(0, shape[0] if shape else 1)
+            return whole[chosen] if whole.size > 1 else whole
+        pick = chosen if shape[-1] != 1 else slice(None)
+        return np.concatenate([rows(start, stop)[..., pick] for start, stop in spans(shape)])
 
     def window(self) -> None:
         """Convolutions and pools."""

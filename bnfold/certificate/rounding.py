@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from bnfold.affine import Array
@@ -15,7 +18,7 @@ from bnfold.source import is_external
 EPS = 2.0**-52
 """Twice the largest relative error of one float64 operation: one for each side of a comparison."""
 
-CHUNK = 1 << 21
+CHUNK = 1 << 18
 """Elements of a constant that are looked at in one go."""
 
 _PRECISION: dict[int, tuple[int, int]] = {
@@ -32,45 +35,49 @@ class Exact:
     """What a constant should be before it is rounded, and how far float64 arithmetic may be from that."""
 
     shape: tuple[int, ...]
-    rows: Callable[[int, int], tuple[Array, Array]]
-    """Value and doubt along the first axis, from one row to another (a scalar has one row)."""
+    rows: Callable[[int, int], Array]
+    """The values along the first axis, from one row to another (a scalar has one row)."""
+    doubt: Array | None = None
+    """How far each value may be off, of the same shape; None where a value is a short product, a few roundings off."""
 
     @staticmethod
     def of(value: Array, doubt: Array) -> Exact:
         """From arrays."""
-
-        def rows(start: int, stop: int) -> tuple[Array, Array]:
-            full = np.broadcast_to(doubt, value.shape)
-            return (value[start:stop], full[start:stop]) if value.ndim else (value, full)
-
-        return Exact(value.shape, rows)
+        return Exact(value.shape, lambda start, stop: _cut(value, start, stop), np.broadcast_to(doubt, value.shape))
 
     @staticmethod
     def scaled(base: Constant, *factors: Array) -> Exact:
         """A constant times factors, each of its rank and with ones where it is constant."""
 
-        def rows(start: int, stop: int) -> tuple[Array, Array]:
+        def rows(start: int, stop: int) -> Array:
             value = read_rows(base, start, stop)
             for factor in factors:
-                value = value * (factor[start:stop] if factor.ndim and factor.shape[0] != 1 else factor)
-            # A factor is a quotient or two, and a product: a few roundings.
-            return value, 8 * EPS * np.abs(value)
+                value *= factor if factor.ndim == 0 or factor.shape[0] == 1 else factor[start:stop]
+            return value
 
         return Exact(base.shape, rows)
+
+    def doubts(self, start: int, stop: int, value: Array) -> Array:
+        """How far the values of these rows may be off."""
+        return 8 * EPS * np.abs(value) if self.doubt is None else _cut(self.doubt, start, stop)
 
     @property
     def value(self) -> Array:
         """All of it."""
-        return self.rows(0, self.shape[0] if self.shape else 1)[0]
+        return self.rows(0, self.shape[0] if self.shape else 1)
+
+
+def _cut(array: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+    return array[start:stop] if array.ndim else array
 
 
 def read_rows(constant: Constant, start: int, stop: int) -> Array:
-    """Rows of a constant in float64.
+    """Rows of a constant in float64, as a copy.
 
     A memory map is opened anew for each call: the pages of the last one need not stay in memory.
     """
     value = constant.load()
-    return np.asarray(value[start:stop] if value.ndim else value, dtype=np.float64)
+    return np.array(_cut(value, start, stop), dtype=np.float64)
 
 
 def spans(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
@@ -98,8 +105,7 @@ def identical(one: Constant, other: Constant) -> bool:
 
 
 def _bytes(constant: Constant, start: int, stop: int) -> bytes:
-    value = constant.load()
-    return np.ascontiguousarray(value[start:stop] if value.ndim else value).tobytes()
+    return np.ascontiguousarray(_cut(constant.load(), start, stop)).tobytes()
 
 
 def _ulp(value: Array, type_: int) -> Array:
@@ -109,7 +115,7 @@ def _ulp(value: Array, type_: int) -> Array:
     return np.asarray(np.ldexp(1.0, np.maximum(exponent, smallest)))
 
 
-def _rounding_error(stored: Value, value: Array, doubt: Array, type_: int) -> float:
+def _rounding_error(stored: Value, value: Array, doubts: Callable[[], Array], type_: int) -> float:
     """The largest error of stored values in units in the last place; 0 where all are rounded as well as can be told."""
     with np.errstate(all="ignore"):
         # The short way: casting to float32 or float16 rounds once (to bfloat16 twice), and may overflow.
@@ -120,7 +126,7 @@ def _rounding_error(stored: Value, value: Array, doubt: Array, type_: int) -> fl
         error = np.abs(held - value)
         # Below a power of two the units are half as large as above it.
         unit = _ulp(np.minimum(np.abs(held), np.abs(value)), type_)
-        good = (error <= 0.5 * unit + doubt) | (held == value) | (np.isnan(value) & np.isnan(held))
+        good = (error <= 0.5 * unit + doubts()) | (held == value) | (np.isnan(value) & np.isnan(held))
         worst = np.where(np.isfinite(error), error / unit, np.inf)
     return float(np.max(worst, where=~good, initial=0.0))
 
@@ -132,26 +138,26 @@ def compare(stored: Constant, exact: Exact) -> float:
         return _compare_shapes(stored, exact)
     worst = 0.0
     for start, stop in spans(stored.shape):
-        value, doubt = exact.rows(start, stop)
-        whole = stored.load()
-        worst = max(worst, _rounding_error(whole[start:stop] if whole.ndim else whole, value, doubt, stored.type))
+        held, value = _cut(stored.load(), start, stop), exact.rows(start, stop)
+        doubts = partial(exact.doubts, start, stop, value)
+        worst = max(worst, _rounding_error(held, value, doubts, stored.type))
     return worst
+
+
+def _compare_shapes(stored: Constant, exact: Exact) -> float:
+    """As `compare`, where the shapes differ by ones, or one value is stored for many that are equal."""
+    held, value = stored.load(), exact.value
+    doubt = exact.doubts(0, len(value) if value.ndim else 1, value)
+    fit = fitted(value, held.shape)
+    if fit is not None:
+        return _rounding_error(held, fit, lambda: doubt.reshape(held.shape), stored.type)
+    lifted = (1,) * (value.ndim - held.ndim) + held.shape
+    if len(lifted) != value.ndim or any(n not in (1, size) for n, size in zip(lifted, value.shape, strict=True)):
+        return float("inf")
+    return _rounding_error(np.broadcast_to(held.reshape(lifted), value.shape), value, lambda: doubt, stored.type)
 
 
 def fitted(value: Array, shape: tuple[int, ...]) -> Array | None:
     """The value in another shape, where the two differ only by axes of size one."""
     same = [n for n in value.shape if n != 1] == [n for n in shape if n != 1]
     return value.reshape(shape) if same else None
-
-
-def _compare_shapes(stored: Constant, exact: Exact) -> float:
-    """As `compare`, where the shapes differ by ones, or one value is stored for many that are equal."""
-    value, doubt = exact.rows(0, exact.shape[0] if exact.shape else 1)
-    held = stored.load()
-    fit, doubts = fitted(value, held.shape), fitted(doubt, held.shape)
-    if fit is not None and doubts is not None:
-        return _rounding_error(held, fit, doubts, stored.type)
-    lifted = (1,) * (value.ndim - held.ndim) + held.shape
-    if len(lifted) != value.ndim or any(n not in (1, size) for n, size in zip(lifted, value.shape, strict=True)):
-        return float("inf")
-    return _rounding_error(np.broadcast_to(held.reshape(lifted), value.shape), value, doubt, stored.type)
