@@ -11,13 +11,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bnfold.errors import BnfoldError, OutputError, UsageError
+from bnfold.jobs import jobs_of, made
 
 # numpy, onnx, onnxruntime and rich are imported by the commands that use them: `bnfold --help` stays quick.
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def optimize(
     """
     run = _Run(json_file)
     with run.errors():
-        jobs, several = _jobs(models, out)
+        jobs, several = jobs_of(models, out)
         run.check_json(path for job in jobs for path in (job.model, job.output))
         import bnfold
         from bnfold import report
@@ -267,7 +267,7 @@ def optimize(
         _tell_both_runtimes()
         settings = options | {"verify": not no_verify, "merge": not no_merge, "shapes": shapes}
         for job in jobs:
-            with run.errors(job.model), _made(job.folder):
+            with run.errors(job.model), made(job.folder):
                 with _progress(verbose) as say:
                     result = bnfold.optimize(job.model, job.output, progress=say, **settings)
                 run.entries.append(result.to_json())
@@ -405,75 +405,3 @@ def _tell_both_runtimes() -> None:
     problem = both_runtimes_installed()
     if problem:
         _complain(problem)
-
-
-# -------------------------------------------------------------------------------------------------------------- models
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A model, where it goes (None: beside it), and the folder to make for that."""
-
-    model: Path
-    output: Path | None = None
-    folder: Path | None = None
-
-
-def _jobs(models: Sequence[str], out: str | None) -> tuple[list[_Job], bool]:
-    """Every model once; and whether several were meant, be there only one.
-
-    Raises:
-        UsageError: a folder or glob without models, or two models that would go to one file.
-    """
-    found = {model.resolve(): (model, name) for each in models for model, name in _expand(each)}
-    several = len(models) > 1 or not any(Path(models[0]) == model for model, _ in found.values())
-    if out is None:
-        return [_Job(model) for model, _ in found.values()], several
-    folder = Path(out)
-    if not (several or out.endswith(os.sep) or folder.is_dir()):
-        return [_Job(Path(models[0]), folder)], several
-    if folder.is_file():
-        raise UsageError(f"{folder} is a file; for several models give a folder with -o")
-    jobs = [_Job(model, folder / name, (folder / name).parent) for model, name in found.values()]
-    taken: dict[Path | None, Path] = {}
-    for job in jobs:
-        if job.output in taken:
-            raise UsageError(f"{taken[job.output]} and {job.model} would both become {job.output}; run them apart")
-        taken[job.output] = job.model
-    return jobs, several
-
-
-def _expand(argument: str) -> list[tuple[Path, Path]]:
-    """The models that one argument names, each with its name below the output folder."""
-    path = Path(argument)
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*.onnx") if _is_original(file))
-        pairs = [(file, file.relative_to(path)) for file in files]
-    elif not path.exists() and any(char in argument for char in "*?["):
-        import glob
-
-        matches = map(Path, sorted(glob.glob(argument, recursive=True)))  # noqa: PTH207  absolute patterns too
-        pairs = [(file, Path(file.name)) for file in matches if file.is_file() and _is_original(file)]
-    else:
-        return [(path, Path(path.name))]
-    if not pairs:
-        raise UsageError(f"no .onnx model in {argument} (NAME.folded.onnx is an output, and skipped)")
-    return pairs
-
-
-def _is_original(path: Path) -> bool:
-    return not path.name.startswith(".") and not path.name.endswith(".folded.onnx")
-
-
-@contextlib.contextmanager
-def _made(folder: Path | None) -> Iterator[None]:
-    """Make an output folder; what was made goes again where nothing came of it."""
-    made = [] if folder is None else [each for each in (folder, *folder.parents) if not each.exists()]
-    try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        yield
-    finally:
-        for each in made:
-            with contextlib.suppress(OSError):
-                each.rmdir()

@@ -208,7 +208,7 @@ def homogeneous(function: Callable[[View, Array], Array]) -> Rule:
 
 
 def _leaky(view: View, value: Array) -> Array:
-    return np.where(value < 0, value * view.node.get_float("alpha", 0.01), value)
+    return np.where(value < 0, value * view.node.get_float("alpha", float(np.float32(0.01))), value)
 
 
 def _prelu(view: View, value: Array) -> Array:
