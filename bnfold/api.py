@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from bnfold.attempt import Attempt, Clock, Progress, Proof, culprit
+from bnfold.attempt import Attempt, Clock, Progress, Proof, Result, culprit
 from bnfold.benchmark import bench
 from bnfold.certificate import certify
 from bnfold.equivalence import verify
@@ -133,37 +133,40 @@ def optimize(
         return Proof(certificate, run)
 
     dropped: set[str] = set()
-    limits, bits = list(STRICTER), math.inf
 
-    def fold(without: set[str]) -> Attempt:
+    def fold(without: set[str], bits: float = math.inf) -> Attempt:
+        say("solving")
         solution = solve(given, keep, only, dropped | without, bits)
         clock.lap("solve")
         return Attempt(given, solution, prove, clock, say)
 
-    while True:
-        say("solving")
-        attempt = fold(set())
-        solution = attempt.solution
+    def carry_out(attempt: Attempt) -> Result:
         if where is None or dry_run:
-            result = attempt.in_memory()
-        else:
-            with staged(where) as stage:
-                result = attempt.on_disk(stage)
-                if result.proof.ok:
-                    stage.keep()
-        if result.proof.ok:
-            break
-        if limits and result.proof.certified:
-            bits = limits.pop(0)
-            say(f"too much rounding noise: again, with no more than {bits:g} bits lost")
+            return attempt.in_memory()
+        with staged(where) as stage:
+            result = attempt.on_disk(stage)
+            if result.proof.ok:
+                stage.keep()
+            return result
+
+    limits = [] if strict else list(STRICTER)
+    attempt, too_noisy = fold(set()), False
+    while not (result := carry_out(attempt)).proof.ok:
+        gentler = _gentler(attempt, fold, limits) if result.proof.certified else None
+        if gentler is not None:
+            attempt, too_noisy = gentler, True
             continue
         guilty = culprit(fold, say)
         if guilty is None or strict:
             raise NotEquivalentError(_failure(result.proof, guilty, source))
         dropped.add(guilty)
+        attempt, too_noisy = fold(set()), False
+    solution = attempt.solution
     warnings = _unmatched(solution, keep, only) + tuple(
         f"the fold of {name} failed verification and was dropped; please report it" for name in sorted(dropped)
     )
+    if too_noisy:
+        warnings += ("some folds passed the certificate but made too much rounding noise; they were left out",)
     written = None if where is None or dry_run else where.path
     return Optimized(
         _facts(source, result.proto, written),
@@ -180,6 +183,15 @@ def optimize(
 
 
 _verify = verify  # `optimize` has an option of the same name
+
+
+def _gentler(attempt: Attempt, fold: Callable[[set[str], float], Attempt], limits: list[float]) -> Attempt | None:
+    """The next plan that loses fewer bits; takes the limits that it tries from the list. None where all are tried."""
+    while limits:
+        other = fold(set(), limits.pop(0))
+        if other.folded != attempt.folded:
+            return other
+    return None
 
 
 def _failure(proof: Proof, guilty: str | None, source: Source) -> str:

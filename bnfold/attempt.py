@@ -72,6 +72,11 @@ class Attempt:
     clock: Clock
     say: Progress
 
+    @property
+    def folded(self) -> list[str]:
+        """Labels of the nodes that leave."""
+        return [outcome.node.label for outcome in self.solution.outcomes if outcome.folded]
+
     def in_memory(self) -> Result:
         """Fold and prove; nothing stays on disk."""
         if self.solution.plan.is_empty:
@@ -111,7 +116,7 @@ def culprit(fold: Callable[[set[str]], Attempt], say: Progress) -> str | None:
         fold: makes an attempt without the folds of these labels.
         say: told what goes on.
     """
-    suspects = [outcome.node.label for outcome in fold(set()).solution.outcomes if outcome.folded]
+    suspects = fold(set()).folded
     while len(suspects) > 1:
         say(f"looking for the fold at fault among {len(suspects)}")
         half = suspects[: len(suspects) // 2]

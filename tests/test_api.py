@@ -1,9 +1,11 @@
 """The library: what it takes, what it gives, what it never does."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +19,7 @@ from bnfold.errors import ModelError, NotEquivalentError, OutputError, ProviderE
 from bnfold.plan import Edit, NewConstant
 from bnfold.rules import Accept, View
 from bnfold.runtime import CUDA, unavailable
+from bnfold.solver import solve
 from tests.program import foldable, listing, names, plain, saved, stubborn
 
 
@@ -269,3 +272,29 @@ def test_without_a_culprit_nothing_is_written(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(NotEquivalentError, match="nothing was written"):
         bnfold.optimize(path)
     assert names(tmp_path) == ["model.onnx"]
+
+
+def test_a_certified_fold_that_is_too_noisy_is_met_with_fewer_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit on lost bits is lowered until verification passes, and the report says so."""
+    asked: list[float] = []
+
+    def solving(*arguments: Any, **options: Any) -> Any:
+        asked.append(arguments[4])
+        if math.isfinite(arguments[4]):
+            arguments = (arguments[0], ("*",), *arguments[2:])
+        return solve(*arguments, **options)
+
+    def verifying(before: Any, after: Any, **options: Any) -> Any:
+        found = bnfold.verify(before, after, samples=1)
+        return replace(found, status="different", problems=("noise",))
+
+    monkeypatch.setattr(api, "solve", solving)
+    monkeypatch.setattr(api, "_verify", verifying)
+    path = saved(foldable(), tmp_path / "model.onnx")
+    result = bnfold.optimize(path)
+    assert asked == [math.inf, 6.0]
+    assert any("rounding noise" in warning for warning in result.warnings)
+    with pytest.raises(NotEquivalentError):
+        bnfold.optimize(path, strict=True, force=True)
