@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help demo test lint format wheel-check test-lowest table large clean check-python
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## fold BN-Inception, prove it, time it
 	@$(PY) -m models.demo
@@ -48,7 +48,7 @@ large: $(TEST_VENV)/.installed ## fold 3 GB of external data, print the memory i
 	@$(TEST_PY) tests/zoo/large.py
 
 clean: ## remove the environments and all build output
-	rm -rf $(VENV) $(TEST_VENV) $(LOWEST_VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TEST_VENV) $(LOWEST_VENV) .venv-train build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # $(call environment,DIR,EXTRAS,CONSTRAINTS): an editable bnfold with pinned dependencies. The build backend is installed
 # first, so that it is pinned too.
