@@ -13,7 +13,7 @@ from functools import cached_property
 import onnx
 from onnx import AttributeProto
 
-from bnfold import skeleton
+from bnfold import shapes, skeleton
 from bnfold.constants import EVALUATED, Constant, evaluate, from_initializer
 from bnfold.errors import ModelError
 from bnfold.source import Source
@@ -333,6 +333,7 @@ def _declare(graph: Graph, shaped: onnx.GraphProto) -> None:
     for node in graph.nodes:
         if node.proto.op_type == "BatchNormalization":
             _copy_shape(graph, node)
+    shapes.complete(graph)
 
 
 def _copy_shape(graph: Graph, node: Node) -> None:

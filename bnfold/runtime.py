@@ -36,12 +36,12 @@ Array = npt.NDArray[Any]
 CPU, CUDA, TENSORRT = "cpu", "cuda", "tensorrt"
 ORT_NAMES = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider", TENSORRT: "TensorrtExecutionProvider"}
 
-_GPU_BUILD = "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+_GPU_BUILD = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 INSTALL = {
-    CPU: "pip install onnxruntime",
+    CPU: "pip uninstall -y onnxruntime onnxruntime-gpu; pip install onnxruntime",
     CUDA: f"on a machine with an NVIDIA driver: {_GPU_BUILD}",
-    TENSORRT: f"on a machine with an NVIDIA driver: {_GPU_BUILD} tensorrt-cu12",
+    TENSORRT: f"on a machine with an NVIDIA driver: {_GPU_BUILD} 'tensorrt-cu13>=10,<11'",
 }
 
 # Types that numpy does not have: their bits travel as integers of the same width.
@@ -133,6 +133,8 @@ def import_onnxruntime() -> Any | None:
             import onnxruntime
     except ImportError:
         return None
+    if not hasattr(onnxruntime, "InferenceSession"):
+        return None  # a folder that is left where only one of two builds was removed
     onnxruntime.set_default_logger_severity(4)
     return onnxruntime
 
