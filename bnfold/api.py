@@ -28,7 +28,7 @@ from bnfold.write import destination, staged
 
 __all__ = ["Affine", "Count", "Explained", "Facts", "Optimized", "bench", "explain", "optimize", "verify"]
 
-STRICTER = (6.0, 3.0, 0.0)
+STRICTER = (6.0, 5.0, 4.0, 3.0, 1.5, 0.0)
 """Bits that tensors of several readers may lose, tried in turn where a certified fold turns out to be too noisy."""
 
 
