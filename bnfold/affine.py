@@ -29,16 +29,6 @@ class Affine:
     scale: Array
     shift: Array
 
-    @staticmethod
-    def identity(rank: int) -> Affine:
-        """The map that changes nothing, for a tensor of this rank."""
-        return Affine(np.ones((1,) * rank), np.zeros((1,) * rank))
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether the map changes nothing, exactly."""
-        return bool(np.all(self.scale == 1) and np.all(self.shift == 0))
-
 
 @dataclass(frozen=True, eq=False)
 class Storage:

@@ -14,7 +14,7 @@ from bnfold.certificate import Certificate
 from bnfold.graph import Model
 from bnfold.patch import tensors, witness_of
 from bnfold.solver import Solution
-from bnfold.source import ModelLike, is_external, read
+from bnfold.source import ModelLike, is_external
 from bnfold.verification import DIFFERENT, Verification
 from bnfold.witness import Witness
 from bnfold.write import Staged, folded, write
@@ -101,12 +101,12 @@ class Attempt:
     def on_disk(self, stage: Staged) -> Result:
         """Fold into the stage and prove what lies there."""
         self.say("writing")
-        write(self.model, self.solution.plan, stage)
+        proto = write(self.model, self.solution.plan, stage)
         self.clock.lap("write")
         if self.solution.plan.is_empty:
-            return Result(self.model.proto, Proof(None, None))
+            return Result(proto, Proof(None, None))
         proof = self.prove(stage.path, None, witness_of(self.solution.plan))
-        return Result(read(stage.path).proto, proof)
+        return Result(proto, proof)
 
 
 def culprit(fold: Callable[[set[str]], Attempt], say: Progress) -> str | None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import AttributeProto, TensorProto
 
-from bnfold.affine import Array
 from bnfold.graph import Graph, Model, bodies
 from bnfold.plan import Edit, GraphPlan, NewBias, NewConstant, Plan, SetAttribute
 from bnfold.source import is_external, tensor_nbytes
@@ -291,6 +290,3 @@ def tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
                 for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
                     yield from (sparse.values, sparse.indices)
             graphs += [body for _, body in bodies(node)]
-
-
-__all__ = ["Array", "Patched", "patch", "rename_within", "tensors", "witness_of"]

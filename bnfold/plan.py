@@ -13,7 +13,7 @@ import numpy as np
 
 from bnfold.affine import Array, Storage
 from bnfold.constants import Constant
-from bnfold.graph import Graph, Node
+from bnfold.graph import Graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +123,3 @@ class Plan:
     def is_empty(self) -> bool:
         """Whether nothing changes at all."""
         return not any(plan.removed for plan in self.graphs)
-
-
-def touched_nodes(plan: GraphPlan) -> list[Node]:
-    """The nodes of a graph that get new constants, in order."""
-    return [plan.graph.nodes[index] for index in sorted(plan.edits)]

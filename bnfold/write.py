@@ -23,7 +23,7 @@ from onnx import TensorProto
 from bnfold.affine import Array
 from bnfold.errors import ModelError, OutputError, UsageError
 from bnfold.graph import Model
-from bnfold.patch import Patched, patch, tensors
+from bnfold.patch import patch, tensors
 from bnfold.plan import NewConstant, Plan
 from bnfold.source import FLOATS, MAX_PROTO, ExternalRange, Source, external_range, is_external, tensor_nbytes
 
@@ -171,12 +171,12 @@ def staged(where: Destination) -> Iterator[Staged]:
         stage.discard()
 
 
-def write(model: Model, plan: Plan, stage: Staged) -> None:
-    """Write the folded model into the stage, where it can be loaded as it is."""
+def write(model: Model, plan: Plan, stage: Staged) -> onnx.ModelProto:
+    """Write the folded model into the stage, where it can be loaded as it is; return it, without its external data."""
     where = stage.where
     if plan.is_empty and model.source.path is not None:
         _copy_unchanged(model.source, stage)
-        return
+        return model.proto
     patched = patch(model, plan)
     external = [tensor for tensor in tensors(patched.proto) if is_external(tensor)]
     pending = {id(tensor): edit for tensor, edit in patched.pending}
@@ -194,6 +194,7 @@ def write(model: Model, plan: Plan, stage: Staged) -> None:
         )
     with stage.create(where.path.name) as file:
         file.write(patched.proto.SerializeToString())
+    return patched.proto
 
 
 def _stream(
@@ -260,6 +261,3 @@ def _external(proto: onnx.ModelProto, base_dir: Path | None) -> Iterator[tuple[T
     for tensor in tensors(proto):
         if is_external(tensor):
             yield tensor, external_range(tensor, base_dir)
-
-
-__all__ = ["Destination", "Patched", "Staged", "destination", "folded", "rounded", "staged", "write"]
