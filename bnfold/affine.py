@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -50,9 +51,8 @@ class Storage:
 
     @staticmethod
     def identity(rank: int) -> Storage:
-        """v' = v."""
-        one = np.ones((1,) * rank)
-        return Storage(one, one, np.zeros((1,) * rank))
+        """v' = v; the same object for every tensor of this rank."""
+        return _identity(rank)
 
     @staticmethod
     def encode(a: Array, b: Array) -> Storage:
@@ -137,6 +137,8 @@ class Storage:
 
         Where v is a constant under both, v' is dead and its scale does not matter.
         """
+        if self is other:
+            return True
         try:
             dead = (self.den == 0) & (other.den == 0)
             lost = (self.num == 0) & (other.num == 0)
@@ -150,6 +152,14 @@ class Storage:
         size = np.max(np.abs(mine), initial=0.0) + np.max(np.abs(others), initial=0.0)
         offsets = np.abs(mine - others) <= AGREE * size
         return bool(np.all((scales | dead | lost) & offsets))
+
+
+@cache
+def _identity(rank: int) -> Storage:
+    one, zero = np.ones((1,) * rank), np.zeros((1,) * rank)
+    for shared in (one, zero):
+        shared.flags.writeable = False
+    return Storage(one, one, zero)
 
 
 def _close(x: Array, y: Array) -> NDArray[np.bool_]:

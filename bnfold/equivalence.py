@@ -216,7 +216,7 @@ class _Verifier:
                         runs.original[level][index][name],
                         after[index][name],
                         # Optimisations on may round otherwise; off is the plain arithmetic and gets no such allowance.
-                        [run[name] for run in reference.noisy[index]]
+                        [run[name] for run in reference.noisy[index] + runs.nudged[index]]
                         + ([runs.original["off"][index][name]] if level == "on" else []),
                         runs.original[other][index][name],
                     )

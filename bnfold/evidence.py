@@ -27,6 +27,10 @@ Progress = Callable[[str], None]
 _QUICK_SECONDS, _SLOW_SECONDS = 0.3, 1.5
 _ROUNDINGS, _FEW_ELEMENTS = 4, 32
 
+NUDGES = 6
+"""Runs of the original on inputs moved by up to an ULP: each draws the rounding errors anew. One draw alone may by luck
+be several times smaller than the next, where a few outputs are far more sensitive than the others."""
+
 # A size is preferred whose whole verification fits into the oracle's limit for one run.
 _AFFORDABLE = MAX_MACS / 8
 
@@ -187,9 +191,13 @@ def perturbed(original: source.Source, seed: int) -> bytes | None:
 
 @dataclass
 class Runs:
-    """What one provider computed: by level ("off", "on"), each model's outputs for every sample."""
+    """What one provider computed: by level ("off", "on"), each model's outputs for every sample.
+
+    `nudged` has, for every sample, the original's outputs for inputs that differ by rounding alone (optimisations off).
+    """
 
     original: dict[str, list[Outputs]] = field(default_factory=dict)
+    nudged: list[list[Outputs]] = field(default_factory=list)
     optimized: dict[str, list[Outputs]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     placements: dict[str, Any] = field(default_factory=dict)
@@ -223,6 +231,8 @@ def run_both(
         }
         session = Session(original, **settings)
         runs.original[level] = [session.run(sample) for sample in feeds]
+        if level == "off":
+            runs.nudged = [[session.run(_nudged(sample, turn)) for turn in range(NUDGES)] for sample in feeds]
         runs.placements[f"original {level}"] = session.placement()
         try:
             session = Session(optimized, **settings)

@@ -7,6 +7,8 @@ loses ``log2(|beta - mean| / max(spread, |mean|))`` bits. A scale alone loses no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import ml_dtypes
 import numpy as np
 
@@ -73,6 +75,14 @@ class Spreads:
             "retrain or prune the channels whose gamma is almost zero",
             channels_where(worse),
         )
+
+    def most(self, decided: Mapping[str, Storage]) -> float:
+        """The most bits that any reader would lose, rounded to whole ones."""
+        losses = [0.0]
+        for name, storage in decided.items():
+            if name in self._known and len(self._graph.consumers.get(name, ())) > 1:
+                losses.append(float(np.max(_bits(storage, *self._known[name]), initial=0.0)))
+        return float(round(max(losses)))
 
 
 def _bits(storage: Storage, mean: Array, spread: Array) -> Array:

@@ -1,9 +1,10 @@
 """The rule that decides whether a difference is rounding noise: error(after) <= K * noise + a few ULP.
 
 The reference is the original model evaluated in float64. The noise is the model's own: how far the *original* is from
-that reference in its own precision, on this runtime, and how far one Monte Carlo rounding of every constant and every
-tensor moves it (D. S. Parker, "Monte Carlo Arithmetic", 1997): the second covers models so small that the original
-happens to be exact. Nothing here is a tolerance that somebody picked for a model.
+that reference in its own precision, on this runtime, also for inputs moved by up to an ULP, and how far one Monte Carlo
+rounding of every constant and every tensor moves it (D. S. Parker, "Monte Carlo Arithmetic", 1997). One run alone is
+one draw of the rounding errors, and may by luck be much smaller than the next; the last covers models so small that the
+original happens to be exact. Nothing here is a tolerance that somebody picked for a model.
 
 Two statistics are asked, and both must pass: the largest element error, relative to the largest element of the
 reference, and the norm of the error, relative to the norm of the reference. Where an output has channels with enough

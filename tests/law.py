@@ -14,7 +14,7 @@ from bnfold.graph import Model
 from bnfold.oracle import Oracle
 from bnfold.reasons import Reason
 from bnfold.rules import Source
-from bnfold.solver import Solution, _is_matmul_bias, solve
+from bnfold.solver import Solution, is_matmul_bias, solve
 from bnfold.source import read
 from bnfold.write import folded
 
@@ -57,7 +57,7 @@ def affines(model: onnx.ModelProto) -> int:
     """Every BatchNormalization, and every constant Mul, Add, Sub, Div that keeps the shape (design, section 1)."""
     count = 0
     for node in Model(read(model)).nodes():
-        found = None if _is_matmul_bias(node) else rules.as_source(node)
+        found = None if is_matmul_bias(node) else rules.as_source(node)
         count += isinstance(found, Source) or node.op == "BatchNormalization"
     return count
 

@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import ArrayLike
 from onnx import TensorProto, helper
 
-from bnfold import solver
 from bnfold.reasons import CODES
 from bnfold.rules import RULES
 from tests.builder import Builder
@@ -471,7 +470,7 @@ def test_what_is_asked_to_stay(options: dict[str, tuple[str, ...]], kept: dict[s
 
 
 def test_an_attempt_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solver, "VISITS", (1,))
+    monkeypatch.setattr("bnfold.solver.sweep.STEPS", (1, 1))
     b = Builder()
     y = b.node("Relu", b.node("Relu", b.conv(b.input(*SHAPE), 4, 1)))
     b.per_channel("Mul", y, POSITIVE)

@@ -171,10 +171,19 @@ def _cut(array: Array, axis: int, start: int, stop: int) -> Array:
 
 def _join(arrays: list[Array], axis: int, sizes: list[int]) -> Array:
     """The arrays one behind the other along an axis, each with its full size there."""
+    first = arrays[0]
+    if first.size == 1 and all(array.size == 1 and array.flat[0] == first.flat[0] for array in arrays):
+        return first
     flat = [array.shape[:axis] + (1,) + array.shape[axis + 1 :] for array in arrays]
-    common = np.broadcast_shapes(*flat)
+    common = np.broadcast_shapes(*set(flat))
     full = [
-        np.broadcast_to(array, (*common[:axis], size, *common[axis + 1 :]))
+        np.repeat(_spread(array, common, axis), size if array.shape[axis] == 1 else 1, axis)
         for array, size in zip(arrays, sizes, strict=True)
     ]
     return compress(np.concatenate(full, axis))
+
+
+def _spread(array: Array, common: tuple[int, ...], axis: int) -> Array:
+    """The array with the common sizes on all axes but one."""
+    shape = (*common[:axis], array.shape[axis], *common[axis + 1 :])
+    return array if array.shape == shape else np.broadcast_to(array, shape)

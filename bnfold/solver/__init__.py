@@ -1,0 +1,46 @@
+"""Which affine nodes can leave, and what every tensor around them must then be stored as.
+
+One affine at a time: re-store its input and output so that it becomes the identity, and let the demands travel until
+every rule is content. Near absorbers are tried for all affines before far ones for any; what was refused is tried
+again after a change where it looked; where affines compete for a tensor, the plan that removes the most work wins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from bnfold.graph import Model
+from bnfold.plan import Plan
+from bnfold.solver.compete import compete
+from bnfold.solver.removed import is_matmul_bias
+from bnfold.solver.sweep import GraphSolver
+from bnfold.solver.verdicts import Outcome, Solution
+
+__all__ = ["Outcome", "Solution", "is_matmul_bias", "solve"]
+
+
+def solve(
+    model: Model,
+    keep: Iterable[str] = (),
+    only: Iterable[str] = (),
+    drop: Iterable[str] = (),
+    bits: float = math.inf,
+) -> Solution:
+    """Fold what can be folded.
+
+    Args:
+        model: the model as read; not changed.
+        keep: names or globs of nodes that must stay.
+        only: names or globs; where given, every other node stays.
+        drop: labels of nodes whose fold failed verification.
+        bits: how many bits a tensor of several readers may lose at most, where that is less than the usual limit.
+    """
+    plans, outcomes = [], []
+    for graph in model.graphs:
+        solver = GraphSolver(graph, tuple(keep), tuple(only), frozenset(drop), bits)
+        solver.sweep(solver.sources)
+        compete(solver)
+        outcomes += solver.outcomes()
+        plans.append(solver.state.plan)
+    return Solution(Plan(plans), outcomes)

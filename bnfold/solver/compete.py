@@ -1,0 +1,51 @@
+"""Where affines compete: an affine that stays because others left is tried in their place.
+
+The others are taken back, with all that came to depend on them; the affine goes first, they and all that waited come
+behind it. Whichever plan removes the most work stays.
+"""
+
+from __future__ import annotations
+
+from bnfold.solver.sweep import GraphSolver
+
+TRIALS = 0.5
+"""Nodes that all trials may ask together, for each that was asked before."""
+
+LARGE = 256
+"""Folds that one trial may take back."""
+
+
+def compete(solver: GraphSolver) -> None:
+    """Look for a better plan, as far as the budget goes; the plan never gets worse."""
+    start, budget = solver.steps, solver.steps * TRIALS
+    tried = set[int]()
+    while solver.steps - start < budget:
+        waiting = [i for i, stuck in solver.verdicts.stuck.items() if stuck.blockers and i not in tried]
+        if not waiting:
+            return
+        index = min(waiting, key=lambda i: solver.rank[i])
+        tried.add(index)
+        _trial(solver, index)
+
+
+def _trial(solver: GraphSolver, index: int) -> None:
+    """Let one affine leave first, those that stood in its way behind it."""
+    state, verdicts = solver.state, solver.verdicts
+    blockers = min(verdicts.stuck[index].blockers, key=lambda found: sum(map(solver.work, found)))
+    undone = state.depending(blockers)
+    taken = {fold.source.node.index for fold in undone}
+    rivals = {i for i, stuck in verdicts.stuck.items() if i != index and not taken.isdisjoint(stuck.all_blockers)}
+    # At least one of the blockers will stay.
+    most = solver.work(index) + sum(map(solver.work, rivals)) - min(map(solver.work, blockers))
+    if not undone or len(undone) > LARGE or most <= 0:
+        return
+    saved = state.snapshot(), verdicts.copy()
+    state.undo(undone)
+    for one in taken:
+        del verdicts.done[one]
+    solver.sweep([index])
+    if index in verdicts.done:
+        solver.sweep([*taken, *rivals])
+    won = sum(solver.work(i) for i in verdicts.done) - sum(solver.work(i) for i in saved[1].done)
+    if won <= 0:
+        solver.state, solver.verdicts = saved

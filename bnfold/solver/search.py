@@ -1,0 +1,192 @@
+"""One attempt: demands travel from node to node until every rule is content, or one refuses for good.
+
+Depth first over the alternatives that rules offer. A refusal goes back to the last choice that had a part in it
+(conflict-directed backjumping), and the search is run again with the next alternative there: choices are few, and
+nothing need be copied to be able to go back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bnfold.affine import Storage
+from bnfold.graph import Node
+from bnfold.reasons import Reason
+from bnfold.rules import Accept, Refused
+from bnfold.solver.state import State
+
+RETRIES = 20
+"""Times that one attempt may take back a choice."""
+
+NOTHING: frozenset[int] = frozenset()
+
+
+@dataclass(eq=False)
+class Attempt:
+    """The storages decided so far in one attempt, over what earlier folds decided."""
+
+    decided: dict[str, Storage]
+    asked: dict[int, Node]
+    """Every node that was asked, by index."""
+
+
+@dataclass(frozen=True, eq=False)
+class Failure:
+    """Why an attempt failed."""
+
+    reason: Reason
+    blockers: frozenset[int] = NOTHING
+    """Affines whose earlier folds had a part in the refusal."""
+    chain: frozenset[int] = NOTHING
+    """The nodes that led to the refusal: only a change at one of them can change the answer."""
+    steps: int = 0
+
+
+@dataclass(eq=False)
+class _Choice:
+    """A node that offered several ways."""
+
+    taken: int
+    ways: int
+    conflict: frozenset[int] = NOTHING
+    """Earlier choices that had a part in what its exhausted ways ran into."""
+
+
+class Search:
+    """The search for one attempt."""
+
+    def __init__(self, state: State, start: dict[str, Storage], skip: Node, limit: int) -> None:
+        self.state, self.start, self.skip, self.limit = state, start, skip, limit
+        self.steps = 0
+        self.script: list[_Choice] = []
+
+    def run(self) -> Attempt | Failure:
+        """Search until all is decided.
+
+        Returns:
+            The attempt, every rule content; or the first refusal that was met.
+        """
+        reason: Reason | None = None
+        blockers, chain = NOTHING, NOTHING
+        for _ in range(1 + RETRIES):
+            walk = _Walk(self)
+            try:
+                walk.go()
+                return Attempt(walk.decided, walk.asked)
+            except Refused as refusal:
+                reason = reason or refusal.reason
+            led = walk.chain()
+            blockers, chain = blockers | walk.blockers(led), chain | led
+            if self.steps > self.limit:
+                reason = Reason("search-limit", f"more than {self.limit} steps", self.skip.label)
+                break
+            if not self._turn(frozenset(walk.chosen[index] for index in led if index in walk.chosen)):
+                break
+        assert reason is not None
+        return Failure(reason, blockers, chain, self.steps)
+
+    def _turn(self, relevant: frozenset[int]) -> bool:
+        """Take the next alternative of the last choice that matters; false where there is none."""
+        while self.script:
+            at = len(self.script) - 1
+            choice = self.script[-1]
+            if at in relevant:
+                choice.conflict |= relevant - {at}
+                if choice.taken + 1 < choice.ways:
+                    choice.taken += 1
+                    return True
+                relevant = choice.conflict
+            self.script.pop()
+        return False
+
+
+class _Walk:
+    """One run through the graph, with the choices of the script."""
+
+    def __init__(self, search: Search) -> None:
+        self.search, self.state = search, search.state
+        self.decided = dict(search.start)
+        self.asked: dict[int, Node] = {}
+        self.agenda: deque[Node] = deque()
+        self.waiting: set[int] = set()
+        self.choices: dict[int, Node] = {}
+        """Nodes that offered several ways: asked again when nothing else is left, for fewer may be open by then."""
+        self.chosen: dict[int, int] = {}
+        """By node that chose: the number of its choice in the script."""
+        self.cause: dict[str, int] = {}
+        """By tensor: the node that decided its storage."""
+        self.at: Node = search.skip
+
+    def go(self) -> None:
+        """Until nothing is left to ask.
+
+        Raises:
+            Refused: by the node `at`.
+        """
+        for name, storage in self.search.start.items():
+            current = self.state.current(name)
+            if current is None or not storage.agrees(current):
+                self._ask(n for n in self.state.neighbours(name) if n is not self.search.skip)
+        while self.agenda or self.choices:
+            self.search.steps += 1
+            forced = bool(self.agenda)
+            node = self.agenda.popleft() if forced else self.choices.pop(next(iter(self.choices)))
+            self.waiting.discard(node.index)
+            self.at = self.asked[node.index] = node
+            if self.search.steps > self.search.limit:
+                raise Refused(Reason("search-limit", f"more than {self.search.limit} steps", node.label))
+            accepts = self.state.ask(node, self.decided)
+            if len(accepts) == 1:
+                self._assign(node, accepts[0])
+            elif forced:
+                self.choices[node.index] = node
+            else:
+                self._choose(node, accepts)
+
+    def _choose(self, node: Node, accepts: list[Accept]) -> None:
+        script, number = self.search.script, len(self.chosen)
+        if number == len(script):
+            script.append(_Choice(0, len(accepts)))
+        self.chosen[node.index] = number
+        self._assign(node, accepts[script[number].taken])
+
+    def _ask(self, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            self.choices.pop(node.index, None)
+            if node.index not in self.waiting:
+                self.waiting.add(node.index)
+                self.agenda.append(node)
+
+    def _assign(self, node: Node, accept: Accept) -> None:
+        for key, storage in accept.assign.items():
+            name = self.state.port_name(node, key)
+            known = self.decided.get(name)
+            if known is not None:
+                if not known.agrees(storage):
+                    raise Refused(Reason("conflict", f"two ports of one node want {name!r} differently", node.label))
+                continue
+            self.decided[name] = storage
+            self.cause[name] = node.index
+            if not name.startswith("#"):
+                self._ask(n for n in self.state.neighbours(name) if n is not node)
+                if sum(used == name for used in node.inputs) > 1:
+                    self._ask([node])
+
+    def chain(self) -> frozenset[int]:
+        """The nodes that led to the one that refused."""
+        found, stack = {self.at.index}, [self.at]
+        while stack:
+            for slot in self.state.slots(stack.pop()):
+                index = self.cause.get(slot.own)
+                if index is not None and index not in found:
+                    found.add(index)
+                    stack.append(self.state.graph.nodes[index])
+        return frozenset(found)
+
+    def blockers(self, chain: frozenset[int]) -> frozenset[int]:
+        """The affines whose earlier folds had a part in the refusal: they left in between, or stored what is seen."""
+        owner = self.state.owner
+        seen = (owner[slot.own] for slot in self.state.slots(self.at) if slot.own in owner)
+        return (chain & self.state.leaving.keys()).union(seen) - {self.search.skip.index}

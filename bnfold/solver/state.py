@@ -1,0 +1,227 @@
+"""A graph while it is being folded: how every tensor is stored by now, which affines left, what a node says to that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from bnfold import rules
+from bnfold.affine import Storage
+from bnfold.constants import Constant
+from bnfold.graph import Graph, Node, Shape
+from bnfold.plan import Edit, GraphPlan, NewBias
+from bnfold.rules import Accept, Source, View
+from bnfold.rules.base import OUT, Port
+from bnfold.solver.removed import is_matmul_bias, removed
+
+_ABSORBERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
+
+Decided = Mapping[str, Storage]
+
+
+@dataclass(frozen=True, eq=False)
+class _Slot:
+    """What never changes about a tensor at one port of a node."""
+
+    key: int
+    own: str
+    """The tensor's name; a constant operand has a name of its own for each use."""
+    shape: Shape
+    identity: Storage
+    constant: Constant | None
+    near: int
+    pinned: str
+
+    def port(self, storage: Storage, fixed: bool) -> Port:
+        """The port, as a rule sees it."""
+        fixed = fixed or bool(self.pinned)
+        return Port(self.own, self.shape, storage, fixed, self.constant, self.near, self.pinned)
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """One affine that left, and what that changed."""
+
+    source: Source
+    before: dict[str, Storage | None]
+    """The tensors that were re-stored, with how they were stored until then."""
+    nodes: frozenset[int]
+    """Every node that was asked."""
+
+
+@dataclass(eq=False)
+class State:
+    """The fold of one graph so far."""
+
+    graph: Graph
+    plan: GraphPlan = field(init=False)
+    leaving: dict[int, Source] = field(default_factory=dict)
+    """Affines that left, or that the present attempt lets leave, by index."""
+    folds: list[Fold] = field(default_factory=list)
+    """In the order in which they were made."""
+    owner: dict[str, int] = field(default_factory=dict)
+    """By tensor: the affine whose fold stored it last."""
+
+    def __post_init__(self) -> None:
+        self.plan = GraphPlan(self.graph)
+
+    def current(self, name: str) -> Storage | None:
+        """How a tensor is stored by now; None where its rank is not known."""
+        found = self.plan.storage.get(name)
+        if found is not None:
+            return found
+        rank = self.graph.rank(name)
+        return None if rank is None else Storage.identity(rank)
+
+    def ask(self, node: Node, decided: Decided, everything_fixed: bool = False) -> list[Accept]:
+        """What the node's rule says.
+
+        Raises:
+            Refused: it refuses.
+        """
+        view = self._view(node, decided, everything_fixed)
+        source = self.leaving.get(node.index)
+        return rules.apply(view) if source is None else [removed(view, source)]
+
+    def _view(self, node: Node, decided: Decided, everything_fixed: bool) -> View:
+        stored = self.plan.storage
+        ports: dict[int, Port] = {}
+        for slot in self.slots(node):
+            own = slot.own
+            storage = decided.get(own)
+            fixed = everything_fixed or storage is not None
+            ports[slot.key] = slot.port(storage or stored.get(own) or slot.identity, fixed)
+        if node.op != "MatMul":
+            return View(node, ports)
+        return View(node, ports, self._bias_behind(node), self._only_moves(node))
+
+    def slots(self, node: Node) -> tuple[_Slot, ...]:
+        """The ports of a node whose ranks are known."""
+        found = node.memo.get("slots")
+        if found is None:
+            keyed = [*enumerate(node.inputs), *((-1 - i, name) for i, name in enumerate(node.outputs))]
+            made = (self._slot(node, key, name) for key, name in keyed if name)
+            found = node.memo["slots"] = tuple(slot for slot in made if slot is not None)
+        assert isinstance(found, tuple)
+        return found
+
+    def _slot(self, node: Node, key: int, name: str) -> _Slot | None:
+        constant = self.graph.constant(name) if key >= 0 else None
+        shape = constant.shape if constant is not None else self.graph.shape(name)
+        if shape is None:
+            return None
+        pinned = "" if constant is not None else self.pinned(name)
+        near = self._near(node, key, constant)
+        return _Slot(key, self.port_name(node, key), shape, Storage.identity(len(shape)), constant, near, pinned)
+
+    def port_name(self, node: Node, key: int) -> str:
+        """The name under which the tensor at a port is stored."""
+        if key < 0:
+            return node.outputs[-key - 1]
+        name = node.inputs[key]
+        return name if self.graph.constant(name) is None else f"#{node.index}:{key}"
+
+    def _near(self, node: Node, key: int, constant: Constant | None) -> int:
+        if constant is not None:
+            return 0
+        if key < 0:
+            readers = self.graph.consumers.get(node.outputs[-key - 1], [])
+            return 1 if len(readers) == 1 and readers[0][0].op in _ABSORBERS else 3
+        producer = self.graph.producers.get(node.inputs[key])
+        alone = len(self.graph.consumers.get(node.inputs[key], [])) == 1
+        return 1 if producer is not None and producer.op in _ABSORBERS and alone else 2
+
+    def _bias_behind(self, node: Node) -> bool:
+        readers = self.graph.consumers.get(node.outputs[0], [])
+        return bool(readers) and all(is_matmul_bias(reader) for reader, _ in readers)
+
+    def _only_moves(self, node: Node) -> bool:
+        """Whether a new Add behind this MatMul would only replace the Add that is to leave."""
+        last = next(reversed(self.leaving.values()), None)
+        own = any(isinstance(edit, NewBias) for edit in self.plan.edits.get(node.index, ()))
+        return last is not None and last.node.op in ("Add", "Sub") and not own
+
+    def neighbours(self, name: str) -> list[Node]:
+        """Who makes a tensor, and who reads it."""
+        producer = self.graph.producers.get(name)
+        found = {} if producer is None else {producer.index: producer}
+        for node, _ in self.graph.consumers.get(name, []):
+            found.setdefault(node.index, node)
+        return list(found.values())
+
+    def pinned(self, name: str) -> str:
+        """Why a tensor's meaning must stay, '' where it need not."""
+        graph = self.graph
+        if name in graph.output_set:
+            return "graph-output"
+        if name in graph.captured:
+            return "captured"
+        if name in graph.annotated:
+            return "annotated"
+        return "" if name in graph.producers else "graph-input"
+
+    def is_named(self, name: str) -> bool:
+        """Whether the tensor, or one that it became one with, has a name that must stay."""
+        members, stack = {name}, [name]
+        while stack:
+            for node in self.neighbours(stack.pop()):
+                source = self.leaving.get(node.index)
+                if source is not None:
+                    ends = {node.inputs[source.slot], node.outputs[0]}
+                    if ends & members:
+                        stack += ends - members
+                        members |= ends
+        return any(member in self.graph.output_set or member not in self.graph.producers for member in members)
+
+    def commit(self, source: Source, decided: Decided, edits: Mapping[int, tuple[Edit, ...]]) -> list[str]:
+        """Let an affine leave; the tensors that are now stored differently."""
+        index, plan = source.node.index, self.plan
+        changed = {name: s for name, s in decided.items() if (c := self.current(name)) is None or not s.agrees(c)}
+        self.folds.append(Fold(source, {name: plan.storage.get(name) for name in changed}, frozenset(edits)))
+        self.leaving[index] = source
+        plan.removed[index] = source.node.inputs[source.slot]
+        plan.storage.update(decided)
+        plan.edits.update(edits)
+        plan.edits.pop(index, None)
+        self.owner.update(dict.fromkeys(changed, index))
+        return list(changed)
+
+    def depending(self, on: Iterable[int]) -> list[Fold]:
+        """The folds of these affines, and every later one that re-stored a tensor once more, in order."""
+        wanted, names = set(on), set[str]()
+        found: list[Fold] = []
+        for fold in self.folds:
+            if fold.source.node.index in wanted or not names.isdisjoint(fold.before):
+                found.append(fold)
+                names.update(fold.before)
+        return found
+
+    def undo(self, folds: list[Fold]) -> None:
+        """Take folds back, with all that depend on them."""
+        plan, nodes, gone = self.plan, set[int](), {id(fold) for fold in folds}
+        for fold in reversed(folds):
+            index = fold.source.node.index
+            del self.leaving[index], plan.removed[index]
+            nodes |= fold.nodes
+            for name, storage in fold.before.items():
+                self.owner.pop(name, None)
+                if storage is None:
+                    plan.storage.pop(name, None)
+                else:
+                    plan.storage[name] = storage
+        self.folds = [fold for fold in self.folds if id(fold) not in gone]
+        for fold in self.folds:
+            self.owner.update(dict.fromkeys(fold.before, fold.source.node.index))
+        for index in sorted(nodes - set(self.leaving)):
+            (accept,) = self.ask(self.graph.nodes[index], {}, everything_fixed=True)
+            plan.edits[index] = accept.edits
+
+    def snapshot(self) -> State:
+        """A copy to go back to."""
+        copy = State(self.graph, dict(self.leaving), list(self.folds), dict(self.owner))
+        own, plan = self.plan, copy.plan
+        plan.storage, plan.removed, plan.edits = dict(own.storage), dict(own.removed), dict(own.edits)
+        return copy
+
+
+__all__ = ["OUT", "Decided", "Fold", "State"]

@@ -1,0 +1,117 @@
+"""What became of the affines, and in which order they are tried."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+from bnfold.graph import Node
+from bnfold.plan import Plan
+from bnfold.reasons import Reason
+from bnfold.rules import Source
+from bnfold.solver.search import Failure
+
+URGENT = ("BatchNormalization", "Mul", "Div", "Add", "Sub")
+"""Affine operators, the most expensive at run time first."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one affine node."""
+
+    node: Node
+    folded: bool
+    way: str = ""
+    """pull, push or split."""
+    into: tuple[str, ...] = ()
+    """Labels of the nodes whose constants took it up."""
+    reasons: tuple[Reason, ...] = ()
+    """Why it stays: one for each way, the most telling first."""
+
+
+@dataclass
+class Solution:
+    """The plan, and the outcome for every affine node in graph order."""
+
+    plan: Plan
+    outcomes: list[Outcome]
+
+
+@dataclass(frozen=True, eq=False)
+class Stuck:
+    """Why an affine stays for now."""
+
+    failures: tuple[Failure, ...]
+    """One for each way."""
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """Without repetition, the most telling first."""
+        found: dict[tuple[str, str], Reason] = {}
+        for failure in self.failures:
+            found.setdefault((failure.reason.code, failure.reason.at), failure.reason)
+        return tuple(sorted(found.values(), key=_telling))
+
+    @property
+    def blockers(self) -> list[frozenset[int]]:
+        """For each way that failed because of earlier folds: whose."""
+        return [failure.blockers for failure in self.failures if failure.blockers]
+
+    @property
+    def all_blockers(self) -> frozenset[int]:
+        """Those of all ways."""
+        return frozenset().union(*self.blockers)
+
+    @cached_property
+    def seen(self) -> frozenset[int]:
+        """The nodes that led to the refusals: only a change at one of them can change the answer."""
+        return frozenset().union(*(failure.chain for failure in self.failures))
+
+
+@dataclass(eq=False)
+class Verdicts:
+    """What is known of every affine by now."""
+
+    done: dict[int, Outcome] = field(default_factory=dict)
+    stuck: dict[int, Stuck] = field(default_factory=dict)
+
+    def copy(self) -> Verdicts:
+        """A copy to go back to."""
+        return Verdicts(dict(self.done), dict(self.stuck))
+
+
+def priority(source: Source) -> tuple[int, int, str]:
+    """Which affine comes first: the most expensive operator, the largest tensor, then the first name."""
+    node = source.node
+    shape = node.graph.shape(node.outputs[0]) or ()
+    elements = math.prod(dim for dim in shape if isinstance(dim, int))
+    return URGENT.index(node.op), -elements, node.label
+
+
+def opted_out(node: Node, keep: tuple[str, ...], only: tuple[str, ...], drop: frozenset[str]) -> Reason | None:
+    """Why the user's wishes or an earlier verification keep a node."""
+    if node.label in drop:
+        return Reason("verification-failed", "its fold did not pass verification", node.label)
+    if any(fnmatchcase(node.label, pattern) for pattern in keep):
+        return Reason("kept-by-user", "--keep names it", node.label, "remove --keep")
+    if only and not any(fnmatchcase(node.label, pattern) for pattern in only):
+        return Reason("kept-by-user", "--only does not name it", node.label, "add it to --only")
+    return None
+
+
+_TELLING = (
+    "precision-loss",
+    "padded-shift",
+    "negative-scale",
+    "out-of-range",
+    "conflict",
+    "zero-scale",
+    "shift-through-nonlinear",
+)
+
+
+def _telling(reason: Reason) -> int:
+    """Rank of a reason: those that name an obstacle of the algebra before those that name an end of the graph."""
+    return _TELLING.index(reason.code) if reason.code in _TELLING else len(_TELLING)

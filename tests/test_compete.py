@@ -1,0 +1,144 @@
+"""Affines that want one tensor in different ways: the plan that removes the most work wins, whatever the order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+
+from bnfold.graph import Model
+from bnfold.solver import solve
+from bnfold.source import read
+from tests.builder import Builder
+from tests.law import check, fold, law
+
+MIXED = np.array([0.7, -1.3, 0.9, 1.1])
+OTHER = np.array([0.7, 1.3, -0.9, 1.1])
+POSITIVE = np.abs(MIXED)
+
+
+def stream(b: Builder, *gammas: np.ndarray, size: int = 6) -> str:
+    """A residual stream that one BN, ReLU and padded convolution after another read and write."""
+    x = b.conv(b.input(3, 4, size, size), 4, 3, pads=[1, 1, 1, 1])
+    for i, gamma in enumerate(gammas):
+        y = b.node("Relu", b.bn(x, gamma=gamma, name=f"bn_{i}"))
+        x = b.node("Add", x, b.conv(y, 4, 3, pads=[1, 1, 1, 1]))
+    return b.conv(x, 4, 1)
+
+
+def kept(model: onnx.ModelProto) -> set[str]:
+    return {o.node.label for o in solve(Model(read(model))).outcomes if not o.folded}
+
+
+@pytest.mark.parametrize(
+    ("gammas", "left"),
+    [
+        ((POSITIVE, POSITIVE, POSITIVE), set()),
+        ((MIXED,), set()),
+        ((MIXED, MIXED), set()),
+        ((MIXED, POSITIVE, POSITIVE), {"bn_0"}),
+        ((POSITIVE, MIXED, MIXED), {"bn_0"}),
+        ((MIXED, OTHER, OTHER, OTHER), {"bn_0"}),
+        ((OTHER, MIXED, MIXED, OTHER, OTHER), {"bn_1", "bn_2"}),
+    ],
+)
+def test_the_larger_party_of_signs_wins(gammas: tuple[np.ndarray, ...], left: set[str]) -> None:
+    b = Builder()
+    stream(b, *gammas)
+    case = law(b.model())
+    assert set(case.codes()) == left
+    assert all(codes & {"negative-scale", "conflict"} for codes in case.codes().values())
+
+
+def test_the_larger_tensor_wins() -> None:
+    """Two readers of a pool want its input's sign differently; one of them works on four times the elements."""
+    b = Builder()
+    x = b.conv(b.input(3, 4, 8, 8), 4, 1)
+    b.conv(b.node("Relu", b.bn(x, gamma=MIXED, name="large")), 4, 3, pads=[1, 1, 1, 1])
+    small = b.node("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
+    b.conv(b.node("Relu", b.bn(small, gamma=OTHER, name="small")), 4, 3, pads=[1, 1, 1, 1])
+    assert set(law(b.model()).codes()) == {"small"}
+
+
+def two_parties(b: Builder) -> None:
+    stream(b, MIXED, OTHER, OTHER, POSITIVE, MIXED, OTHER)
+
+
+def two_streams(b: Builder) -> None:
+    x = stream(b, MIXED, POSITIVE)
+    for gamma in (OTHER, OTHER, MIXED):
+        x = b.node("Add", x, b.conv(b.node("Relu", b.bn(x, gamma=gamma)), 4, 3, pads=[1, 1, 1, 1]))
+    b.conv(x, 3, 1)
+
+
+def dense_block(b: Builder) -> None:
+    x = b.conv(b.input(3, 4, 5, 5), 4, 1)
+    for _ in range(4):
+        y = b.conv(b.node("Relu", b.bn(x)), 4, 1)
+        x = b.node("Concat", x, b.conv(b.node("Relu", b.bn(y)), 3, 3, pads=[1, 1, 1, 1]), axis=1)
+    b.conv(b.node("Relu", b.bn(x)), 4, 1)
+
+
+@pytest.mark.parametrize("make", [two_parties, two_streams, dense_block])
+def test_order_does_not_matter(make: Callable[[Builder], None]) -> None:
+    b = Builder()
+    make(b)
+    model = b.model()
+    expected = kept(model)
+    assert expected
+    for seed in range(6):
+        assert kept(shuffled(model, seed)) == expected
+
+
+def shuffled(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
+    """The same graph, its nodes in another topological order."""
+    rng, result = np.random.default_rng(seed), onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:]
+    made = {value.name for value in model.graph.input} | {tensor.name for tensor in model.graph.initializer} | {""}
+    waiting = list(model.graph.node)
+    while waiting:
+        ready = [node for node in waiting if made.issuperset(node.input)]
+        node = ready[rng.integers(len(ready))]
+        waiting.remove(node)
+        made.update(node.output)
+        result.graph.node.append(node)
+    return result
+
+
+def test_a_trial_that_loses_leaves_no_trace() -> None:
+    b = Builder()
+    stream(b, POSITIVE, MIXED, POSITIVE, POSITIVE, OTHER)
+    case = fold(b.model())
+    check(case)
+    assert set(case.codes()) == {"bn_1", "bn_4"}
+
+
+def test_signs_go_forward_where_nothing_refuses_them() -> None:
+    """In front of a padded convolution only the shift must go back: the stream keeps its signs."""
+    b = Builder()
+    x = b.conv(b.input(3, 4, 6, 5), 4, 3, pads=[1, 1, 1, 1])
+    for gamma in (MIXED, OTHER, MIXED):
+        y = b.conv(b.bn(x, gamma=gamma), 4, 3, pads=[1, 1, 1, 1])
+        x = b.node("Add", x, b.conv(y, 4, 1))
+    b.conv(x, 2, 1)
+    case = law(b.model(), left=0)
+    storage = case.solution.plan.graphs[0].storage
+    sums = [node.output[0] for node in case.original.graph.node if node.op_type == "Add"]
+    assert all(np.all(storage[name].num == storage[name].den) for name in sums if name in storage)
+
+
+def test_each_part_of_the_channels_goes_its_own_way() -> None:
+    """One half can only be pulled (a ReLU behind it), the other only pushed (a ReLU in front of it)."""
+    b = Builder()
+    x = b.input(3, 4, 5, 5)
+    joined = b.node("Concat", b.conv(x, 3, 1), b.node("Relu", b.conv(x, 2, 1)), axis=1)
+    y = b.bn(joined, gamma=[0.5, -0.8, 1.2, -0.6, 0.9])
+    parts = [b.name("part") for _ in range(2)]
+    b.node("Split", y, b.constant([3, 2], "sizes"), outputs=parts, axis=1)
+    b.conv(b.node("Relu", parts[0]), 2, 1)
+    b.conv(parts[1], 2, 1)
+    case = law(b.model(), left=0)
+    assert [o.way for o in case.solution.outcomes] == ["split"]
