@@ -241,7 +241,8 @@ def _affines(model: Model, solution: Solution) -> tuple[Affine, ...]:
 def _affine(outcome: Outcome, ops: Mapping[str, str]) -> Affine:
     node, into = outcome.node, outcome.into
     status = "folded" if outcome.folded else "kept"
-    return Affine(node.label, node.op, status, outcome.way, into, tuple(ops[name] for name in into), outcome.reasons)
+    kinds = tuple(ops[name] for name in into)
+    return Affine(node.label, node.op, status, outcome.way, into, kinds, outcome.reasons, outcome.note)
 
 
 def _unmatched(solution: Solution, keep: Iterable[str], only: Iterable[str]) -> tuple[str, ...]:

@@ -193,6 +193,9 @@ def _affines(result: Explained, done: str, verbose: bool) -> Iterator[Line]:
             )
     else:
         yield from _groups(result.affines, done)
+    for affine in folded:
+        if affine.note:
+            yield _line(f"{affine.node}: {affine.note}", head="  note: ", hang=6)
     if kept:
         yield _line()
         yield _line(f"kept: {len(kept)}", "bold")

@@ -34,12 +34,14 @@ class Affine:
     """Their operators."""
     reasons: tuple[Reason, ...] = ()
     """Why it was kept; the most telling reason first."""
+    note: str = ""
+    """What else the reader must know, where something is."""
 
     def to_json(self) -> dict[str, Any]:
         """The entry of the report's `affines` list."""
         entry: dict[str, Any] = {"node": self.node, "op": self.op, "status": self.status}
         if self.status == "folded":
-            return entry | {"way": self.way, "into": list(self.into)}
+            return entry | {"way": self.way, "into": list(self.into)} | ({"note": self.note} if self.note else {})
         first, *others = (_reason_json(reason) for reason in self.reasons)
         return entry | first | ({"also": others} if others else {})
 

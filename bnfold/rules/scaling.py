@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Array, Storage, snap
 from bnfold.constants import Constant
@@ -18,6 +20,7 @@ from bnfold.graph import Node, Shape
 from bnfold.plan import NewConstant
 from bnfold.reasons import Reason
 from bnfold.rules.base import OUT, Accept, View, channels_where, lift, need_decode, need_encode, only_axis
+from bnfold.source import FLOATS
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,8 @@ class Source:
     """Standard deviation of the input by channel, where the node knows it (a BatchNormalization does)."""
     mean: Array | None = None
     """Mean of the input by channel, where the node knows it."""
+    note: str = ""
+    """What the reader of the report must know of the map."""
 
 
 AFFINE_OPS = frozenset({"BatchNormalization", "Mul", "Div", "Add", "Sub"})
@@ -99,8 +104,30 @@ def _batchnorm_source(node: Node) -> Source | Reason:
         return no("invalid-statistics", "var + epsilon <= 0 or a parameter is not finite", "", channels_where(bad))
     scale = gamma / np.sqrt(total)
     along = (1, -1) + (1,) * (len(shape) - 2)
-    affine = Affine(scale.reshape(along), (bias - scale * mean).reshape(along))
-    return Source(node, 0, affine, np.sqrt(total).reshape(along), mean.reshape(along))
+    shift = bias - scale * mean
+    small = negligible(shift, bias, gamma, node.graph.type(node.outputs[0]))
+    note = ""
+    if np.any(small):
+        shift = np.where(small, 0.0, shift)
+        note = (
+            f"the shift of {np.count_nonzero(small)} channels counts as zero: below half a unit in the last place "
+            f"of every output within {SIGMAS:g} standard deviations"
+        )
+    affine = Affine(scale.reshape(along), shift.reshape(along))
+    return Source(node, 0, affine, np.sqrt(total).reshape(along), mean.reshape(along), note)
+
+
+SIGMAS = 8.0
+"""How far from its mean a value may lie that is within the statistics of a BatchNormalization."""
+
+
+def negligible(shift: Array, bias: Array, gamma: Array, type_: int) -> NDArray[np.bool_]:
+    """Where s*x + t rounds to s*x: 0 < abs(t) < half an ULP of every output ``bias + gamma*z``, abs(z) <= SIGMAS."""
+    least = np.abs(bias) - SIGMAS * np.abs(gamma)
+    precision = ml_dtypes.finfo(FLOATS.get(type_, np.dtype(np.float64))).nmant
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half = np.where(least > 0, np.exp2(np.floor(np.log2(least)) - precision - 1), 0.0)
+    return np.asarray((shift != 0) & (np.abs(shift) < half))
 
 
 def _operand_source(node: Node) -> Source | Reason | None:

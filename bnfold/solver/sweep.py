@@ -130,7 +130,7 @@ class GraphSolver:
         restored = self.state.commit(source, best.attempt.decided, best.edits)
         self.verdicts.stuck.pop(index, None)
         into = tuple(self.graph.nodes[i].label for i, edits in sorted(best.edits.items()) if edits)
-        self.verdicts.done[index] = Outcome(source.node, True, best.way.name, into)
+        self.verdicts.done[index] = Outcome(source.node, True, best.way.name, into, note=source.note)
         return frozenset(node.index for name in restored for node in self.state.neighbours(name)) | {index}
 
     def _keep(self, index: int, failures: list[Failure], earlier: tuple[Failure, ...]) -> None:

@@ -29,6 +29,8 @@ class Outcome:
     """Labels of the nodes whose constants took it up."""
     reasons: tuple[Reason, ...] = ()
     """Why it stays: one for each way, the most telling first."""
+    note: str = ""
+    """What the reader of the report must know of the fold."""
 
 
 @dataclass
