@@ -13,7 +13,7 @@ FLOAT = onnx.TensorProto.FLOAT
 
 
 def relu_bn_padded_conv(ratio: float, gamma: float) -> onnx.ModelProto:
-    """Only a BN without shift leaves. Its smallest output is 3, of unit 2^-22; the shift is `ratio` times half of that."""
+    """Only a BN without shift leaves; the shift is `ratio` times half the unit of its smallest output (3)."""
     b = Builder(17, FLOAT)
     x = b.node("Relu", b.conv(b.input(2, 3, 6, 5), 3, 1))
     shift = ratio * 2.0**-23
