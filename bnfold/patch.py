@@ -10,7 +10,7 @@ import onnx
 from onnx import AttributeProto, TensorProto
 
 from bnfold.graph import Graph, Model, bodies
-from bnfold.plan import Edit, GraphPlan, NewBias, NewConstant, Plan, SetAttribute
+from bnfold.plan import Edit, GraphPlan, NewBias, NewConstant, Plan, SetAttribute, SetOperator
 from bnfold.source import is_external, tensor_nbytes
 from bnfold.witness import GraphWitness, Witness
 
@@ -82,6 +82,8 @@ class _Editor:
         node = self.graphs[graph.path].node[index]
         if isinstance(edit, SetAttribute):
             _set_attribute(node, edit)
+        elif isinstance(edit, SetOperator):
+            node.op_type = edit.op
         elif isinstance(edit, NewBias):
             self._add_bias(graph, index, edit)
         else:

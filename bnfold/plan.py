@@ -59,6 +59,13 @@ class SetAttribute:
     value: int | float
 
 
+@dataclass(frozen=True)
+class SetOperator:
+    """The node becomes another operator with the same inputs, outputs and attributes: Max becomes Min."""
+
+    op: str
+
+
 @dataclass(frozen=True, eq=False)
 class NewBias:
     """An Add of a constant is put right behind the node's first output: the bias that a MatMul has no slot for."""
@@ -68,7 +75,7 @@ class NewBias:
     """Float64, broadcasts against the output."""
 
 
-Edit = NewConstant | SetAttribute | NewBias
+Edit = NewConstant | SetAttribute | SetOperator | NewBias
 
 
 @dataclass

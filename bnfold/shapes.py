@@ -124,5 +124,5 @@ _TELLERS: dict[str, Callable[[Node], Shape | None]] = {
     "GlobalAveragePool": _pool,
     "GlobalMaxPool": _pool,
     "Transpose": _transposed,
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Sum"), _broadcast),
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Sum", "Mean", "Max", "Min", "Where"), _broadcast),
 }

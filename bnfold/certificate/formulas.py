@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from bnfold.affine import Array, Storage
-from bnfold.certificate.affines import affine_of, aligned, batchnorm_parameters
+from bnfold.affine import Array
+from bnfold.certificate.affines import batchnorm_parameters, storage_of
+from bnfold.certificate.operands import ATTRIBUTES, OPERANDS
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.rounding import EPS, Exact, in_memory, read_rows, spans
 from bnfold.certificate.wiring import GraphPair, Pair
@@ -40,14 +41,15 @@ def exact_constants(graph: GraphPair, pair: Pair) -> dict[int, Exact]:
     return {slot: found[slot] for slot in slots}
 
 
-def _storage(graph: GraphPair, node: Node, name: str) -> Storage:
-    found = graph.storage(name)
-    if found is not None:
-        return found
-    rank = node.graph.rank(name)
-    if rank is None:
-        raise NotCertifiedError(f"the rank of {name!r} is not known")
-    return Storage.identity(rank)
+def exact_attributes(graph: GraphPair, pair: Pair) -> dict[str, Exact]:
+    """The exact values of a pair's changed float attributes, by name; numbers that later opsets take as inputs."""
+    found = {}
+    for name, slot in ATTRIBUTES.get(pair.old.op, {}).items():
+        new = pair.new.attributes.get(name)
+        if pair.reset and new is not None and new != pair.old.attributes.get(name):
+            with np.errstate(all="ignore"):
+                found[name] = _FORMULAS[pair.old.op](graph, pair)[slot]
+    return found
 
 
 def _vector(array: Array, axis: int, size: int) -> Array:
@@ -59,7 +61,7 @@ def _vector(array: Array, axis: int, size: int) -> Array:
 
 def _read(graph: GraphPair, node: Node, name: str, axis: int, size: int) -> tuple[Array, Array]:
     """(alpha, beta) of an input, along an axis."""
-    storage = _storage(graph, node, name)
+    storage = storage_of(graph, node, name)
     if not storage.has_decode:
         raise NotCertifiedError(f"{name!r} has lost a channel that is read")
     return _vector(storage.alpha, axis, size), _vector(storage.beta, axis, size)
@@ -67,7 +69,7 @@ def _read(graph: GraphPair, node: Node, name: str, axis: int, size: int) -> tupl
 
 def _written(graph: GraphPair, node: Node, axis: int, size: int) -> tuple[Array, Array]:
     """(a, b) of the first output, along an axis."""
-    storage = _storage(graph, node, node.outputs[0])
+    storage = storage_of(graph, node, node.outputs[0])
     if not storage.has_encode:
         raise NotCertifiedError("its output has a dead channel that weights cannot make")
     return _vector(storage.a, axis, size), _vector(storage.b, axis, size)
@@ -204,89 +206,11 @@ def _batchnorm(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     }
 
 
-def _point(storage: Storage) -> tuple[Array, Array]:
-    """Some (v, v') that a storage allows: v' = 0, or, where v is lost, v = 0."""
-    lost = storage.num == 0
-    return np.where(lost, 0.0, storage.beta), np.where(lost, storage.off / storage.den, 0.0)
-
-
-def _sum_operand(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
-    """y = sum of sign_i x_i: the one constant c' makes up the rest, sign (a y(v) + b - y(v'))."""
-    node = pair.old
-    constants = [slot for slot in range(len(node.inputs)) if node.constant(slot) is not None]
-    if len(constants) != 1:
-        raise NotCertifiedError("it has several constants, of which only the sum is determined")
-    out = _storage(graph, node, node.outputs[0])
-    rank = out.num.ndim
-    constant = node.constant(constants[0])
-    assert constant is not None
-    signs = {slot: -1.0 if node.op == "Sub" and slot == 1 else 1.0 for slot in range(len(node.inputs))}
-    terms = [out.a * signs[constants[0]] * aligned(node, constant, rank), out.b]
-    for slot, name in enumerate(node.inputs):
-        if slot not in constants:
-            value, held = _point(_storage(graph, node, name))
-            terms += [out.a * signs[slot] * value, -signs[slot] * held]
-    value, magnitude = sum(terms[1:], terms[0]), sum((np.abs(term) for term in terms[1:]), np.abs(terms[0]))
-    return {constants[0]: _operand(signs[constants[0]] * value, magnitude)}
-
-
-def _factor(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
-    """y = c x: c' = a c alpha;  y = x / c: c' = c / (a alpha)."""
-    node = pair.old
-    slot, *_ = affine_of(node)
-    x, y = (_storage(graph, node, name) for name in (node.inputs[slot], node.outputs[0]))
-    constant = node.constant(1 - slot)
-    assert constant is not None
-    c = aligned(node, constant, x.num.ndim)
-    value = c * y.a * x.alpha if node.op == "Mul" else c / (y.a * x.alpha)
-    return {1 - slot: _operand(value, np.abs(value))}
-
-
-def _alike(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
-    """Concat, Max, Min, Where, Clip: a constant is stored as the output is where it ends up."""
-    node = pair.old
-    out = _storage(graph, node, node.outputs[0])
-    rank, found = out.num.ndim, {}
-    a, b = out.a, out.b
-    at = 0
-    for slot, name in enumerate(node.inputs):
-        constant = node.constant(slot)
-        if node.op == "Concat":
-            axis = node.get_int("axis", 1) % rank
-            shape = node.graph.shape(name)
-            size = None if shape is None else shape[axis]
-            if not isinstance(size, int):
-                raise NotCertifiedError("the size of its inputs is not known")
-            a, b = (
-                array if array.shape[axis] == 1 else array.take(range(at, at + size), axis) for array in (out.a, out.b)
-            )
-            at += size
-        if constant is None or (node.op == "Where" and slot == 0):
-            continue
-        c = aligned(node, constant, rank)
-        found[slot] = _operand(a * c + b, np.abs(a * c) + np.abs(b))
-    return found
-
-
-def _operand(value: Array, magnitude: Array) -> Exact:
-    shape = np.broadcast_shapes(value.shape, magnitude.shape)
-    return Exact.of(np.broadcast_to(value, shape), np.broadcast_to(16 * EPS * magnitude, shape))
-
-
 _FORMULAS: dict[str, Callable[[GraphPair, Pair], Mapping[int, Exact]]] = {
     "Conv": _conv,
     "ConvTranspose": _conv,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "BatchNormalization": _batchnorm,
-    "Add": _sum_operand,
-    "Sub": _sum_operand,
-    "Sum": _sum_operand,
-    "Mul": _factor,
-    "Div": _factor,
-    "Concat": _alike,
-    "Max": _alike,
-    "Min": _alike,
-    "Where": _alike,
-    "Clip": _alike,
+    **OPERANDS,
 }

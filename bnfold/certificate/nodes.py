@@ -18,7 +18,7 @@ from bnfold.affine import Array, Storage
 from bnfold.certificate import windows
 from bnfold.certificate.affines import SLACK
 from bnfold.certificate.evaluate import evaluate, magnitude
-from bnfold.certificate.formulas import BIAS, exact_constants
+from bnfold.certificate.formulas import BIAS, exact_attributes, exact_constants
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
 from bnfold.certificate.rounding import EPS, Exact, compare, fitted, identical, in_memory, read_rows, spans
 from bnfold.certificate.sample import NOTHING, Sample, Shapes, draw, grid, integers
@@ -61,15 +61,17 @@ def check_node(graph: GraphPair, pair: Pair, rng: np.random.Generator) -> int:
                     "constant", f"the constant {pair.new.input(slot)!r} at input {slot} changed for no reason"
                 )
         return len(pair.changed)
-    exact = exact_constants(graph, pair)
+    exact, attributes = exact_constants(graph, pair), exact_attributes(graph, pair)
     for slot, value in exact.items():
         _check_constant(pair, slot, value)
-    test = _Test(graph, pair, exact, rng)
+    for name, value in attributes.items():
+        _check_attribute(pair, name, value)
+    test = _Test(graph, pair, exact, {name: float(value.value) for name, value in attributes.items()}, rng)
     if pair.old.op in WINDOWED:
         test.window()
     else:
         test.whole()
-    return len(exact)
+    return len(exact) + len(attributes)
 
 
 def _stored(pair: Pair, slot: int) -> Constant | None:
@@ -98,11 +100,26 @@ def _check_constant(pair: Pair, slot: int, exact: Exact) -> None:
         raise WrongError("constant", f"{what} is {text}", error)
 
 
+def _check_attribute(pair: Pair, name: str, exact: Exact) -> None:
+    """A new float attribute is its exact value, rounded once to the float32 that it is stored in."""
+    held = np.asarray(pair.new.get_float(name, math.nan), np.float32)
+    error = compare(Constant(name, TensorProto.FLOAT, (), lambda: held), exact)
+    if error:
+        raise WrongError("constant", f"its attribute {name!r} is off by {error:.3g} units in the last place", error)
+
+
 class _Test:
     """One node, its constants before and after, and the samples."""
 
-    def __init__(self, graph: GraphPair, pair: Pair, exact: Mapping[int, Exact], rng: np.random.Generator) -> None:
-        self.graph, self.pair, self.exact, self.rng = graph, pair, exact, rng
+    def __init__(
+        self,
+        graph: GraphPair,
+        pair: Pair,
+        exact: Mapping[int, Exact],
+        attributes: Mapping[str, float],
+        rng: np.random.Generator,
+    ) -> None:
+        self.graph, self.pair, self.exact, self.attributes, self.rng = graph, pair, exact, attributes, rng
         self.node = pair.old
         self.some = self._some_outputs()
         self.slots = range(max(len(pair.old.inputs), len(pair.new.inputs)))
@@ -210,7 +227,7 @@ class _Test:
                 given.append(self.constants[slot])
         x, held, x_size, held_size = (_trimmed([sample[side] for sample in given]) for side in range(4))
         with np.errstate(all="ignore"):
-            y, made = evaluate(node, x), evaluate(new, held)
+            y, made = evaluate(node, x), evaluate(new, held, self.attributes)
             sizes = [magnitude(node, x, x_size, y[0]), magnitude(new, held, held_size, made[0])]
             if self.pair.bias is not None:
                 made, sizes[1] = [self._with_bias(made[0])], np.abs(self._with_bias(sizes[1], np.abs))
@@ -225,7 +242,16 @@ class _Test:
             return Sample.same(integers(shapes, slot))
         if self.node.graph.type(name) == TensorProto.BOOL:
             return Sample.same(self.rng.random(shapes.found[slot]) < 0.5)
-        return draw(self.graph.storage(name), shapes.found[slot], self.rng)
+        storage = self.graph.storage(name)
+        sample = draw(storage, shapes.found[slot], self.rng)
+        if slot == 0 and self._is_root() and (storage is None or _keeps_sign(storage)):
+            return Sample(*(np.abs(side) for side in sample))
+        return sample
+
+    def _is_root(self) -> bool:
+        """Whether the node takes positive numbers only."""
+        exponent = self.node.constant(1) if self.node.op == "Pow" else None
+        return self.node.op == "Sqrt" or (exponent is not None and not np.all(exponent.float64() % 1 == 0))
 
     def _with_bias(self, y: Array, of: Callable[[Array], Array] = np.asarray) -> Array:
         """What the Add behind a MatMul makes, with its own attributes and the shape in which the bias is stored."""
@@ -273,6 +299,10 @@ class _Test:
             return np.take(array, self.some[2], self.some[1])
 
         return cut(storage.den), cut(storage.num), cut(storage.off)
+
+
+def _keeps_sign(storage: Storage) -> bool:
+    return storage.is_scale and bool(np.all(storage.num * storage.den > 0))
 
 
 def _trimmed(values: list[Any]) -> list[Any]:

@@ -25,6 +25,8 @@ SMALL = 3
 _COMBINE = frozenset({"Add", "Sub", "Mul", "Div", "Sum", "Mean", "Max", "Min", "Where", "PRelu", "Concat"})
 _UNARY = frozenset(
     {"Neg", "Abs", "Relu", "LeakyRelu", "Clip", "Elu", "Celu", "Selu", "Softplus", "Softsign", "Mish", "Gelu"}
+    | {"Sign", "Round", "Floor", "Ceil", "Shrink", "ThresholdedRelu", "Swish", "Pow", "Sqrt", "Reciprocal"}
+    | {"Sin", "Cos", "Tan", "Asin", "Atan", "Sinh", "Cosh", "Asinh", "Atanh"}
 )
 _SIGMOID = frozenset({"Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Identity", "Dropout", "Cast"})
 _BY_CHANNEL = frozenset({"BatchNormalization", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"})
@@ -137,7 +139,7 @@ class Shapes:
         shapes: list[Sequence[int]] = []
         shapes += [grid(self.graph.storage(name)) for name in [*node.inputs, *node.outputs] if name]
         constants = [c for slot in range(len(node.inputs)) if (c := node.constant(slot)) is not None]
-        if node.op == "BatchNormalization":
+        if node.op == "BatchNormalization" or (node.op == "PRelu" and node.version < 7):
             shapes += [(*c.shape, *(1,) * (rank - 2)) for c in constants]
         else:
             shapes += [align(node, np.empty(c.shape, np.bool_), rank).shape for c in constants]

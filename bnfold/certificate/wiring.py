@@ -25,11 +25,21 @@ from bnfold.witness import GraphWitness
 Bases = tuple[Path | None, Path | None]
 """The folders of both models, for external data."""
 
-MAY_CHANGE = {"Gemm": frozenset({"beta", "broadcast"})}
+MAY_CHANGE = {
+    "Gemm": frozenset({"beta", "broadcast"}),
+    "LeakyRelu": frozenset({"alpha"}),
+    "Clip": frozenset({"min", "max"}),
+    "Pad": frozenset({"value"}),
+    "Resize": frozenset({"extrapolation_value"}),
+}
 """Attributes that a fold may change; the numeric test decides whether rightly."""
 
-MAY_APPEAR = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
-"""The input slot of an optional bias."""
+MAY_APPEAR = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "Pad": 2}
+"""The input slot of an optional constant that a fold may add."""
+
+_PAIRS = (("Max", "Min"), ("ReduceMax", "ReduceMin"), ("ArgMax", "ArgMin"))
+OPPOSITE = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
+"""Operators that a fold may turn into each other; the numeric test decides whether rightly."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +53,7 @@ class Pair:
     changed: frozenset[int] = frozenset()
     """Input slots whose constant is another one, or new."""
     reset: bool = False
-    """Whether an attribute changed that may."""
+    """Whether an attribute changed that may, or the operator became its opposite."""
 
     @property
     def result(self) -> str:
@@ -168,7 +178,7 @@ def compare_nodes(pair: GraphPair) -> None:
         old, new = nodes.old, nodes.new
         reset = False
         if not _alike(old, new, frozenset()):
-            if not _alike(old, new, MAY_CHANGE.get(old.op, frozenset())):
+            if not _alike(old, new, MAY_CHANGE.get(old.op, frozenset()), opposite=True):
                 pair.fail("wiring", old.label, "its operator, name or attributes are not those of the original")
             reset = True
         changed = set()
@@ -238,10 +248,15 @@ def _same_bits(old: TensorProto, new: TensorProto, bases: Bases) -> bool:
     return identical(from_initializer(old, bases[0]), from_initializer(new, bases[1]))
 
 
-def _alike(old: Node, new: Node, but: frozenset[str]) -> bool:
-    """Whether two nodes are equal, apart from the names of their tensors, their bodies, and some attributes."""
+def _alike(old: Node, new: Node, but: frozenset[str], opposite: bool = False) -> bool:
+    """Whether two nodes are equal, apart from the names of their tensors, their bodies, and some attributes.
+
+    And, where `opposite`, apart from the choice between the largest and the smallest.
+    """
     one, other = old.proto, new.proto
-    fields = ("op_type", "domain", "overload", "name", "doc_string")
+    if one.op_type != other.op_type and (OPPOSITE.get(old.op) != new.op or not opposite):
+        return False
+    fields = ("domain", "overload", "name", "doc_string")
     if any(getattr(one, name, "") != getattr(other, name, "") for name in fields):
         return False
     first, second = (list(_attributes(node.proto, but)) for node in (old, new))

@@ -1,6 +1,6 @@
 """Operators that only move elements: the arrays of the demand move along.
 
-Source: ONNX operators Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Concat.
+Source: ONNX operators Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Concat, Trilu.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from bnfold.affine import Array, Storage
 from bnfold.graph import Dim, Shape
 from bnfold.rules.base import OUT, Accept, View, compress, restored_constant
+from bnfold.rules.elementwise import refuse_shift, same_on_both
 
 
 def moves(
@@ -128,6 +129,16 @@ def _running(shape: Shape) -> list[tuple[int, tuple[str, ...]]]:
             names.append(str(dim))
         result.append((number, tuple(sorted(names))))
     return result
+
+
+def triangle(view: View) -> list[Accept]:
+    """y = x with zeros above or below a diagonal (Trilu): b = 0, any a for each element."""
+
+    def check(storage: Storage) -> Storage:
+        refuse_shift(view, storage.off != 0)
+        return storage
+
+    return same_on_both(view, check)
 
 
 def concat(view: View) -> list[Accept]:
