@@ -478,9 +478,8 @@ def test_an_attempt_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_rule_has_a_row() -> None:
-    text = "".join(
-        Path(f"tests/{name}.py").read_text(encoding="utf-8") for name in ("test_rules", "test_solver", "builder")
-    )
+    tables = ("test_rules", "test_elementwise_rules", "test_solver", "builder")
+    text = "".join(Path(f"tests/{name}.py").read_text(encoding="utf-8") for name in tables)
     assert {op for op in RULES if f'"{op}"' not in text} == set()
 
 

@@ -142,7 +142,7 @@ class Shapes:
         if node.op == "BatchNormalization" or (node.op == "PRelu" and node.version < 7):
             shapes += [(*c.shape, *(1,) * (rank - 2)) for c in constants]
         else:
-            shapes += [align(node, np.empty(c.shape, np.bool_), rank).shape for c in constants]
+            shapes += [align(node, np.empty(c.shape, np.bool_), max(rank, len(c.shape))).shape for c in constants]
         return {axis - len(shape): size for shape in shapes for axis, size in enumerate(shape) if size != 1}
 
     def _cut_alike(self, raw: dict[int, Shape]) -> None:

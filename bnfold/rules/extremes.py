@@ -65,6 +65,17 @@ def where(view: View) -> list[Accept]:
     return [_alike(view, (1, 2))[1]]
 
 
+def _clipped(view: View, values: Sequence[Array]) -> Array:
+    node, found = view.node, values[0]
+    for slot, name, choose in ((1, "min", np.maximum), (2, "max", np.minimum)):
+        if node.version < 11 and name in node.attributes:
+            found = choose(found, node.get_float(name, 0.0))
+        elif node.version >= 11 and node.input(slot):
+            found = choose(found, values[slot])
+    return found
+
+
+@passes_constants(_clipped)
 def clip(view: View) -> list[Accept]:
     """y = min(max(x, low), high): one a != 0 for all channels, any b. The bounds become a m + b; a < 0 swaps them."""
     x, y = view.port(0), view.port(OUT)
