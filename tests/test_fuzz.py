@@ -263,7 +263,7 @@ def extreme(b: Builder, c: Choices, x: str) -> str | None:
 def quotient(b: Builder, c: Choices, x: str) -> str | None:
     if b.opset < 7:
         return None
-    gate = b.node("Sigmoid", x)
+    gate = b.node("Sigmoid", b.node("Tanh", x))  # not near zero
     other = c.another(b, lambda s: s == b.shape(x)) or x
     return b.node("Div", *((b.constant(b.normal(1)), gate) if c.below(3) == 0 else (other, gate)))
 

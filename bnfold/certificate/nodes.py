@@ -21,7 +21,7 @@ from bnfold.certificate.evaluate import evaluate, magnitude
 from bnfold.certificate.formulas import BIAS, exact_attributes, exact_constants
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
 from bnfold.certificate.rounding import EPS, Exact, compare, fitted, identical, in_memory, read_rows, spans
-from bnfold.certificate.sample import NOTHING, Sample, Shapes, draw, grid, integers
+from bnfold.certificate.sample import NOTHING, Sample, Shapes, draw, grid, integers, within_domain
 from bnfold.certificate.wiring import GraphPair, Pair
 from bnfold.constants import Constant
 from bnfold.source import FLOATS
@@ -247,18 +247,7 @@ class _Test:
             return Sample.same(self.rng.random(shapes.found[slot]) < 0.5)
         storage = self.graph.storage(name)
         sample = draw(storage, shapes.found[slot], self.rng)
-        inside = self._domain(storage) if slot == 0 else None
-        return sample if inside is None else Sample(*(inside(side) for side in sample))
-
-    def _domain(self, storage: Storage | None) -> Callable[[Array], Array] | None:
-        """For a function that is defined on some numbers only: what puts v and v' there, and keeps v' = a v."""
-        node, signs = self.node, _signs(storage)
-        exponent = node.constant(1) if node.op == "Pow" else None
-        if node.op == "Sqrt" or (exponent is not None and not np.all(exponent.float64() % 1 == 0)):
-            return np.abs if signs is not None and np.all(signs > 0) else None
-        if node.op in ("Asin", "Atanh"):
-            return (lambda v: v / (1 + np.abs(v))) if signs is not None and np.all(np.abs(signs) == 1) else None
-        return None
+        return within_domain(self.node, storage, sample) if slot == 0 else sample
 
     def _with_bias(self, y: Array, of: Callable[[Array], Array] = np.asarray) -> Array:
         """What the Add behind a MatMul makes, with its own attributes and the shape in which the bias is stored."""
@@ -306,13 +295,6 @@ class _Test:
             return np.take(array, self.some[2], self.some[1])
 
         return cut(storage.den), cut(storage.num), cut(storage.off)
-
-
-def _signs(storage: Storage | None) -> Array | None:
-    """The scale of a storage without shift; None where there is a shift."""
-    if storage is None:
-        return np.ones(1)
-    return storage.a if storage.is_scale and storage.has_encode else None
 
 
 def _trimmed(values: list[Any]) -> list[Any]:

@@ -80,6 +80,20 @@ def draw(storage: Storage | None, shape: tuple[int, ...], rng: np.random.Generat
     return Sample(old, new, old_size, new_size)
 
 
+def within_domain(node: Node, storage: Storage | None, sample: Sample) -> Sample:
+    """For a function that is defined on some numbers only: v and v' moved there, with v' = a v as before.
+
+    Left as it is where that would not hold: then the function is met where it is undefined, and nothing is certified.
+    """
+    exponent = node.constant(1) if node.op == "Pow" else None
+    scale = np.ones(1) if storage is None else storage.a if storage.is_scale and storage.has_encode else np.zeros(1)
+    if node.op == "Sqrt" or (exponent is not None and not np.all(exponent.float64() % 1 == 0)):
+        return Sample(*(np.abs(side) for side in sample)) if np.all(scale > 0) else sample
+    if node.op in ("Asin", "Atanh") and np.all(np.abs(scale) == 1):
+        return Sample(*(side / (1 + np.abs(side)) for side in sample))
+    return sample
+
+
 def grid(storage: Storage | None) -> tuple[int, ...]:
     """The shape of a storage: its size on the axes on which it varies, 1 on the others; () where there is none."""
     return () if storage is None else np.broadcast_shapes(storage.den.shape, storage.num.shape, storage.off.shape)

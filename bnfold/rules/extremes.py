@@ -40,9 +40,16 @@ def _alike(view: View, slots: Sequence[int]) -> tuple[Storage, Accept]:
     accept = view.settle({key: fitted(view, view.port(key), a, b, out.rank) for key in keys})
     for slot in slots:
         constant = view.port(slot).constant
-        if constant is not None and not np.all(np.isfinite(constant.float64())):
+        if constant is not None and not _is_finite(view, slot, constant):
             raise view.refuse("out-of-range", f"the constant at input {slot} of {view.node.op} is not finite")
     return Storage.encode(a, b), Accept(accept.assign, constant_edits(view, slots, "operand"))
+
+
+def _is_finite(view: View, slot: int, constant: Constant) -> bool:
+    memo = view.node.memo
+    if f"finite {slot}" not in memo:
+        memo[f"finite {slot}"] = bool(np.all(np.isfinite(constant.float64())))
+    return bool(memo[f"finite {slot}"])
 
 
 def _extreme(view: View, values: Sequence[Array]) -> Array:

@@ -3,14 +3,13 @@
 The demand's arrays are moved as the elements are. Backwards, every input element takes the demand of the outputs that
 read it: these must agree, and an element that nothing reads is free.
 
-Source: ONNX operators Split, Slice, Gather, Compress, Tile, Expand, DepthToSpace, SpaceToDepth.
+Source: ONNX operators Split, Slice, Tile, Expand, DepthToSpace, SpaceToDepth.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +107,8 @@ def _spread(view: View, array: Array, index: Positions) -> Array:
     return np.broadcast_to(array, index.shape).reshape(-1)
 
 
-def _axis(view: View) -> dict[int, int | None]:
+def along_axis(view: View) -> dict[int, int | None]:
+    """The one axis that the attribute names, all of it."""
     return {view.node.get_int("axis", 0): None}
 
 
@@ -149,26 +149,6 @@ def _slice(view: View, index: Positions, _: int) -> Positions:
     return index
 
 
-def _indices(view: View) -> NDArray[np.int64]:
-    constant = view.node.constant(1)
-    if constant is None:
-        raise view.refuse("opaque-op", "the indices of Gather are computed at run time")
-    return np.asarray(constant.load(), np.int64)
-
-
-def _gather(view: View, index: Positions, _: int) -> Positions:
-    return np.take(index, _indices(view).reshape(-1), view.node.get_int("axis", 0))
-
-
-def _compressed(view: View, index: Positions, _: int) -> Positions:
-    chosen = view.node.constant(1)
-    if chosen is None:
-        raise view.refuse("opaque-op", "the condition of Compress is computed at run time")
-    if "axis" not in view.node.attributes:
-        raise view.refuse("opaque-op", "Compress without an axis flattens")
-    return np.compress(np.asarray(chosen.load(), np.bool_).reshape(-1), index, view.node.get_int("axis", 0))
-
-
 def _block(view: View) -> int:
     return view.node.get_int("blocksize", 1)
 
@@ -201,42 +181,11 @@ def _repeats(view: View) -> list[int]:
     return repeats
 
 
-split = picks(_axis, _split)
+split = picks(along_axis, _split)
 """y_i = a part of x along an axis."""
 
 slice_ = picks(lambda view: dict.fromkeys(_slices(view)[2]), _slice)
 """y = x[start:end:step]."""
-
-_gather_list = picks(_axis, _gather)
-
-
-def gather(view: View) -> list[Accept]:
-    """y = x picked along an axis by constant indices; their axes stand in its place (none for a single index)."""
-    out, rank, shape = view.port(OUT), view.port(0).rank, _indices(view).shape
-    if len(shape) == 1:
-        return _gather_list(view)
-    axis, count = view.node.get_int("axis", 0) % rank, len(shape)
-
-    def flat(array: Array) -> Array:
-        given = array.shape[axis : axis + count]
-        full = shape if any(size != 1 for size in given) else (1,) * count
-        array = np.broadcast_to(array, (*array.shape[:axis], *full, *array.shape[axis + count :]))
-        return array.reshape(*array.shape[:axis], -1, *array.shape[axis + count :])
-
-    def spread(array: Array) -> Array:
-        full = shape if array.shape[axis] != 1 else (1,) * count
-        return compress(array.reshape(*array.shape[:axis], *full, *array.shape[axis + 1 :]))
-
-    dims = (*out.shape[:axis], math.prod(shape), *out.shape[axis + count :])
-    listed = replace(view, ports={**view.ports, OUT: replace(out, shape=dims, storage=out.storage.map(flat))})
-    return [
-        Accept({key: s.map(spread) if key == OUT else s for key, s in accept.assign.items()}, accept.edits)
-        for accept in _gather_list(listed)
-    ]
-
-
-compressed = picks(_axis, _compressed)
-"""y = x where a constant condition holds along an axis (Compress)."""
 
 depth_to_space = picks(lambda view: {1: None, 2: 1, 3: 1}, _depth_to_space)
 """y = x with blocks of channels spread over positions."""
