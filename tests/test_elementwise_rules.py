@@ -240,6 +240,15 @@ def test_a_scale_passes_a_quotient(row: str, side: str) -> None:
         assert codes & {"shift-through-nonlinear", "graph-output"}
 
 
+@pytest.mark.parametrize("op", ["Pow", "Sqrt"])
+def test_a_negative_scale_does_not_pass_a_root(op: str) -> None:
+    def apply(b: Builder, x: str) -> str:
+        return b.node(op, x, b.constant(4.0)) if op == "Pow" else b.node(op, b.node("Abs", x))
+
+    model = around(apply, "behind", [-1.0, 2.0, 1.0, 1.0, 1.0, 1.0])
+    assert "negative-scale" in law(model, left=1).codes()["mul"]
+
+
 def test_a_quotient_by_itself() -> None:
     law(around(lambda b, x: b.node("Div", x, x), "front", SIGNS), left=0)
     law(around(lambda b, x: b.node("Div", x, x), "behind", SIGNS), left=1)

@@ -91,10 +91,10 @@ def resized(mode: str, *scales: float, **attributes: Any) -> Apply:
     return apply
 
 
-def cropped(outside: float) -> Apply:
+def cropped(outside: float, *region: float, factor: float = 1.0) -> Apply:
     def apply(b: Builder, x: str) -> str:
-        roi = b.constant([0.0, 0.0, -0.2, 0.1, 1.0, 1.0, 0.8, 1.3], "roi", TensorProto.FLOAT)
-        scales = b.constant([1.0, 1.0, 2.0, 1.0], "scales", TensorProto.FLOAT)
+        roi = b.constant(region or [0.0, 0.0, -0.2, 0.1, 1.0, 1.0, 0.8, 1.3], "roi", TensorProto.FLOAT)
+        scales = b.constant([1.0, 1.0, factor, 1.0], "scales", TensorProto.FLOAT)
         mode = "tf_crop_and_resize"
         return b.node(
             "Resize", x, roi, scales, mode="linear", coordinate_transformation_mode=mode, extrapolation_value=outside
@@ -417,7 +417,8 @@ ROWS = [
     Row("resize cubic", resized("cubic", 1.0, 1.0, 2.0, 1.5), ALL, ALL),
     Row("resize cubic without outside", resized("cubic", 1.0, 1.0, 2.0, 1.5, exclude_outside=1), ALL, ALL),
     Row("resize antialiased", resized("linear", 1.0, 1.0, 0.5, 0.6, antialias=1), ALL, ALL, opsets=(18,)),
-    Row("resize cropped", cropped(0.0), SCALES, SCALES, opsets=(11, 13, 17)),
+    Row("resize cropped", cropped(0.0, factor=2.0), SCALES, SCALES, opsets=(11, 13, 17)),
+    Row("resize cropped in channels", cropped(0.0, 0.0, -0.5, 0.0, 0.0, 1.0, 0.5, 1.0, 1.0), "u", "u"),
     Row("resize cropped with a number", cropped(0.5), "", "", opsets=(11, 17)),
     Row("resize of channels that keeps their number", resized("linear", 1.0, 1.1, 1.0, 1.0), "u", "u"),
     Row("reduce mean", reduced("ReduceMean", 2, 3), ALL, ALL, opsets=(1, 11, 13, 17, 18)),
