@@ -36,7 +36,7 @@ def witness_of(plan: Plan) -> Witness:
         removed = {i: (source, own.graph.nodes[i].outputs[0]) for i, source in own.removed.items()}
         storage = {name: s for name, s in own.storage.items() if not name.startswith("#") and not s.is_identity}
         graphs.append(GraphWitness(own.graph.path, storage, removed, own.names()))
-    return Witness(tuple(graphs))
+    return Witness(tuple(graphs), plan.calls)
 
 
 def patch(model: Model, plan: Plan) -> Patched:

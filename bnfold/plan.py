@@ -6,7 +6,7 @@ when the model is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from bnfold.affine import Array, Storage
 from bnfold.constants import Constant
 from bnfold.graph import Graph
+from bnfold.witness import Call, Where
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +126,8 @@ class Plan:
     """What changes in the whole model."""
 
     graphs: list[GraphPlan]
+    calls: Mapping[Where, Call] = field(default_factory=dict)
+    """Calls of functions that were replaced in the model that is planned for."""
 
     @property
     def is_empty(self) -> bool:
