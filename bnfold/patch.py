@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import onnx
@@ -71,7 +71,7 @@ class _Editor:
         self.gone[graph.path] = set(own.removed)
         for index in own.removed:
             self.loose += [(graph.path, name) for name in proto.node[index].input if graph.constant(name)]
-        rename_within(proto, names)
+        rename_within(proto, names, own.removed)
         for index, edits in own.edits.items():
             for edit in edits:
                 self._edit(graph, index, edit)
@@ -220,16 +220,16 @@ class _Editor:
         self.result.pending = [(by_name.get(tensor.name, tensor), edit) for tensor, edit in self.result.pending]
 
 
-def rename_within(graph: onnx.GraphProto, names: dict[str, str]) -> None:
-    """Rename tensors in a graph and wherever its bodies capture them."""
+def rename_within(graph: onnx.GraphProto, names: dict[str, str], gone: Container[int] = ()) -> None:
+    """Rename tensors in a graph and wherever its bodies capture them; nodes that are `gone` define nothing."""
     stack = [(graph, names)] if names else []
     while stack:
         proto, current = stack.pop()
-        for node in proto.node:
+        for index, node in enumerate(proto.node):
             for i, name in enumerate(node.input):
                 if name in current:
                     node.input[i] = current[name]
-            if proto is graph:
+            if proto is graph and index not in gone:
                 for i, name in enumerate(node.output):
                     if name in current:
                         node.output[i] = current[name]

@@ -122,10 +122,9 @@ def _free_inputs(graph: Graph) -> list[onnx.ValueInfoProto]:
 def _check_outputs(graph: GraphPair) -> None:
     """Every output of the graph is made by the same node, and has its old name."""
     for name in graph.old.outputs:
-        scope = graph.scope(name)
-        if scope is None:
+        if graph.scope(name) is None:
             continue
-        if graph.renamed(name) != name or graph.new.owner(name) is not scope.new or not same_tensor(scope, name, name):
+        if graph.renamed(name) != name or not same_tensor(graph, name, name):
             graph.fail("wiring", name, f"the output {name!r} is not what it was")
     for name in graph.old.overridable:
         if not same_tensor(graph, name, name):

@@ -86,7 +86,26 @@ class GraphPair:
     def renamed(self, name: str) -> str:
         """What the output calls a tensor of the original."""
         scope = self.scope(name)
-        return name if scope is None else scope.witness.names.get(name, name)
+        while scope is not None:
+            name = scope.witness.names.get(name, name)
+            owner = scope.scope(name)  # a node that left a body may have read a tensor of an outer graph
+            if owner is scope:
+                break
+            scope = owner
+        return name
+
+    def origin(self, name: str) -> tuple[GraphPair | None, str]:
+        """The tensor that this one became one with where nodes left, and the graph that defines it."""
+        scope = self.scope(name)
+        while scope is not None:
+            made = scope.old.producers.get(name)
+            if made is None or made.index not in scope.witness.removed:
+                break
+            source = scope.witness.removed[made.index][0]
+            if source not in made.inputs:
+                break
+            scope, name = scope.scope(source), source
+        return scope, name
 
     def storage(self, name: str) -> Storage | None:
         """How the output stores a tensor of the original; None where it is stored as it was."""
@@ -149,26 +168,20 @@ def _product_behind(pair: GraphPair, add: Node, used: dict[int, Node]) -> Node |
 
 def _check_names(pair: GraphPair) -> None:
     """Only the two ends of a node that left become one tensor; and both must."""
-    root: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while root.get(name, name) != name:
-            name = root[name]
-        return name
-
+    made = []
     for index, (x, y) in pair.witness.removed.items():
         if not 0 <= index < len(pair.old.nodes):
             pair.fail("wiring", "", f"the witness says that node {index} left, and there is none")
             continue
-        node = pair.old.nodes[index]
         if pair.renamed(x) != pair.renamed(y):
-            pair.fail("wiring", node.label, f"it left, but {x!r} and {y!r} are not one tensor in the output")
-        root[find(y)] = find(x)
-    owners: dict[str, str] = {}
-    for name in [*pair.witness.names, *root]:
-        new, group = pair.renamed(name), find(name)
-        taken = find(new) if pair.old.owner(new) is not None else owners.setdefault(new, group)
-        if taken != group:
+            label = pair.old.nodes[index].label
+            pair.fail("wiring", label, f"it left, but {x!r} and {y!r} are not one tensor in the output")
+        made.append(y)
+    owners: dict[str, object] = {}
+    for name in [*pair.witness.names, *made]:
+        new, origin = pair.renamed(name), pair.origin(name)
+        taken = pair.origin(new) if pair.old.owner(new) is not None else owners.setdefault(new, origin)
+        if taken != origin:
             pair.fail("wiring", "", f"{name!r} is renamed to {new!r}, which is another tensor")
 
 
@@ -199,24 +212,20 @@ def compare_nodes(pair: GraphPair) -> None:
 
 def _same_value(pair: GraphPair, before: str, after: str) -> bool:
     """Whether a name of the original and one of the output are the same tensor, made by the same node or data."""
-    scope = pair.scope(before)
-    if scope is None:  # a sparse initializer: those are compared at once
+    if pair.scope(before) is None:  # a sparse initializer: those are compared at once
         return before == after and pair.new.owner(after) is None
-    if pair.renamed(before) != after:
+    return pair.renamed(before) == after and same_tensor(pair, before, after)
+
+
+def same_tensor(pair: GraphPair, before: str, after: str) -> bool:
+    """As `_same_value`, whatever the name."""
+    scope, origin = pair.origin(before)
+    if scope is None or pair.new.owner(after) is not scope.new:
         return False
-    owner = pair.new.owner(after)
-    return owner is scope.new and same_tensor(scope, before, after)
-
-
-def same_tensor(scope: GraphPair, before: str, after: str) -> bool:
-    """As `_same_value`, in the graph that defines both."""
-    origin = before
-    while (made := scope.old.producers.get(origin)) is not None and made.index in scope.witness.removed:
-        origin = scope.witness.removed[made.index][0]
-    producer = scope.new.producers.get(after)
+    made, producer = scope.old.producers.get(origin), scope.new.producers.get(after)
     if made is not None:
-        pair = scope.pairs.get(made.index)
-        return pair is not None and after not in scope.new.initializers and producer in (pair.new, pair.bias)
+        nodes = scope.pairs.get(made.index)
+        return nodes is not None and after not in scope.new.initializers and producer in (nodes.new, nodes.bias)
     if producer is not None or (origin in scope.old.input_set) != (after in scope.new.input_set):
         return _both_constant(scope, origin, after) if producer is None else False
     return _both_constant(scope, origin, after) if origin in scope.old.initializers else after == scope.renamed(origin)
