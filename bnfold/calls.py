@@ -14,8 +14,8 @@ from functools import cached_property
 
 import onnx
 
-from bnfold.graph import bodies
 from bnfold.opsets import means_the_same
+from bnfold.protos import bodies, every_node
 from bnfold.witness import Call, Where
 
 Key = tuple[str, str, str]
@@ -41,18 +41,6 @@ def callee(node: onnx.NodeProto) -> Key:
 def key_of(function: onnx.FunctionProto) -> Key:
     """How calls name a function."""
     return domain_of(function.domain), function.name, function.overload
-
-
-def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """These nodes and those of their bodies."""
-    stack = [iter(nodes)]
-    while stack:
-        node = next(stack[-1], None)
-        if node is None:
-            stack.pop()
-            continue
-        yield node
-        stack += [iter(body.node) for _, body in bodies(node)]
 
 
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
@@ -87,7 +75,7 @@ class Functions:
         return self._obstacles[key]
 
     def _obstacle(self, function: onnx.FunctionProto) -> str:
-        if self._too_large:
+        if self.too_large:
             return f"with every call replaced the model would have more than {MAX_NODES} nodes"
         if len({*function.input, *function.output}) != len(function.input) + len(function.output):
             return "an input of the function is at once an output of it"
@@ -117,7 +105,8 @@ class Functions:
         return found
 
     @cached_property
-    def _too_large(self) -> bool:
+    def too_large(self) -> bool:
+        """Whether calls call so many others, or themselves, that no tool should try to replace them all."""
         return self.count() > MAX_NODES or self._depth > MAX_DEPTH
 
     @cached_property

@@ -12,9 +12,10 @@ from functools import cached_property
 
 import onnx
 
-from bnfold.calls import Functions, Inlined, callee, every_node, inline
+from bnfold.calls import Functions, Inlined, callee, inline
 from bnfold.graph import Graph, Model, Node
 from bnfold.plan import GraphPlan, Plan
+from bnfold.protos import every_node
 from bnfold.reasons import Reason
 from bnfold.solver import Outcome, Solution, solve
 from bnfold.witness import Where

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import AttributeProto, TensorProto
 
-from bnfold.graph import Graph, Model, bodies
+from bnfold.graph import Graph, Model
 from bnfold.plan import Edit, GraphPlan, NewBias, NewConstant, Plan, SetAttribute, SetOperator
+from bnfold.protos import bodies
 from bnfold.source import is_external, tensor_nbytes
 from bnfold.witness import GraphWitness, Witness
 

@@ -9,8 +9,14 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto, ValueInfoProto
 
+from bnfold.calls import Functions
+from bnfold.protos import every_node
+
 SMALL = 4096
 """Constants up to this many bytes stay in the skeleton: shapes, axes, scales and the like steer shape inference."""
+
+_OPAQUE = "bnfold.opaque"
+"""The domain of nodes of which inference is not asked."""
 
 _GS_TYPES = frozenset(range(1, 14))  # the element types that graphsurgeon can measure without a warning
 
@@ -42,7 +48,9 @@ def infer_value_info(model: onnx.ModelProto) -> onnx.GraphProto:
     for entry in bare.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = max(entry.version, 6)  # before opset 6 few operators have shape inference
-    bare.functions.extend(model.functions)
+    bodies = (node for function in model.functions for node in every_node(function.node))
+    if not Functions(model).too_large and not any(aborts(node) for node in bodies):
+        bare.functions.extend(model.functions)
     bare.graph.CopyFrom(_without_weights(model.graph))
     try:
         return onnx.shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=True).graph
@@ -59,6 +67,7 @@ def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
     for value in graph.input:
         listed.add(value.name)
         bare.input.append(value)
+        name_sizes(bare.input[-1])
     for tensor in graph.initializer:
         if tensor.name not in large:
             bare.initializer.append(tensor)
@@ -68,6 +77,8 @@ def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
         value = next((a.t for a in node.attribute if a.name == "value"), None) if node.op_type == "Constant" else None
         if value is not None and not _is_small(value) and node.output:
             bare.input.append(_declared(value, node.output[0]))
+        elif aborts(node):
+            bare.node.append(onnx.NodeProto(op_type="Opaque", domain=_OPAQUE, input=node.input, output=node.output))
         elif any(a.type == AttributeProto.GRAPH for a in node.attribute):
             bare.node.append(_without_inner_weights(node))
         elif node.op_type == "Reshape" and len(node.input) == 1:
@@ -75,6 +86,23 @@ def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
         else:
             bare.node.append(node)
     return bare
+
+
+def aborts(node: onnx.NodeProto) -> bool:
+    """Whether ONNX's inference ends the process on a node, instead of raising (onnx 1.23; found by random models)."""
+    for attribute in node.attribute:
+        if (node.op_type, attribute.name) == ("GatherND", "batch_dims") and attribute.i < 0:
+            return True
+        if (node.op_type, attribute.name) == ("Split", "num_outputs") and attribute.i < len(node.output):
+            return True
+    return False
+
+
+def name_sizes(value: ValueInfoProto) -> None:
+    """Give the free sizes of an input names, so that they are known to be the same wherever they come along."""
+    for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+        if not dim.dim_param and (not dim.HasField("dim_value") or dim.dim_value < 0):
+            dim.dim_param = f"{value.name}:{axis}"
 
 
 def _reshape_by_input(node: onnx.NodeProto, graph: onnx.GraphProto) -> onnx.NodeProto:

@@ -147,6 +147,14 @@ def test_only_the_calls_that_a_fold_needs_are_replaced() -> None:
     assert old == new, "a function that is called, or never was, stays"
 
 
+def test_a_call_that_computes_a_parameter_is_replaced_alone() -> None:
+    square = '<domain: "f", opset_import: ["" : 18]> square (a) => (o) { o = Mul(a, a) }'
+    graph = f"{CONV} v2 = f.square(v) c = BatchNormalization(a, s, b, m, v2) y = f.act(c)"
+    result = optimize(build(graph, square, RELU))
+    assert result.proto is not None
+    assert ops(result.proto) == ["Conv", "act"]
+
+
 def test_a_function_goes_with_its_last_call() -> None:
     unused = CONSTANTS.replace("norm (a)", "unused (a)")
     result = optimize(build(f"{CONV} y = f.norm(a)", CONSTANTS, unused))
@@ -221,9 +229,10 @@ def test_functions_that_call_themselves_or_grow_without_bound_are_left_alone() -
         f'<domain: "f", opset_import: ["f" : 1]> g{i} (a) => (o) {{ b = f.g{i + 1}(a) o = f.g{i + 1}(b) }}'
         for i in range(30)
     ]
-    model = build(f"{CONV} y = f.g0(a)", *chain, RELU.replace("act", "g30"))
-    assert Functions(model).count() == 1 + 2**30
+    model = build(f"{CONV} c = f.norm(a) y = f.g0(c)", *chain, RELU.replace("act", "g30"), CONSTANTS)
+    assert Functions(model).count() == 1 + 4 + 2**30
     assert not inline(model, Functions(model)).calls
+    assert "more than" in api.explain(model).affines[0].reasons[0].text
     loop = build(f"{CONV} y = f.act(a)", RELU.replace("Relu(a)", "f.act(a)").replace('"" : 18', '"f" : 1'))
     assert not inline(loop, Functions(loop)).calls
 

@@ -13,7 +13,8 @@ import onnx
 from onnx import inliner
 
 from bnfold.certificate.result import WrongError
-from bnfold.graph import Model, bodies
+from bnfold.graph import Model
+from bnfold.protos import bodies, every_node
 from bnfold.witness import Call, Where
 
 _DOMAIN, _NAME = "bnfold.call", "function"
@@ -54,7 +55,7 @@ class _Replacement:
 
     def finish(self) -> None:
         """Drop the functions that were replaced and that nothing calls any more; import what their nodes need."""
-        missing = {_domain(node.domain) for function in self.done for node in _every(function.node)}
+        missing = {_domain(node.domain) for function in self.done for node in every_node(function.node)}
         missing -= {_domain(entry.domain) for entry in self.model.opset_import}
         for function in self.done:
             for entry in function.opset_import:
@@ -100,7 +101,7 @@ class _Replacement:
                     raise WrongError(
                         "wiring", f"the witness has no name for {inner!r} of the function {function.name!r}"
                     )
-        for inner_node, own in zip(_every(function.node), _every(made), strict=True):
+        for inner_node, own in zip(every_node(function.node), every_node(made), strict=True):
             own.name = inner_node.name and f"{call.label}/{inner_node.name}"
             for group in (own.input, own.output):
                 group[:] = [names.get(name, name) for name in group]
@@ -120,7 +121,7 @@ def _called(domain: str, name: str, overload: str) -> tuple[str, str, str]:
 
 
 def _calls(own: tuple[str, str, str], nodes: Iterable[onnx.NodeProto]) -> bool:
-    return any(_called(node.domain, node.op_type, node.overload) == own for node in _every(nodes))
+    return any(_called(node.domain, node.op_type, node.overload) == own for node in every_node(nodes))
 
 
 def _inlined(function: onnx.FunctionProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
@@ -141,16 +142,9 @@ def _inlined(function: onnx.FunctionProto, node: onnx.NodeProto) -> list[onnx.No
     return list(made)
 
 
-def _every(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for _, body in bodies(node):
-            yield from _every(body.node)
-
-
 def _defined(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
     """The tensors that nodes and their bodies define, '' for an output that is left out."""
-    for node in _every(nodes):
+    for node in every_node(nodes):
         yield from node.output
         for _, body in bodies(node):
             yield from (item.name for values in (body.input, body.initializer) for item in values)

@@ -14,6 +14,7 @@ from bnfold.certificate.affines import align
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.wiring import GraphPair
 from bnfold.graph import Dim, Node, Shape
+from bnfold.sizes import factors
 from bnfold.source import FLOATS
 
 LIMIT = 1 << 25
@@ -124,6 +125,9 @@ class Shapes:
         """A size for a dimension; the same one wherever the same name stands."""
         if isinstance(dim, int):
             return dim
+        number, names = factors(dim) if dim else (1, ())
+        if number != 1 or len(names) > 1:  # a product of sizes
+            return number * math.prod(self.size(name, name, axis) for name in names)
         return self.symbols.setdefault(dim or key, self.unknown if axis == 0 else 2 * self.unknown)
 
     def _is_data(self, slot: int) -> bool:
@@ -209,7 +213,7 @@ def integers(shapes: Shapes, slot: int) -> Array:
     first = shapes.found.get(0, ())
     makers: dict[tuple[str, int], Callable[[], list[int]]] = {
         ("Reshape", 1): lambda: _target(shapes),
-        ("Expand", 1): lambda: _target(shapes),
+        ("Expand", 1): lambda: _expanded(shapes),
         ("Resize", 3): lambda: [*first[:2], *(2 * size for size in first[2:])],
     }
     maker = makers.get((node.op, slot))
@@ -222,7 +226,7 @@ def _target(shapes: Shapes) -> list[int]:
     shape = shapes.node.graph.shape(shapes.node.outputs[0])
     if shape is None:
         raise NotCertifiedError("the rank of its output is not known")
-    known = [dim if isinstance(dim, int) else shapes.symbols.get(dim or "", 0) for dim in shape]
+    known = [_known(shapes, dim) for dim in shape]
     free = [axis for axis, size in enumerate(known) if size == 0]
     if len(free) > 1:
         total = math.prod(shapes.found[0]) // max(1, math.prod(size for size in known if size))
@@ -230,3 +234,19 @@ def _target(shapes: Shapes) -> list[int]:
             raise NotCertifiedError("the shape of its output is not known")
         return [size or 1 for size in known]
     return [size or -1 for size in known]
+
+
+def _expanded(shapes: Shapes) -> list[int]:
+    """A size that nothing has set may be any: Expand knows no -1."""
+    shape = shapes.node.graph.shape(shapes.node.outputs[0])
+    if shape is None:
+        raise NotCertifiedError("the rank of its output is not known")
+    return [shapes.size(dim, (-1, axis), axis) for axis, dim in enumerate(shape)]
+
+
+def _known(shapes: Shapes, dim: Dim) -> int:
+    """A size of the sample, 0 where nothing has set it."""
+    if dim is None:
+        return 0
+    number, names = factors(dim)
+    return number * math.prod(shapes.symbols.get(name, 0) for name in names)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bnfold.affine import Array, Storage
 from bnfold.constants import as_slice
 from bnfold.graph import Dim
-from bnfold.rules.base import OUT, Accept, Rule, View, compress, lift, varies_on
+from bnfold.rules.base import OUT, Accept, Refused, Rule, View, compress, lift, varies_on
 
 Positions = NDArray[np.int64]
 Picks = Callable[[View, Positions, int], Positions]
@@ -39,18 +39,25 @@ def picks(axes: Callable[[View], Mapping[int, int | None]], pick: Picks) -> Rule
         outputs = [key for key in sorted(view.ports, reverse=True) if key < 0]
         given = [x.storage, *(view.port(key).storage for key in outputs if view.port(key).fixed)]
         index = _positions(view, sizes, given)
-        wanted = x.storage
+        ways = [x.storage]
         if not x.fixed:
+            (wanted,) = ways
             for key in outputs:
                 if view.port(key).fixed:
                     wanted = _backward(view, wanted, view.port(key).storage, pick(view, index, -key - 1), index)
+            ways = [] if _has_pattern(wanted, sizes) else [wanted]
             if len(outputs) == 1 and view.port(OUT).fixed and not varies_on(view.port(OUT).storage) & set(sizes):
-                wanted = view.port(OUT).storage  # also where nothing reads an element
-            _refuse_pattern(view, wanted, sizes)
-        wants = {0: wanted}
-        for key in outputs:
-            wants[key] = _forward(view, wanted, pick(view, index, -key - 1), index, sizes)
-        return [view.settle(wants)]
+                everywhere = view.port(OUT).storage  # also where this node reads nothing: often nobody does
+                ways = [everywhere, *(way for way in ways if not way.agrees(everywhere))]
+            if not ways:
+                raise _pattern(view)
+        accepts = []
+        for wanted in ways:
+            wants = {0: wanted}
+            for key in outputs:
+                wants[key] = _forward(view, wanted, pick(view, index, -key - 1), index, sizes)
+            accepts.append(view.settle(wants))
+        return accepts
 
     return rule
 
@@ -75,14 +82,17 @@ def _forward(
         return compress(_spread(view, array, index)[positions])
 
     moved = storage.map(move)
-    _refuse_pattern(view, moved, sizes)
+    if _has_pattern(moved, sizes):
+        raise _pattern(view)
     return moved
 
 
-def _refuse_pattern(view: View, storage: Storage, sizes: Mapping[int, int | None]) -> None:
-    patterned = {axis for axis in varies_on(storage) if sizes.get(axis) is not None}
-    if patterned:
-        raise view.refuse("not-uniform", f"{view.node.op} would need a demand that alternates along {min(patterned)}")
+def _has_pattern(storage: Storage, sizes: Mapping[int, int | None]) -> bool:
+    return any(sizes.get(axis) is not None for axis in varies_on(storage))
+
+
+def _pattern(view: View) -> Refused:
+    return view.refuse("not-uniform", f"{view.node.op} would need a demand that alternates along an axis")
 
 
 def _backward(view: View, x: Storage, y: Storage, positions: Positions, index: Positions) -> Storage:
