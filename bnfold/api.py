@@ -17,8 +17,8 @@ from bnfold.calls import Functions
 from bnfold.certificate import certify
 from bnfold.equivalence import verify
 from bnfold.errors import NotEquivalentError
+from bnfold.folding import Folder
 from bnfold.graph import Model
-from bnfold.inlining import Folder
 from bnfold.patch import Patched, patch, tensors, witness_of
 from bnfold.results import Affine, Count, Explained, Facts, Optimized
 from bnfold.runtime import resolve_providers

@@ -48,8 +48,7 @@ def infer_value_info(model: onnx.ModelProto) -> onnx.GraphProto:
     for entry in bare.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = max(entry.version, 6)  # before opset 6 few operators have shape inference
-    bodies = (node for function in model.functions for node in every_node(function.node))
-    if not Functions(model).too_large and not any(aborts(node) for node in bodies):
+    if safe_functions(model):
         bare.functions.extend(model.functions)
     bare.graph.CopyFrom(_without_weights(model.graph))
     try:
@@ -86,6 +85,12 @@ def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
         else:
             bare.node.append(node)
     return bare
+
+
+def safe_functions(model: onnx.ModelProto) -> bool:
+    """Whether ONNX's inference comes to an end on the model's functions."""
+    nodes = (node for function in model.functions for node in every_node(function.node))
+    return not Functions(model).too_large and not any(aborts(node) for node in nodes)
 
 
 def aborts(node: onnx.NodeProto) -> bool:

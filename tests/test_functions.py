@@ -11,10 +11,11 @@ import pytest
 from onnx import inliner, numpy_helper
 
 from bnfold import api
-from bnfold.calls import Functions, inline
+from bnfold.calls import Functions
 from bnfold.certificate import certify
+from bnfold.folding import Folder
 from bnfold.graph import Model
-from bnfold.inlining import Folder
+from bnfold.inline import inline
 from bnfold.oracle import Oracle
 from bnfold.patch import witness_of
 from bnfold.source import read

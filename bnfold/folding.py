@@ -12,8 +12,9 @@ from functools import cached_property
 
 import onnx
 
-from bnfold.calls import Functions, Inlined, callee, inline
+from bnfold.calls import Functions, callee
 from bnfold.graph import Graph, Model, Node
+from bnfold.inline import Inlined, inline
 from bnfold.plan import GraphPlan, Plan
 from bnfold.protos import every_node
 from bnfold.reasons import Reason
