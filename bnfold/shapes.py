@@ -54,10 +54,6 @@ class _Completion:
     def _visit(self, node: Node, again: bool) -> None:
         if not self.graph.type(node.outputs[0]):
             self._inferred(node)
-        if self.graph.type(node.outputs[0]) in _COUNTING:
-            found = evaluate(node, lambda slot: self._values(node.input(slot)))
-            if found is not None:
-                self._learn_values(node.outputs[0], found)
         tell, back = FORWARD.get(node.op), BACKWARD.get(node.op)
         if tell is not None:
             self._learn(node.outputs[0], tell(node))
@@ -66,6 +62,10 @@ class _Completion:
         if any(self._is_open(name) for name in node.outputs) or (tell is None and again):
             for name, shape in self._inferred(node).items():
                 self._learn(name, shape)
+        if self.graph.type(node.outputs[0]) in _COUNTING and self.graph.rank(node.outputs[0]) in (0, 1):
+            found = evaluate(node, lambda slot: self._values(node.input(slot)))
+            if found is not None:
+                self._learn_values(node.outputs[0], found)
         if back is not None:
             self._learn(node.input(0), back(node))
         if node.op == "Concat" and (made := output_shape(node)) is not None:

@@ -6,7 +6,6 @@ texts. An integer tensor of at most one axis is a tuple of sizes, with None wher
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -199,7 +198,7 @@ def _subtract(x: Dim, y: Dim) -> Dim:
 
 def _divide(x: Dim, y: Dim) -> Dim:
     if isinstance(x, int) and isinstance(y, int):
-        return None if y == 0 else math.trunc(x / y)
+        return None if y == 0 else (abs(x) // abs(y)) * (1 if (x < 0) == (y < 0) else -1)
     return quotient(x, y)
 
 

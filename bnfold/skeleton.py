@@ -51,6 +51,8 @@ def infer_value_info(model: onnx.ModelProto) -> onnx.GraphProto:
     if safe_functions(model):
         bare.functions.extend(model.functions)
     bare.graph.CopyFrom(_without_weights(model.graph))
+    for value in bare.graph.input:
+        _name_sizes(value)
     try:
         return onnx.shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=True).graph
     except Exception:  # noqa: BLE001 - whatever C++ code chokes on: the declared shapes are what is known
@@ -66,7 +68,6 @@ def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
     for value in graph.input:
         listed.add(value.name)
         bare.input.append(value)
-        name_sizes(bare.input[-1])
     for tensor in graph.initializer:
         if tensor.name not in large:
             bare.initializer.append(tensor)
@@ -103,8 +104,11 @@ def aborts(node: onnx.NodeProto) -> bool:
     return False
 
 
-def name_sizes(value: ValueInfoProto) -> None:
-    """Give the free sizes of an input names, so that they are known to be the same wherever they come along."""
+def _name_sizes(value: ValueInfoProto) -> None:
+    """Give the free sizes of an input names, so that they are known to be the same wherever they come along.
+
+    Not in bodies: what inference carries out of a body could meet the same name from another one.
+    """
     for axis, dim in enumerate(value.type.tensor_type.shape.dim):
         if not dim.dim_param and (not dim.HasField("dim_value") or dim.dim_value < 0):
             dim.dim_param = f"{value.name}:{axis}"

@@ -105,7 +105,8 @@ def _expand(node: Node, target: Values) -> Shape | None:
 
 
 def _resize(node: Node, target: Values) -> Shape | None:
-    return target if node.get_ints("axes") is None else None
+    plain = node.get_string("keep_aspect_ratio_policy", "stretch") == "stretch"
+    return target if plain and node.get_ints("axes") is None else None
 
 
 def target_slot(node: Node) -> int | None:
@@ -161,6 +162,8 @@ def _dense_from(node: Node) -> Shape | None:
 def _scaled_from(node: Node) -> Shape | None:
     """What an elementwise operator by a constant of fewer axes reads: of any size where the constant is not one."""
     y, constant = output_shape(node), node.constant(1)
+    if node.version < 7:
+        return y if constant is not None else None
     if y is None or constant is None or len(y) <= len(constant.shape):
         return None
     rest = len(y) - len(constant.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bnfold import shapes
 from bnfold.graph import Dim, Model, Shape
 from bnfold.source import read
 
@@ -24,6 +26,8 @@ WEIGHTS = {
     "pads": np.array([0, 1, 0, 0, 0, 1, 0, 0]),
     "m": np.zeros((6, 5), np.float32),
     "w1": np.zeros((4, 5, 1), np.float32),
+    "w3": np.zeros((4, 6, 2, 2), np.float32),
+    "large": np.array([8, 8]),
     "w2": np.zeros((4, 6, 1), np.float32),
     "wt": np.zeros((6, 2, 3, 3), np.float32),
     "c4": np.zeros((4, 1, 1), np.float32),
@@ -101,6 +105,27 @@ FORWARDS: list[tuple[list[Made], Shape]] = [
     ([PADDED, ("Unsqueeze", ["t1", "k1"], {}), ("Squeeze", ["t2", "k1"], {})], ("a", 6, "b", "c")),
     ([PADDED, ("Shape", ["t1"], {}), ("Expand", ["c", "t2"], {})], ("a", 6, "b", "c")),
     ([PADDED, ("Shape", ["t1"], {}), ("ConstantOfShape", ["t2"], {})], ("a", 6, "b", "c")),
+    (
+        [
+            PADDED,
+            ("Shape", ["t1"], {}),
+            ("Unsqueeze", ["t2", "zero"], {}),
+            ("Gather", ["t3", "zero"], {}),
+            ("Squeeze", ["t4", "zero"], {}),
+            ("ConstantOfShape", ["t5"], {}),
+        ],
+        ("d", "e", "f", "g"),
+    ),
+    ([("Conv", ["t0", "w"], {"group": 2, "auto_pad": "SAME_UPPER"}), ("Conv", ["t1", "w3"], {})], ("a", 4, "d", "e")),
+    (
+        [
+            PADDED,
+            ("Shape", ["t1"], {"end": 2}),
+            ("Concat", ["t2", "large"], {"axis": 0}),
+            ("Resize", ["t1", "", "", "t3"], {}),
+        ],
+        ("a", 6, 8, 8),
+    ),
     (
         [
             PADDED,
@@ -244,3 +269,15 @@ def test_malformed_nodes_do_not_end_the_process(node: onnx.NodeProto) -> None:
     model.functions.append(body)
     model.graph.node[-1].CopyFrom(helper.make_node("g", ["w", "v", "two"], ["t1"], domain="f"))
     assert Model(read(model)).main.shape("t1") is None
+
+
+def test_time_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Facts travel a long chain backwards and forwards again, and a node is only asked when something is new to it."""
+    asked, visit = Counter[int](), shapes._Completion._visit
+    monkeypatch.setattr(
+        shapes._Completion, "_visit", lambda self, node, again: asked.update([node.index]) or visit(self, node, again)
+    )
+    chain: list[Made] = [("Relu", [f"t{i}"], {}) for i in range(500)]
+    graph = unknown(*chain, ("Conv", ["t500", "w"], {"group": 2, "pads": [1, 1, 1, 1]})).main
+    assert graph.rank("t0") == 4
+    assert max(asked.values()) <= 4
