@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold import shapes
-from bnfold.graph import Dim, Model, Shape
+from bnfold.graph import Dim, Model, Node, Shape
 from bnfold.source import read
 
 WEIGHTS = {
@@ -274,9 +274,12 @@ def test_malformed_nodes_do_not_end_the_process(node: onnx.NodeProto) -> None:
 def test_time_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
     """Facts travel a long chain backwards and forwards again, and a node is only asked when something is new to it."""
     asked, visit = Counter[int](), shapes._Completion._visit
-    monkeypatch.setattr(
-        shapes._Completion, "_visit", lambda self, node, again: asked.update([node.index]) or visit(self, node, again)
-    )
+
+    def counted(self: shapes._Completion, node: Node, again: bool) -> None:
+        asked[node.index] += 1
+        visit(self, node, again)
+
+    monkeypatch.setattr(shapes._Completion, "_visit", counted)
     chain: list[Made] = [("Relu", [f"t{i}"], {}) for i in range(500)]
     graph = unknown(*chain, ("Conv", ["t500", "w"], {"group": 2, "pads": [1, 1, 1, 1]})).main
     assert graph.rank("t0") == 4
