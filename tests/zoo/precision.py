@@ -50,9 +50,7 @@ def error(model: onnx.ModelProto, feeds: dict[str, NDArray[np.generic]], truth: 
 def main() -> None:
     """Print the table."""
     limit = guards.BITS["float32"]
-    print(
-        "| gamma | stored around | predicted bits | error before | after | measured bits | |\n|---|---|---|---|---|---|---|"
-    )
+    print("| gamma | stored around | predicted bits | error before | after | measured bits | |\n" + "|---" * 7 + "|")
     for gamma in GAMMAS:
         model = two_readers(gamma)
         rng = np.random.default_rng(1)
@@ -67,9 +65,10 @@ def main() -> None:
         offset = float(np.max(np.abs(storage.beta)))
         predicted = float(np.max(guards.bits_lost(storage, np.full(1, MEAN), np.full(1, SPREAD))))
         before, after = error(model, feeds, truth), error(folded(given, solution.plan), feeds, truth)
+        verdict = f"refused: {limit:g} allowed" if kept else "folded"
+        measured = np.log2(after / before)
         print(
-            f"| {gamma:g} | {offset:.3g} | {predicted:.1f} | {before:.1e} | {after:.1e} | {np.log2(after / before):.1f} "
-            f"| {f'refused: {limit:g} allowed' if kept else 'folded'} |"
+            f"| {gamma:g} | {offset:.3g} | {predicted:.1f} | {before:.1e} | {after:.1e} | {measured:.1f} | {verdict} |"
         )
 
 
