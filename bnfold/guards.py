@@ -7,10 +7,11 @@ loses ``log2(|beta - mean| / max(spread, |mean|))`` bits. A scale alone loses no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold.affine import Array, Storage
 from bnfold.graph import Graph
@@ -18,6 +19,7 @@ from bnfold.plan import Edit, NewBias, NewConstant, SetAttribute, SetOperator
 from bnfold.reasons import Reason
 from bnfold.rules import Source
 from bnfold.rules.base import channels_where
+from bnfold.rules.scaling import SIGMAS
 from bnfold.source import FLOATS
 
 BITS = {"float16": 3.0, "bfloat16": 1.0, "float32": 10.0, "float64": 39.0}
@@ -56,12 +58,23 @@ class Spreads:
                 found.append((part, mean[:, start:stop], spread[:, start:stop]))
                 start = stop
 
-    def lost(self, name: str, storage: Storage, before: Storage) -> Reason | None:
-        """The reason against storing a tensor like this, where its other readers would lose too many bits."""
-        if name not in self._known or len(self._graph.consumers.get(name, ())) < 2:
+    def against(self, name: str, storage: Storage, before: Storage) -> Reason | None:
+        """The reason against storing a tensor like this: out of its type's range, or its readers lose too many bits."""
+        if name not in self._known:
             return None
         mean, spread = self._known[name]
         type_ = FLOATS.get(self._graph.type(name), np.dtype(np.float32))
+        outside = _outside(storage, mean, spread, type_)
+        if np.any(outside):
+            return Reason(
+                "out-of-range",
+                f"the values of {name!r} would not fit {type_.name}",
+                name,
+                "fold before converting to a smaller type",
+                channels_where(outside),
+            )
+        if len(self._graph.consumers.get(name, ())) < 2:
+            return None
         limit = min(self._bits, BITS[type_.name])
         bits = bits_lost(storage, mean, spread)
         worse = (bits > limit) & (bits > bits_lost(before, mean, spread) + 0.5)
@@ -85,6 +98,17 @@ class Spreads:
         return float(round(max(losses)))
 
 
+def _outside(storage: Storage, mean: Array, spread: Array, type_: np.dtype[np.generic]) -> NDArray[np.bool_]:
+    """Where values within the statistics would overflow a type, or sink so far below it that they lose their digits."""
+    limits = ml_dtypes.finfo(type_)
+    regular = (storage.num != 0) & (storage.den != 0)
+    den = np.where(regular, storage.den, 1.0)
+    a, b = np.abs(storage.num / den), np.abs(storage.off / den)
+    sunken = a * np.maximum(np.abs(mean), spread) < float(limits.smallest_normal) * 2.0 ** -BITS[type_.name]
+    over = a * (np.abs(mean) + SIGMAS * spread) + b > float(limits.max)
+    return np.asarray(regular & (over | (sunken & (b == 0) & (a < 1))))
+
+
 def bits_lost(storage: Storage, mean: Array, spread: Array) -> Array:
     """Bits lost by storing a tensor of this mean and spread; none where v' does not matter."""
     regular = (storage.num != 0) & (storage.den != 0)
@@ -94,29 +118,56 @@ def bits_lost(storage: Storage, mean: Array, spread: Array) -> Array:
     return np.asarray(np.log2(np.maximum(growth, 1.0)))
 
 
-def misfit(edit: Edit) -> str:
-    """What of an edit does not fit the type in which it is stored; '' where all does."""
-    if isinstance(edit, SetAttribute | SetOperator) or _in_range(edit):
+def misfits(edits: Sequence[Edit]) -> str:
+    """What of a node's edits does not fit the type in which it is stored; '' where all does.
+
+    Where a bias comes along, a few channels of small weights lose nothing that it would not drown.
+    """
+    biased = any(isinstance(edit, NewBias) or (isinstance(edit, NewConstant) and edit.hint == "bias") for edit in edits)
+    return next((text for edit in edits if (text := _misfit(edit, biased))), "")
+
+
+def _misfit(edit: Edit, biased: bool) -> str:
+    if isinstance(edit, SetAttribute | SetOperator):
         return ""
-    hint = edit.hint if isinstance(edit, NewConstant) else "bias"
-    return f"the new {hint} would not fit its type {FLOATS[edit.type].name}"
-
-
-def _in_range(edit: NewConstant | NewBias) -> bool:
-    """Whether the new constant can be held by its type without overflow, or loss of all digits."""
-    limits = ml_dtypes.finfo(FLOATS[edit.type])
+    type_ = FLOATS[edit.type]
+    limits = ml_dtypes.finfo(type_)
     largest, smallest = float(limits.max), float(limits.smallest_normal)
     if isinstance(edit, NewBias):
-        return bool(np.all(np.abs(edit.shift) <= largest))
-    factor = 1.0
-    for one in edit.factors:
-        factor *= float(np.max(np.abs(one), initial=0.0))
-    if not np.isfinite(factor):
-        return False
-    if largest < 1e20 or not 1e-20 < factor < 1e20:
-        size = float(np.max(np.abs(edit.value()), initial=0.0))
-        vanished = 0 < size < smallest and edit.base is not None and edit.shift is None
-        return size <= largest and not vanished
-    if edit.base is None or edit.hint == "bias":
-        return edit.shift is None or bool(np.all(np.abs(edit.shift()) <= largest))
-    return True
+        return "" if np.all(np.abs(edit.shift) <= largest) else f"the new bias would overflow {type_.name}"
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        high = float(np.prod([np.max(np.abs(factor), initial=0.0) for factor in edit.factors]))
+        low = float(np.prod([_least(factor) for factor in edit.factors]))
+    shifts = edit.shift is not None and (edit.base is None or edit.hint == "bias")
+    if largest > 1e20 and low > 1e-20 and high < 1e20:
+        value = edit.shift() if shifts and edit.shift is not None else None
+    else:
+        value = edit.value()
+    if value is None:
+        return ""
+    if not np.all(np.abs(value) <= largest):
+        return f"the new {edit.hint} would overflow {type_.name}"
+    if edit.base is None or edit.shift is not None:
+        return ""
+    groups = () if biased else edit.factors
+    bits = _sunken(np.abs(value), groups, smallest) - _sunken(np.abs(edit.base.float64()), (), smallest)
+    if biased and bits > 0:
+        return f"the new {edit.hint} would be subnormal in {type_.name}"
+    if bits <= BITS[type_.name]:
+        return ""
+    return f"the new {edit.hint} would be so small that {type_.name} keeps {bits:.0f} bits less of it"
+
+
+def _least(factor: Array) -> float:
+    """The smallest magnitude but zero."""
+    sizes = np.abs(factor[factor != 0])
+    return float(np.min(sizes, initial=np.inf)) if sizes.size else 1.0
+
+
+def _sunken(size: Array, factors: tuple[Array, ...], smallest: float) -> float:
+    """Bits that subnormal numbers lose: the most of any group of values that share their factors."""
+    shape = np.broadcast_shapes(*(factor.shape for factor in factors)) if factors else ()
+    shared = tuple(axis for axis in range(size.ndim) if axis >= len(shape) or shape[axis] == 1)
+    most = np.max(size, axis=shared, initial=0.0) if shared else size
+    low = most[(most > 0) & (most < smallest)]
+    return float(np.log2(smallest / np.min(low))) if low.size else 0.0

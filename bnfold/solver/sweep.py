@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from bnfold import rules
 from bnfold.graph import Graph, Node
-from bnfold.guards import Spreads, misfit
+from bnfold.guards import Spreads, misfits
 from bnfold.plan import Edit, NewConstant
 from bnfold.reasons import Reason
 from bnfold.rules import Refused, Source
@@ -229,12 +229,12 @@ class GraphSolver:
             for edit in accept.edits:
                 if isinstance(edit, NewConstant) and edit.base is not None and edit.base.name in self.graph.annotated:
                     return pinned_reason("annotated", edit.base.name)
-                if text := misfit(edit):
-                    return Reason("out-of-range", text, node.label, "fold before converting to a smaller type")
+            if text := misfits(accept.edits):
+                return Reason("out-of-range", text, node.label, "fold before converting to a smaller type")
             edits[index] = accept.edits
         for name, storage in attempt.decided.items():
             before = self.state.current(name)
-            reason = self.spreads.lost(name, storage, before) if before is not None else None
+            reason = self.spreads.against(name, storage, before) if before is not None else None
             if reason is not None:
                 return reason
         return edits
