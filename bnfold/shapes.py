@@ -23,6 +23,7 @@ SAME = frozenset(
         "Erf",
         "Exp",
         "Gelu",
+        "GroupNormalization",
         "HardSigmoid",
         "HardSwish",
         "Identity",

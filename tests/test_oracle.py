@@ -86,6 +86,8 @@ ROWS: list[tuple[str, int, tuple[Array | None, ...], dict[str, Any], int]] = [
     ("LayerNormalization", 17, (f(2, 3, 4), f(4)), {}, 1),
     ("GroupNormalization", 21, (f(2, 6, 4, 5), f(6), f(6)), {"num_groups": 3}, 1),
     ("GroupNormalization", 18, (f(2, 6, 4, 5), f(3), f(3)), {"num_groups": 3, "epsilon": 0.1}, 1),
+    ("RMSNormalization", 23, (f(2, 3, 4), f(4)), {"epsilon": 0.1}, 1),
+    ("RMSNormalization", 23, (f(2, 3, 4), f(3, 4)), {"axis": 1}, 1),
     ("MeanVarianceNormalization", 13, (f(2, 3, 4, 5),), {"axes": [0, 2, 3]}, 1),
     ("LpNormalization", 1, (f(2, 3, 4),), {"p": 1, "axis": 1}, 1),
     ("LpNormalization", 1, (f(2, 3, 4),), {"p": 2}, 1),

@@ -7,7 +7,8 @@ which are checked against ONNX Runtime and know nothing of folds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -38,8 +39,8 @@ MONOTONE: frozenset[str] = _SUMS | _PICKS | _COPIES | _MOVES
 """Operators that grow with operands that are all positive: their magnitude is what they make of magnitudes."""
 
 
-def evaluate(node: Node, inputs: Inputs) -> list[Array]:
-    """The node's outputs.
+def evaluate(node: Node, inputs: Inputs, exact: Mapping[str, float] | None = None) -> list[Array]:
+    """The node's outputs; `exact` has float attributes before they were rounded.
 
     Raises:
         NotCertifiedError: there is no kernel, or the inputs do not fit it.
@@ -48,7 +49,7 @@ def evaluate(node: Node, inputs: Inputs) -> list[Array]:
     try:
         if own is not None:
             return [own(node, inputs, False)]
-        return _kernel(node, node.op, inputs)
+        return _kernel(node, node.op, inputs, exact or {})
     except (ValueError, IndexError, TypeError, KeyError, AssertionError, BnfoldError) as error:
         raise NotCertifiedError(f"{node.op} cannot be evaluated: {error}") from error
 
@@ -93,14 +94,14 @@ def _sensitivity(node: Node, inputs: Inputs, sizes: Inputs, output: Array) -> Ar
     return worst + np.abs(output)
 
 
-def _kernel(node: Node, op: str, inputs: Inputs) -> list[Array]:
+def _kernel(node: Node, op: str, inputs: Inputs, exact: Mapping[str, float] = MappingProxyType({})) -> list[Array]:
     """One of the oracle's kernels, with this node's attributes."""
     domain = "" if node.proto.domain == "ai.onnx" else node.proto.domain
     kernel = KERNELS.get((domain, op))
     if kernel is None:
         raise NotCertifiedError(f"there is no kernel for {node.op}")
     schema = schema_of(node.proto.op_type, domain, node.version) or Schema(node.version, {}, None)
-    attributes = {name: attribute_value(value) for name, value in node.attributes.items()}
+    attributes = {name: attribute_value(value) for name, value in node.attributes.items()} | dict(exact)
     call = Call(
         node.op, domain, schema.version, attributes, tuple(bool(name) for name in node.outputs), schema.defaults
     )

@@ -11,73 +11,16 @@ import numpy as np
 
 from bnfold.affine import Array, Storage
 from bnfold.certificate.affines import affine_of, aligned, batchnorm_parameters
+from bnfold.certificate.ports import operand, read_along, storage_of, weight_of, written_along
 from bnfold.certificate.result import NotCertifiedError
-from bnfold.certificate.rounding import EPS, Exact, in_memory, read_rows, spans
+from bnfold.certificate.rounding import EPS, Exact, read_rows, spans
 from bnfold.certificate.wiring import GraphPair, Pair
 from bnfold.constants import Constant
-from bnfold.graph import Node
+
+Formula = Callable[[GraphPair, Pair], Mapping[int, Exact]]
 
 BIAS = -1
 """The slot of a bias behind a MatMul."""
-
-
-def exact_constants(graph: GraphPair, pair: Pair) -> dict[int, Exact]:
-    """The exact values of a pair's new constants, by input slot.
-
-    Raises:
-        NotCertifiedError: there is no formula for what changed.
-    """
-    slots = pair.changed | ({BIAS} if pair.bias else set())
-    if not slots:
-        return {}
-    formula = _FORMULAS.get(pair.old.op)
-    if formula is None:
-        raise NotCertifiedError(f"there is no formula for new constants of {pair.old.op}")
-    with np.errstate(all="ignore"):
-        found = formula(graph, pair)
-    if slots - set(found):
-        raise NotCertifiedError(f"there is no formula for the new constant at input {min(slots - set(found))}")
-    return {slot: found[slot] for slot in slots}
-
-
-def _storage(graph: GraphPair, node: Node, name: str) -> Storage:
-    found = graph.storage(name)
-    if found is not None:
-        return found
-    rank = node.graph.rank(name)
-    if rank is None:
-        raise NotCertifiedError(f"the rank of {name!r} is not known")
-    return Storage.identity(rank)
-
-
-def _vector(array: Array, axis: int, size: int) -> Array:
-    """An array that varies along one axis only, as a vector."""
-    if array.size not in (1, size) or array.size != array.shape[axis]:
-        raise NotCertifiedError("a tensor is stored in a way that varies on an axis where its weights have none")
-    return np.broadcast_to(array.reshape(-1), (size,))
-
-
-def _read(graph: GraphPair, node: Node, name: str, axis: int, size: int) -> tuple[Array, Array]:
-    """(alpha, beta) of an input, along an axis."""
-    storage = _storage(graph, node, name)
-    if not storage.has_decode:
-        raise NotCertifiedError(f"{name!r} has lost a channel that is read")
-    return _vector(storage.alpha, axis, size), _vector(storage.beta, axis, size)
-
-
-def _written(graph: GraphPair, node: Node, axis: int, size: int) -> tuple[Array, Array]:
-    """(a, b) of the first output, along an axis."""
-    storage = _storage(graph, node, node.outputs[0])
-    if not storage.has_encode:
-        raise NotCertifiedError("its output has a dead channel that weights cannot make")
-    return _vector(storage.a, axis, size), _vector(storage.b, axis, size)
-
-
-def _weight(node: Node, slot: int) -> Constant:
-    found = node.constant(slot)
-    if found is None:
-        raise NotCertifiedError("its weights are not constant")
-    return in_memory(found)
 
 
 def _sum(
@@ -95,12 +38,12 @@ def _sum(
 def _conv(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     """W' = a W alpha;  B' = a (B + sum(W beta)) + b."""
     node = pair.old
-    w, group = _weight(node, 1), node.get_int("group", 1)
+    w, group = weight_of(node, 1), node.get_int("group", 1)
     transposed = node.op == "ConvTranspose"
     rows, columns = w.shape[0], w.shape[1]
     channels, outputs = (rows, columns * group) if transposed else (columns * group, rows)
-    alpha, beta = _read(graph, node, node.inputs[0], 1, channels)
-    a, b = _written(graph, node, 1, outputs)
+    alpha, beta = read_along(graph, node, node.inputs[0], 1, channels)
+    a, b = written_along(graph, node, 1, outputs)
     tail = (1,) * (len(w.shape) - 2)
     # The vector that runs along the second axis of W is another one for each group of rows.
     own, other = (alpha, a) if transposed else (a, alpha)
@@ -139,11 +82,11 @@ def _bias(
 def _gemm(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     """W' = alpha W a;  C' = (a (q C + p beta.W) + b) / q', with p and q as the attributes alpha and beta."""
     node = pair.old
-    w = _weight(node, 1)
+    w = weight_of(node, 1)
     outputs_first = bool(node.get_int("transB", 0))
     inputs, outputs = w.shape[::-1] if outputs_first else w.shape
-    alpha, beta = _read(graph, node, node.inputs[0], 0 if node.get_int("transA", 0) else 1, inputs)
-    a, b = _written(graph, node, 1, outputs)
+    alpha, beta = read_along(graph, node, node.inputs[0], 0 if node.get_int("transA", 0) else 1, inputs)
+    a, b = written_along(graph, node, 1, outputs)
     moved, magnitude = _contracted(w, beta, outputs_first)
     p, q = node.get_float("alpha", 1.0), node.get_float("beta", 1.0)
     factors = (a[:, None], alpha[None, :]) if outputs_first else (alpha[:, None], a[None, :])
@@ -156,13 +99,13 @@ def _matmul(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     """W' = alpha W a on its last two axes;  the bias behind is a (beta.W) + b."""
     node = pair.old
     left = node.constant(1) is None
-    w = _weight(node, 0 if left else 1)
+    w = weight_of(node, 0 if left else 1)
     if len(w.shape) < 2:
         raise NotCertifiedError("its weights are a vector")
     axis = -2 if left else -1
     inputs, outputs = (w.shape[-1], w.shape[-2]) if left else (w.shape[-2], w.shape[-1])
-    alpha, beta = _read(graph, node, node.inputs[1 if left else 0], axis, inputs)
-    a, b = _written(graph, node, axis, outputs)
+    alpha, beta = read_along(graph, node, node.inputs[1 if left else 0], axis, inputs)
+    a, b = written_along(graph, node, axis, outputs)
     lead = (1,) * (len(w.shape) - 2)
     factors = (a[:, None], alpha[None, :]) if left else (alpha[:, None], a[None, :])
     found = {0 if left else 1: Exact.scaled(w, *(factor.reshape(*lead, *factor.shape) for factor in factors))}
@@ -194,8 +137,8 @@ def _batchnorm(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     """gamma' = a gamma alpha;  B' = a (B + s (beta - mu)) + b + gamma'/sigma mu."""
     node = pair.old
     scale, bias, mean, sigma = batchnorm_parameters(node)
-    alpha, beta = _read(graph, node, node.inputs[0], 1, scale.size)
-    a, b = _written(graph, node, 1, scale.size)
+    alpha, beta = read_along(graph, node, node.inputs[0], 1, scale.size)
+    a, b = written_along(graph, node, 1, scale.size)
     terms = (a * bias, a * scale / sigma * beta, -a * scale / sigma * mean, b, a * scale * alpha / sigma * mean)
     new_scale, magnitude = a * scale * alpha, sum(np.abs(term) for term in terms)
     return {
@@ -216,7 +159,7 @@ def _sum_operand(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     constants = [slot for slot in range(len(node.inputs)) if node.constant(slot) is not None]
     if len(constants) != 1:
         raise NotCertifiedError("it has several constants, of which only the sum is determined")
-    out = _storage(graph, node, node.outputs[0])
+    out = storage_of(graph, node, node.outputs[0])
     rank = out.num.ndim
     constant = node.constant(constants[0])
     assert constant is not None
@@ -224,28 +167,28 @@ def _sum_operand(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     terms = [out.a * signs[constants[0]] * aligned(node, constant, rank), out.b]
     for slot, name in enumerate(node.inputs):
         if slot not in constants:
-            value, held = _point(_storage(graph, node, name))
+            value, held = _point(storage_of(graph, node, name))
             terms += [out.a * signs[slot] * value, -signs[slot] * held]
     value, magnitude = sum(terms[1:], terms[0]), sum((np.abs(term) for term in terms[1:]), np.abs(terms[0]))
-    return {constants[0]: _operand(signs[constants[0]] * value, magnitude)}
+    return {constants[0]: operand(signs[constants[0]] * value, magnitude)}
 
 
 def _factor(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     """y = c x: c' = a c alpha;  y = x / c: c' = c / (a alpha)."""
     node = pair.old
     slot, *_ = affine_of(node)
-    x, y = (_storage(graph, node, name) for name in (node.inputs[slot], node.outputs[0]))
+    x, y = (storage_of(graph, node, name) for name in (node.inputs[slot], node.outputs[0]))
     constant = node.constant(1 - slot)
     assert constant is not None
     c = aligned(node, constant, x.num.ndim)
     value = c * y.a * x.alpha if node.op == "Mul" else c / (y.a * x.alpha)
-    return {1 - slot: _operand(value, np.abs(value))}
+    return {1 - slot: operand(value, np.abs(value))}
 
 
 def _alike(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     """Concat, Max, Min, Where, Clip: a constant is stored as the output is where it ends up."""
     node = pair.old
-    out = _storage(graph, node, node.outputs[0])
+    out = storage_of(graph, node, node.outputs[0])
     rank, found = out.num.ndim, {}
     a, b = out.a, out.b
     at = 0
@@ -264,16 +207,11 @@ def _alike(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
         if constant is None or (node.op == "Where" and slot == 0):
             continue
         c = aligned(node, constant, rank)
-        found[slot] = _operand(a * c + b, np.abs(a * c) + np.abs(b))
+        found[slot] = operand(a * c + b, np.abs(a * c) + np.abs(b))
     return found
 
 
-def _operand(value: Array, magnitude: Array) -> Exact:
-    shape = np.broadcast_shapes(value.shape, magnitude.shape)
-    return Exact.of(np.broadcast_to(value, shape), np.broadcast_to(16 * EPS * magnitude, shape))
-
-
-_FORMULAS: dict[str, Callable[[GraphPair, Pair], Mapping[int, Exact]]] = {
+FORMULAS: Mapping[str, Formula] = {
     "Conv": _conv,
     "ConvTranspose": _conv,
     "Gemm": _gemm,

@@ -18,7 +18,8 @@ from bnfold.affine import Array, Storage
 from bnfold.certificate import windows
 from bnfold.certificate.affines import SLACK
 from bnfold.certificate.evaluate import evaluate, magnitude
-from bnfold.certificate.formulas import BIAS, exact_constants
+from bnfold.certificate.exact import exact_attributes, exact_constants
+from bnfold.certificate.formulas import BIAS
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
 from bnfold.certificate.rounding import EPS, Exact, compare, fitted, identical, in_memory, read_rows, spans
 from bnfold.certificate.sample import NOTHING, Sample, Shapes, draw, grid, integers
@@ -64,7 +65,10 @@ def check_node(graph: GraphPair, pair: Pair, rng: np.random.Generator) -> int:
     exact = exact_constants(graph, pair)
     for slot, value in exact.items():
         _check_constant(pair, slot, value)
-    test = _Test(graph, pair, exact, rng)
+    attributes = exact_attributes(graph, pair)
+    for name, number in attributes.items():
+        _check_attribute(pair, name, number)
+    test = _Test(graph, pair, exact, attributes, rng)
     if pair.old.op in WINDOWED:
         test.window()
     else:
@@ -98,11 +102,27 @@ def _check_constant(pair: Pair, slot: int, exact: Exact) -> None:
         raise WrongError("constant", f"{what} is {text}", error)
 
 
+def _check_attribute(pair: Pair, name: str, exact: float) -> None:
+    """A float attribute has its exact value, rounded to the float32 that the format has for it."""
+    stored = pair.new.get_float(name, pair.old.get_float(name, float(np.float32(1e-5))))
+    unit = float(np.spacing(np.float32(stored)))
+    if not abs(stored - exact) <= 0.5 * unit + 8 * EPS * abs(exact):
+        error = abs(stored - exact) / unit
+        raise WrongError("constant", f"its {name} is {stored}, not {exact}", error)
+
+
 class _Test:
     """One node, its constants before and after, and the samples."""
 
-    def __init__(self, graph: GraphPair, pair: Pair, exact: Mapping[int, Exact], rng: np.random.Generator) -> None:
-        self.graph, self.pair, self.exact, self.rng = graph, pair, exact, rng
+    def __init__(
+        self,
+        graph: GraphPair,
+        pair: Pair,
+        exact: Mapping[int, Exact],
+        attributes: Mapping[str, float],
+        rng: np.random.Generator,
+    ) -> None:
+        self.graph, self.pair, self.exact, self.attributes, self.rng = graph, pair, exact, attributes, rng
         self.node = pair.old
         self.some = self._some_outputs()
         self.slots = range(max(len(pair.old.inputs), len(pair.new.inputs)))
@@ -210,7 +230,7 @@ class _Test:
                 given.append(self.constants[slot])
         x, held, x_size, held_size = (_trimmed([sample[side] for sample in given]) for side in range(4))
         with np.errstate(all="ignore"):
-            y, made = evaluate(node, x), evaluate(new, held)
+            y, made = evaluate(node, x), evaluate(new, held, self.attributes)
             sizes = [magnitude(node, x, x_size, y[0]), magnitude(new, held, held_size, made[0])]
             if self.pair.bias is not None:
                 made, sizes[1] = [self._with_bias(made[0])], np.abs(self._with_bias(sizes[1], np.abs))

@@ -28,8 +28,10 @@ _UNARY = frozenset(
 )
 _SIGMOID = frozenset({"Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Identity", "Dropout", "Cast"})
 _BY_CHANNEL = frozenset({"BatchNormalization", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"})
+_STATISTICS = frozenset({"InstanceNormalization", "GroupNormalization"})
+_NORMALISE = frozenset({"LayerNormalization", "RMSNormalization", "LpNormalization", "Softmax", "LogSoftmax"})
 
-EVEN: frozenset[str] = _COMBINE | _UNARY | _SIGMOID | _BY_CHANNEL
+EVEN: frozenset[str] = _COMBINE | _UNARY | _SIGMOID | _BY_CHANNEL | _STATISTICS | _NORMALISE
 """Operators that treat every index of an axis alike, so that an axis on which nothing varies may be cut short."""
 
 
@@ -137,11 +139,19 @@ class Shapes:
         shapes: list[Sequence[int]] = []
         shapes += [grid(self.graph.storage(name)) for name in [*node.inputs, *node.outputs] if name]
         constants = [c for slot in range(len(node.inputs)) if (c := node.constant(slot)) is not None]
-        if node.op == "BatchNormalization":
+        if node.op in _STATISTICS:
+            shapes.append((self._channels(), *(1,) * (rank - 2)))
+        elif node.op == "BatchNormalization":
             shapes += [(*c.shape, *(1,) * (rank - 2)) for c in constants]
         else:
             shapes += [align(node, np.empty(c.shape, np.bool_), rank).shape for c in constants]
         return {axis - len(shape): size for shape in shapes for axis, size in enumerate(shape) if size != 1}
+
+    def _channels(self) -> int:
+        shape = self.node.graph.shape(self.node.inputs[0])
+        if shape is None or not isinstance(shape[1], int):
+            raise NotCertifiedError("the number of its channels is not known")
+        return shape[1]
 
     def _cut_alike(self, raw: dict[int, Shape]) -> None:
         """Elementwise operators: axes meet from the last one backwards."""
@@ -155,6 +165,8 @@ class Shapes:
             known = [dim for shape in raw.values() if len(shape) >= -axis and isinstance(dim := shape[axis], int)]
             sizes[axis] = fixed.get(axis, min([2 if axis == -rank else SMALL, *(dim for dim in known if dim != 1)]))
         for slot, shape in raw.items():
+            if slot and node.op in _STATISTICS:
+                continue  # a scale or a bias: of its own size
             cut = [1 if dim == 1 else sizes[axis - len(shape)] for axis, dim in enumerate(shape)]
             if node.op == "Concat":  # on the axis that it joins, each input keeps its own size
                 axis = node.get_int("axis", 1) % rank

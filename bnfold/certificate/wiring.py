@@ -25,10 +25,16 @@ from bnfold.witness import GraphWitness
 Bases = tuple[Path | None, Path | None]
 """The folders of both models, for external data."""
 
-MAY_CHANGE = {"Gemm": frozenset({"beta", "broadcast"})}
+MAY_CHANGE = {
+    "Gemm": frozenset({"beta", "broadcast"}),
+    "InstanceNormalization": frozenset({"epsilon"}),
+    "GroupNormalization": frozenset({"epsilon"}),
+    "LayerNormalization": frozenset({"epsilon"}),
+    "RMSNormalization": frozenset({"epsilon"}),
+}
 """Attributes that a fold may change; the numeric test decides whether rightly."""
 
-MAY_APPEAR = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
+MAY_APPEAR = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "LayerNormalization": 2}
 """The input slot of an optional bias."""
 
 

@@ -5,7 +5,7 @@ Adding an operator is one function and one line here, and its rows in the case t
 
 from __future__ import annotations
 
-from bnfold.rules import convolution, dense, elementwise, indexing, movement, reduction, scaling
+from bnfold.rules import convolution, dense, elementwise, indexing, movement, normalization, reduction, scaling
 from bnfold.rules.base import Accept, Refused, Rule, View
 from bnfold.rules.scaling import Source, as_source
 
@@ -49,6 +49,13 @@ RULES: dict[str, Rule] = {
     "Cast": reduction.cast,
     "Clip": reduction.clip,
     "Pad": reduction.pad,
+    "InstanceNormalization": normalization.instance_norm,
+    "GroupNormalization": normalization.group_norm,
+    "LayerNormalization": normalization.layer_norm,
+    "RMSNormalization": normalization.rms_norm,
+    "LpNormalization": normalization.lp_norm,
+    "Softmax": normalization.softmax,
+    "LogSoftmax": normalization.softmax,
     "Shape": elementwise.indifferent,
     "Size": elementwise.indifferent,
 }

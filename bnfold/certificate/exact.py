@@ -1,0 +1,39 @@
+"""The exact values of what a fold may change at a node, whatever its operator: constants, and float attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from bnfold.certificate import formulas, normalization
+from bnfold.certificate.formulas import BIAS, Formula
+from bnfold.certificate.result import NotCertifiedError
+from bnfold.certificate.rounding import Exact
+from bnfold.certificate.wiring import GraphPair, Pair
+
+FORMULAS: Mapping[str, Formula] = {**formulas.FORMULAS, **normalization.FORMULAS}
+
+
+def exact_constants(graph: GraphPair, pair: Pair) -> dict[int, Exact]:
+    """The exact values of a pair's new constants, by input slot.
+
+    Raises:
+        NotCertifiedError: there is no formula for what changed.
+    """
+    slots = pair.changed | ({BIAS} if pair.bias else set())
+    if not slots:
+        return {}
+    formula = FORMULAS.get(pair.old.op)
+    if formula is None:
+        raise NotCertifiedError(f"there is no formula for new constants of {pair.old.op}")
+    with np.errstate(all="ignore"):
+        found = formula(graph, pair)
+    if slots - set(found):
+        raise NotCertifiedError(f"there is no formula for the new constant at input {min(slots - set(found))}")
+    return {slot: found[slot] for slot in slots}
+
+
+def exact_attributes(graph: GraphPair, pair: Pair) -> dict[str, float]:
+    """The exact values of the float attributes of a pair's new node that follow from how its tensors are stored."""
+    return normalization.epsilon(graph, pair) if pair.old.op in normalization.FORMULAS else {}
