@@ -42,6 +42,8 @@ class Row:
     axis: int = 1
     """Channel axis of the output."""
     opsets: tuple[int, ...] = (17,)
+    front_axis: int = 1
+    """Channel axis of the input."""
 
 
 def node(op: str, **attributes: Any) -> Apply:
@@ -65,7 +67,7 @@ def built(row: Row, side: str, kind: str, opset: int, type_: int = TensorProto.D
     b = Builder(opset, type_)
     x = b.input(*row.shape)
     if side == "front":
-        b.absorber(row.apply(b, b.affine(x, kind)), axis=row.axis)
+        b.absorber(row.apply(b, b.affine(x, kind, row.front_axis)), axis=row.axis)
     else:
         b.affine(row.apply(b, b.absorber(x, out=row.shape[1])), kind, row.axis)
     return b

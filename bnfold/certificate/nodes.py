@@ -22,7 +22,7 @@ from bnfold.certificate.exact import exact_attributes, exact_constants
 from bnfold.certificate.formulas import BIAS
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
 from bnfold.certificate.rounding import EPS, Exact, compare, fitted, identical, in_memory, read_rows, spans
-from bnfold.certificate.sample import NOTHING, Sample, Shapes, draw, grid, integers
+from bnfold.certificate.sample import NOTHING, RECURRENT, Sample, Shapes, draw, grid, integers
 from bnfold.certificate.wiring import GraphPair, Pair
 from bnfold.constants import Constant
 from bnfold.source import FLOATS
@@ -276,6 +276,8 @@ class _Test:
                 continue
             den, num, off = self._part_of(storage or Storage.identity(y.ndim))
             y_size, held_size = (old_size, new_size) if old_size.shape == y.shape else (np.abs(y), np.abs(held))
+            if slot and node.op in RECURRENT:  # the last states are as uncertain as all states
+                y_size, held_size = (np.full(y.shape, np.max(size)) for size in (old_size, new_size))
             with np.errstate(all="ignore"):
                 size = np.abs(den) * held_size + np.abs(num) * y_size + np.abs(off)
                 error = np.abs(den * held - num * y - off) / np.where(size == 0, 1.0, size)

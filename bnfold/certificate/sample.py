@@ -31,6 +31,8 @@ _BY_CHANNEL = frozenset({"BatchNormalization", "GlobalAveragePool", "GlobalMaxPo
 _STATISTICS = frozenset({"InstanceNormalization", "GroupNormalization"})
 _NORMALISE = frozenset({"LayerNormalization", "RMSNormalization", "LpNormalization", "Softmax", "LogSoftmax"})
 
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+
 EVEN: frozenset[str] = _COMBINE | _UNARY | _SIGMOID | _BY_CHANNEL | _STATISTICS | _NORMALISE
 """Operators that treat every index of an axis alike, so that an axis on which nothing varies may be cut short."""
 
@@ -101,6 +103,8 @@ class Shapes:
             self._cut_alike(raw)
         elif node.op in ("MatMul", "Gemm"):
             self._cut_rows(raw)
+        elif node.op in RECURRENT:
+            self._cut_sequence(raw)
         for slot, shape in raw.items():
             self.found.setdefault(slot, tuple(self.size(dim, (slot, axis), axis) for axis, dim in enumerate(shape)))
         if sum(math.prod(shape) for shape in self.found.values()) > LIMIT:
@@ -194,6 +198,22 @@ class Shapes:
         cut[summed] = matrices[1 - slot][1 if across else 0]
         self.found[slot] = tuple(self.size(dim, (slot, axis), axis) for axis, dim in enumerate(cut))
 
+    def _cut_sequence(self, raw: dict[int, Shape]) -> None:
+        """Recurrent operators: a short sequence, and a small batch where no constant has the batch's size."""
+        node = self.node
+        time, batch = (1, 0) if node.get_int("layout", 0) else (0, 1)
+        states = {slot for slot in (5, 6) if node.input(slot)}
+        small = not any(node.constant(slot) is not None for slot in (*states, 4))
+        for slot, shape in raw.items():
+            if slot == 0:
+                sizes = {time: SMALL + 1, batch: 2} if small else {}
+            else:
+                sizes = {batch: 2} if small and slot in states else {}
+            cut = [sizes.get(axis, dim) for axis, dim in enumerate(shape)]
+            self.found[slot] = tuple(
+                self.size(dim, "batch" if axis == batch else (slot, axis), axis) for axis, dim in enumerate(cut)
+            )
+
 
 def integers(shapes: Shapes, slot: int) -> Array:
     """A value for an input that is an integer tensor known only at run time: a target shape, or indices.
@@ -209,6 +229,9 @@ def integers(shapes: Shapes, slot: int) -> Array:
         ("Resize", 3): lambda: [*first[:2], *(2 * size for size in first[2:])],
     }
     maker = makers.get((node.op, slot))
+    if node.op in RECURRENT and slot == 4:
+        time, batch = first[:2] if not node.get_int("layout", 0) else first[1::-1]
+        return np.array([1 + i % time for i in range(batch)], np.int64)
     if maker is None:
         raise NotCertifiedError(f"its input {slot}, {node.inputs[slot]!r}, is known only at run time")
     return np.array(maker(), np.int64)

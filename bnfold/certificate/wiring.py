@@ -34,7 +34,7 @@ MAY_CHANGE = {
 }
 """Attributes that a fold may change; the numeric test decides whether rightly."""
 
-MAY_APPEAR = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "LayerNormalization": 2}
+MAY_APPEAR = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "LayerNormalization": 2, "LSTM": 3, "GRU": 3, "RNN": 3}
 """The input slot of an optional bias."""
 
 

@@ -5,7 +5,17 @@ Adding an operator is one function and one line here, and its rows in the case t
 
 from __future__ import annotations
 
-from bnfold.rules import convolution, dense, elementwise, indexing, movement, normalization, reduction, scaling
+from bnfold.rules import (
+    convolution,
+    dense,
+    elementwise,
+    indexing,
+    movement,
+    normalization,
+    recurrent,
+    reduction,
+    scaling,
+)
 from bnfold.rules.base import Accept, Refused, Rule, View
 from bnfold.rules.scaling import Source, as_source
 
@@ -56,6 +66,9 @@ RULES: dict[str, Rule] = {
     "LpNormalization": normalization.lp_norm,
     "Softmax": normalization.softmax,
     "LogSoftmax": normalization.softmax,
+    "LSTM": recurrent.recurrent,
+    "GRU": recurrent.recurrent,
+    "RNN": recurrent.recurrent,
     "Shape": elementwise.indifferent,
     "Size": elementwise.indifferent,
 }
