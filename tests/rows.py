@@ -76,7 +76,8 @@ def built(row: Row, side: str, kind: str, opset: int, type_: int = TensorProto.D
 def holds(row: Row, side: str, kind: str, opset: int) -> Folded:
     """The law, what leaves and what stays, and the certificate."""
     leaves = kind in (row.front if side == "front" else row.behind)
-    case = law(built(row, side, kind, opset).model(), left=0 if leaves else 1)
+    case = law(built(row, side, kind, opset).model())
+    assert (case.left == 0) == leaves, f"{case.left} affine nodes left: {case.codes()}"
     certified(case)
     return case
 

@@ -6,13 +6,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bnfold.certificate import formulas, normalization, recurrent
+from bnfold.certificate import formulas, normalization, product, recurrent
 from bnfold.certificate.formulas import BIAS, Formula
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.rounding import Exact
 from bnfold.certificate.wiring import GraphPair, Pair
 
-FORMULAS: Mapping[str, Formula] = {**formulas.FORMULAS, **normalization.FORMULAS, **recurrent.FORMULAS}
+FORMULAS: Mapping[str, Formula] = {
+    **formulas.FORMULAS,
+    **product.FORMULAS,
+    **normalization.FORMULAS,
+    **recurrent.FORMULAS,
+}
 
 
 def exact_constants(graph: GraphPair, pair: Pair) -> dict[int, Exact]:

@@ -79,60 +79,6 @@ def _bias(
     return Exact.of(value, count * EPS * doubt)
 
 
-def _gemm(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
-    """W' = alpha W a;  C' = (a (q C + p beta.W) + b) / q', with p and q as the attributes alpha and beta."""
-    node = pair.old
-    w = weight_of(node, 1)
-    outputs_first = bool(node.get_int("transB", 0))
-    inputs, outputs = w.shape[::-1] if outputs_first else w.shape
-    alpha, beta = read_along(graph, node, node.inputs[0], 0 if node.get_int("transA", 0) else 1, inputs)
-    a, b = written_along(graph, node, 1, outputs)
-    moved, magnitude = _contracted(w, beta, outputs_first)
-    p, q = node.get_float("alpha", 1.0), node.get_float("beta", 1.0)
-    factors = (a[:, None], alpha[None, :]) if outputs_first else (alpha[:, None], a[None, :])
-    old, new_q = (None if q == 0 else node.constant(2)), pair.new.get_float("beta", 1.0)
-    bias = _bias(old, q, new_q, a, b, p * moved, abs(p) * magnitude, inputs + 8)
-    return {1: Exact.scaled(w, *factors), 2: bias}
-
-
-def _matmul(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
-    """W' = alpha W a on its last two axes;  the bias behind is a (beta.W) + b."""
-    node = pair.old
-    left = node.constant(1) is None
-    w = weight_of(node, 0 if left else 1)
-    if len(w.shape) < 2:
-        raise NotCertifiedError("its weights are a vector")
-    axis = -2 if left else -1
-    inputs, outputs = (w.shape[-1], w.shape[-2]) if left else (w.shape[-2], w.shape[-1])
-    alpha, beta = read_along(graph, node, node.inputs[1 if left else 0], axis, inputs)
-    a, b = written_along(graph, node, axis, outputs)
-    lead = (1,) * (len(w.shape) - 2)
-    factors = (a[:, None], alpha[None, :]) if left else (alpha[:, None], a[None, :])
-    found = {0 if left else 1: Exact.scaled(w, *(factor.reshape(*lead, *factor.shape) for factor in factors))}
-    if pair.bias is not None:
-        if len(w.shape) != 2 and np.any(beta):
-            raise NotCertifiedError("a batch of weights cannot share one bias")
-        moved, magnitude = _contracted(w, beta, left) if np.any(beta) else (np.zeros(outputs), np.zeros(outputs))
-        a, b, moved, magnitude = (v[:, None] if left else v for v in (a, b, moved, magnitude))
-        found[BIAS] = _bias(None, 1.0, 1.0, a, b, moved, magnitude, inputs + 8)
-    return found
-
-
-def _contracted(w: Constant, beta: Array, outputs_first: bool) -> tuple[Array, Array]:
-    """beta . W over the input axis of a matrix, and the sum of magnitudes."""
-    outputs = w.shape[0] if outputs_first else w.shape[1]
-    if not np.any(beta):
-        return np.zeros(outputs), np.zeros(outputs)
-
-    def part(start: int, stop: int) -> tuple[slice, Array, Array]:
-        piece = read_rows(w, start, stop)
-        if outputs_first:
-            return slice(start, stop), piece @ beta, np.abs(piece) @ np.abs(beta)
-        return slice(None), beta[start:stop] @ piece, np.abs(beta[start:stop]) @ np.abs(piece)
-
-    return _sum(w.shape, part, outputs)
-
-
 def _batchnorm(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     """gamma' = a gamma alpha;  B' = a (B + s (beta - mu)) + b + gamma'/sigma mu."""
     node = pair.old
@@ -214,8 +160,6 @@ def _alike(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
 FORMULAS: Mapping[str, Formula] = {
     "Conv": _conv,
     "ConvTranspose": _conv,
-    "Gemm": _gemm,
-    "MatMul": _matmul,
     "BatchNormalization": _batchnorm,
     "Add": _sum_operand,
     "Sub": _sum_operand,

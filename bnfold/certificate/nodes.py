@@ -253,8 +253,9 @@ class _Test:
         assert add is not None and stored is not None
         value, shape = self.exact[BIAS].value, stored.shape
         if self.some is not None:
-            shape = tuple(len(self.some[2]) if size == len(value) else size for size in shape)
-            value = value[self.some[2]]
+            _, axis, chosen = self.some
+            shape = tuple(len(chosen) if size == value.shape[axis] else size for size in shape)
+            value = value.take(chosen, axis)
         fit = fitted(value, shape)
         value = of(value if fit is None else fit)
         if add.version < 7 and not add.get_int("broadcast", 0) and value.shape != y.shape:

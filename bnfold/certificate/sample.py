@@ -182,7 +182,7 @@ class Shapes:
         node = self.node
         matrices = {slot: c.shape for slot in (0, 1) if (c := node.constant(slot)) is not None and len(c.shape) == 2}
         slot = 0 if 1 in matrices else 1
-        if len(matrices) != 1 or slot not in raw or len(raw[slot]) < 2:
+        if len(matrices) != 1 or slot not in raw or len(raw[slot]) < 2 or (node.op == "Gemm" and slot == 1):
             return
         bias = node.constant(2)
         if node.input(2) and (bias is None or (len(bias.shape) == 2 and bias.shape[0] != 1)):

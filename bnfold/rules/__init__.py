@@ -8,6 +8,7 @@ from __future__ import annotations
 from bnfold.rules import (
     convolution,
     dense,
+    einsum,
     elementwise,
     indexing,
     movement,
@@ -24,6 +25,7 @@ RULES: dict[str, Rule] = {
     "ConvTranspose": convolution.conv_transpose,
     "Gemm": dense.gemm,
     "MatMul": dense.matmul,
+    "Einsum": einsum.einsum,
     "BatchNormalization": scaling.batchnorm,
     "Add": elementwise.add,
     "Sub": elementwise.add,
@@ -75,6 +77,8 @@ RULES: dict[str, Rule] = {
 
 _ALL_INPUTS = frozenset({"Add", "Sub", "Sum", "Mul", "Concat"})
 
+_WEIGHTED = frozenset({"Gemm", "MatMul", "Einsum"})
+
 
 def apply(view: View) -> list[Accept]:
     """Ask the node's rule.
@@ -92,8 +96,8 @@ def apply(view: View) -> list[Accept]:
     if node.op == "Dropout":
         rule = elementwise.identity if _drops_nothing(view) else None
     moving = set(range(len(node.inputs))) if node.op in _ALL_INPUTS else {0}
-    if node.op == "MatMul" or rule is scaling.constant_factor:
-        moving = {slot for slot in (0, 1) if node.constant(slot) is None}
+    if node.op in _WEIGHTED or rule is scaling.constant_factor:
+        moving = {slot for slot in range(len(node.inputs)) if node.constant(slot) is None}
     for key, port in view.ports.items():
         if key >= 0 and key not in moving and not port.storage.is_identity:
             raise view.refuse("opaque-op", f"{port.name!r} steers {node.op}; only its data may be stored differently")
