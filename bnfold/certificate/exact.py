@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bnfold.certificate import formulas, normalization, product, recurrent
+from bnfold.certificate import formulas, normalization, product, quantization, recurrent
 from bnfold.certificate.formulas import BIAS, Formula
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.rounding import Exact
@@ -17,6 +17,7 @@ FORMULAS: Mapping[str, Formula] = {
     **product.FORMULAS,
     **normalization.FORMULAS,
     **recurrent.FORMULAS,
+    **quantization.FORMULAS,
 }
 
 

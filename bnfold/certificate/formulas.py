@@ -11,11 +11,21 @@ import numpy as np
 
 from bnfold.affine import Array, Storage
 from bnfold.certificate.affines import affine_of, aligned, batchnorm_parameters
-from bnfold.certificate.ports import operand, read_along, storage_of, weight_of, written_along
+from bnfold.certificate.ports import (
+    decode_of,
+    encode_of,
+    operand,
+    read_along,
+    storage_of,
+    vector,
+    weight_of,
+    written_along,
+)
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.rounding import EPS, Exact, read_rows, spans
 from bnfold.certificate.wiring import GraphPair, Pair
 from bnfold.constants import Constant
+from bnfold.graph import Node
 
 Formula = Callable[[GraphPair, Pair], Mapping[int, Exact]]
 
@@ -38,6 +48,8 @@ def _sum(
 def _conv(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     """W' = a W alpha;  B' = a (B + sum(W beta)) + b."""
     node = pair.old
+    if node.constant(1) is None:
+        return _bias_alone(graph, node)
     w, group = weight_of(node, 1), node.get_int("group", 1)
     transposed = node.op == "ConvTranspose"
     rows, columns = w.shape[0], w.shape[1]
@@ -67,6 +79,17 @@ def _conv(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
         moved, magnitude = terms.sum(1).reshape(-1), np.abs(terms).sum(1).reshape(-1)
     count = int(np.prod(w.shape, dtype=np.int64)) // outputs + 8
     return {1: weight, 2: _bias(node.constant(2), 1.0, 1.0, a, b, moved, magnitude, count)}
+
+
+def _bias_alone(graph: GraphPair, node: Node) -> Mapping[int, Exact]:
+    """B' = a B + b, where the weights are computed and no shift comes in."""
+    a, b = encode_of(graph, node)
+    channels = node.graph.shape(node.outputs[0])
+    size = None if channels is None else channels[1]
+    if not isinstance(size, int) or np.any(decode_of(graph, node, node.inputs[0])[1]):
+        raise NotCertifiedError("its weights are computed, and a shift reaches them")
+    a, b = vector(a, 1, size), vector(b, 1, size)
+    return {2: _bias(node.constant(2), 1.0, 1.0, a, b, np.zeros(size), np.zeros(size), 8)}
 
 
 def _bias(

@@ -92,7 +92,11 @@ def _check_constant(pair: Pair, slot: int, exact: Exact) -> None:
     replaced = pair.old.constant(slot) if slot != BIAS else None
     model = replaced or pair.old.constant(1) or pair.old.constant(0)
     what = "its bias" if slot == BIAS else f"the constant {stored.name!r} at input {slot}"
-    if model is None or stored.type != model.type or stored.type not in FLOATS:
+    if replaced is not None and stored.type == replaced.type and stored.type not in FLOATS:
+        _check_zero_point(pair, stored, exact)
+        return
+    type_ = pair.old.graph.type(pair.old.outputs[0]) if model is None else model.type
+    if stored.type != type_ or stored.type not in FLOATS:
         raise WrongError("constant", f"{what} has another element type than before")
     error = compare(stored, exact)
     if error:
@@ -100,6 +104,13 @@ def _check_constant(pair: Pair, slot: int, exact: Exact) -> None:
             f"off by {error:.3g} units in the last place" if math.isfinite(error) else "not finite, or of another shape"
         )
         raise WrongError("constant", f"{what} is {text}", error)
+
+
+def _check_zero_point(pair: Pair, stored: Constant, exact: Exact) -> None:
+    """Whole numbers are equal, and a zero point has the shape of its scale."""
+    scale = pair.new.constant(1)
+    if scale is None or stored.shape != scale.shape or not np.array_equal(stored.float64(), exact.value):
+        raise WrongError("constant", f"the zero point {stored.name!r} is not what it was")
 
 
 def _check_attribute(pair: Pair, name: str, exact: float) -> None:
@@ -185,7 +196,9 @@ class _Test:
         storage, bias = graph.storage(node.inputs[0]), self.constants.get(2, NOTHING)
         group, transposed = node.get_int("group", 1), node.op == "ConvTranspose"
         if node.op in ("Conv", "ConvTranspose"):
-            weight = self._weight()
+            if node.input(2) and node.constant(2) is None:
+                bias = self._drawn(2)
+            weight = self.constants[1] if node.constant(1) is not None else self._drawn(1)
             rows, columns, *kernel = next(side.shape for side in weight if side is not None)
             channels, terms = (rows if transposed else columns * group), columns * math.prod(kernel)
         else:
@@ -201,14 +214,12 @@ class _Test:
                 made = [windows.pool(node, side, axes) for side in x]
             self._relate(made[0], made[1], made[2][0], made[3][0], terms)
 
-    def _weight(self) -> Sample:
-        found = self.constants[1]
-        if found.old is not None:
-            return found
-        shape = self.node.graph.shape(self.node.inputs[1])
+    def _drawn(self, slot: int) -> Sample:
+        """Weights or a bias that the graph computes, in their true shape."""
+        shape = self.node.graph.shape(self.node.inputs[slot])
         if shape is None or not all(isinstance(dim, int) and dim > 0 for dim in shape):
             raise NotCertifiedError("the shape of its weights is not known")
-        return draw(self.graph.storage(self.node.inputs[1]), tuple(int(dim or 1) for dim in shape), self.rng)
+        return draw(self.graph.storage(self.node.inputs[slot]), tuple(int(dim or 1) for dim in shape), self.rng)
 
     def whole(self) -> None:
         """Any other operator, on tensors of the true shape where that matters."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from bnfold.affine import Array, Storage
@@ -215,7 +216,7 @@ class Shapes:
             )
 
 
-def integers(shapes: Shapes, slot: int) -> Array:
+def integers(shapes: Shapes, slot: int) -> NDArray[Any]:
     """A value for an input that is an integer tensor known only at run time: a target shape, or indices.
 
     Raises:
@@ -229,12 +230,25 @@ def integers(shapes: Shapes, slot: int) -> Array:
         ("Resize", 3): lambda: [*first[:2], *(2 * size for size in first[2:])],
     }
     maker = makers.get((node.op, slot))
+    if node.op == "DequantizeLinear" and slot == 0:
+        return _whole_numbers(shapes)
     if node.op in RECURRENT and slot == 4:
         time, batch = first[:2] if not node.get_int("layout", 0) else first[1::-1]
         return np.array([1 + i % time for i in range(batch)], np.int64)
     if maker is None:
         raise NotCertifiedError(f"its input {slot}, {node.inputs[slot]!r}, is known only at run time")
     return np.array(maker(), np.int64)
+
+
+def _whole_numbers(shapes: Shapes) -> NDArray[Any]:
+    """Small ones of either sign, in the shape of what is dequantized."""
+    shape = shapes.node.graph.shape(shapes.node.inputs[0])
+    if shape is None:
+        raise NotCertifiedError("the rank of what it dequantizes is not known")
+    sizes = [shapes.size(dim, (0, axis), axis) for axis, dim in enumerate(shape)]
+    if math.prod(sizes) > LIMIT:
+        raise NotCertifiedError("its tensors are too large to be tested")
+    return (np.arange(math.prod(sizes), dtype=np.int64) % 101 - 50).reshape(sizes)
 
 
 def _target(shapes: Shapes) -> list[int]:

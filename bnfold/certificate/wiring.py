@@ -31,6 +31,7 @@ MAY_CHANGE = {
     "GroupNormalization": frozenset({"epsilon"}),
     "LayerNormalization": frozenset({"epsilon"}),
     "RMSNormalization": frozenset({"epsilon"}),
+    "DequantizeLinear": frozenset({"axis"}),
 }
 """Attributes that a fold may change; the numeric test decides whether rightly."""
 

@@ -13,6 +13,7 @@ from bnfold.rules import (
     indexing,
     movement,
     normalization,
+    quantization,
     recurrent,
     reduction,
     scaling,
@@ -71,13 +72,18 @@ RULES: dict[str, Rule] = {
     "LSTM": recurrent.recurrent,
     "GRU": recurrent.recurrent,
     "RNN": recurrent.recurrent,
+    "DequantizeLinear": quantization.dequantize,
+    "QuantizeLinear": quantization.quantize,
     "Shape": elementwise.indifferent,
     "Size": elementwise.indifferent,
 }
 
 _ALL_INPUTS = frozenset({"Add", "Sub", "Sum", "Mul", "Concat"})
 
-_WEIGHTED = frozenset({"Gemm", "MatMul", "Einsum"})
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"})
+
+_QUANTIZED = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantize", "QAttention", "QGemm")
+"""How the names of operators on integers begin, in ONNX's domain and in ONNX Runtime's."""
 
 
 def apply(view: View) -> list[Accept]:
@@ -101,6 +107,8 @@ def apply(view: View) -> list[Accept]:
     for key, port in view.ports.items():
         if key >= 0 and key not in moving and not port.storage.is_identity:
             raise view.refuse("opaque-op", f"{port.name!r} steers {node.op}; only its data may be stored differently")
+    if rule is None and node.proto.op_type.startswith(_QUANTIZED):
+        raise quantization.quantized(view, f"{node.op} computes with integers")
     if rule is None:
         raise view.refuse("opaque-op", f"{node.op} is not affine in this tensor, or has no rule")
     return rule(view)
