@@ -116,16 +116,19 @@ def test_a_scale_goes_to_the_scale_of_quantized_weights(
         runs_alike(case, optimize="matmul" not in name)  # ONNX Runtime fuses it into one that is rounded
 
 
-def quantized_bias(b: Builder, x: str) -> str:
-    scale = b.constant(b.rng.uniform(0.01, 0.1, 4), "scale", FLOAT)
-    bias = b.node("DequantizeLinear", stored(b, b.rng.integers(-900, 900, 4), TensorProto.INT32, "b"), scale, axis=0)
+def quantized_bias(b: Builder, x: str, by_channel: bool) -> str:
+    scale = b.constant(b.rng.uniform(0.01, 0.1, (4,) if by_channel else ()), "scale", FLOAT)
+    axis: dict[str, Any] = {"axis": 0} if by_channel else {}
+    values = stored(b, b.rng.integers(-900, 900, 4), TensorProto.INT32, "b")
+    bias = b.node("DequantizeLinear", values, scale, **axis)
     return b.node("Conv", x, weights(b, 4, 6, 1, 1, zero=False), bias)
 
 
+@pytest.mark.parametrize("by_channel", [True, False])
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_a_quantized_bias_takes_a_scale_only(kind: str) -> None:
+def test_a_quantized_bias_takes_a_scale_only(kind: str, by_channel: bool) -> None:
     b = Builder(13, FLOAT)
-    b.affine(quantized_bias(b, b.input(*IMAGE)), kind)
+    b.affine(quantized_bias(b, b.input(*IMAGE), by_channel), kind)
     case = law(b.model(), 0 if kind in SHIFTLESS else 1, tolerance=TOLERANCE)
     certified(case)
     if case.left:

@@ -21,10 +21,10 @@ from bnfold.certificate.evaluate import evaluate, magnitude
 from bnfold.certificate.exact import exact_attributes, exact_constants
 from bnfold.certificate.formulas import BIAS
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
-from bnfold.certificate.rounding import EPS, Exact, compare, fitted, identical, in_memory, read_rows, spans
+from bnfold.certificate.rounding import EPS, Exact, fitted, identical, in_memory, read_rows, spans
 from bnfold.certificate.sample import NOTHING, RECURRENT, Sample, Shapes, draw, grid, integers
+from bnfold.certificate.stored import check_attribute, check_constant, stored_constant
 from bnfold.certificate.wiring import GraphPair, Pair
-from bnfold.constants import Constant
 from bnfold.source import FLOATS
 
 WINDOWED = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"})
@@ -64,62 +64,16 @@ def check_node(graph: GraphPair, pair: Pair, rng: np.random.Generator) -> int:
         return len(pair.changed)
     exact = exact_constants(graph, pair)
     for slot, value in exact.items():
-        _check_constant(pair, slot, value)
+        check_constant(pair, slot, value)
     attributes = exact_attributes(graph, pair)
     for name, number in attributes.items():
-        _check_attribute(pair, name, number)
+        check_attribute(pair, name, number)
     test = _Test(graph, pair, exact, attributes, rng)
     if pair.old.op in WINDOWED:
         test.window()
     else:
         test.whole()
     return len(exact)
-
-
-def _stored(pair: Pair, slot: int) -> Constant | None:
-    """The new constant in the output."""
-    if slot != BIAS:
-        return pair.new.constant(slot)
-    assert pair.bias is not None
-    return next((c for own in (0, 1) if (c := pair.bias.constant(own)) is not None), None)
-
-
-def _check_constant(pair: Pair, slot: int, exact: Exact) -> None:
-    """A new constant has the type of the one that it replaces, or of the weight; and the right values."""
-    stored = _stored(pair, slot)
-    if stored is None:
-        raise NotCertifiedError(f"its new input {slot} is no constant")
-    replaced = pair.old.constant(slot) if slot != BIAS else None
-    model = replaced or pair.old.constant(1) or pair.old.constant(0)
-    what = "its bias" if slot == BIAS else f"the constant {stored.name!r} at input {slot}"
-    if replaced is not None and stored.type == replaced.type and stored.type not in FLOATS:
-        _check_zero_point(pair, stored, exact)
-        return
-    type_ = pair.old.graph.type(pair.old.outputs[0]) if model is None else model.type
-    if stored.type != type_ or stored.type not in FLOATS:
-        raise WrongError("constant", f"{what} has another element type than before")
-    error = compare(stored, exact)
-    if error:
-        text = (
-            f"off by {error:.3g} units in the last place" if math.isfinite(error) else "not finite, or of another shape"
-        )
-        raise WrongError("constant", f"{what} is {text}", error)
-
-
-def _check_zero_point(pair: Pair, stored: Constant, exact: Exact) -> None:
-    """Whole numbers are equal, and a zero point has the shape of its scale."""
-    scale = pair.new.constant(1)
-    if scale is None or stored.shape != scale.shape or not np.array_equal(stored.float64(), exact.value):
-        raise WrongError("constant", f"the zero point {stored.name!r} is not what it was")
-
-
-def _check_attribute(pair: Pair, name: str, exact: float) -> None:
-    """A float attribute has its exact value, rounded to the float32 that the format has for it."""
-    stored = pair.new.get_float(name, pair.old.get_float(name, float(np.float32(1e-5))))
-    unit = float(np.spacing(np.float32(stored)))
-    if not abs(stored - exact) <= 0.5 * unit + 8 * EPS * abs(exact):
-        error = abs(stored - exact) / unit
-        raise WrongError("constant", f"its {name} is {stored}, not {exact}", error)
 
 
 class _Test:
@@ -164,7 +118,7 @@ class _Test:
             before = after = self._part(slot, old.shape, lambda start, stop: read_rows(source, start, stop))
         if exact is not None:
             after = self._part(slot, exact.shape, exact.rows)
-            stored = _stored(self.pair, slot)
+            stored = stored_constant(self.pair, slot)
             # The stored one's own shape decides how it meets the other operand.
             fit = None if stored is None or self.some else fitted(after, stored.shape)
             after = after if fit is None else fit
@@ -260,7 +214,7 @@ class _Test:
 
     def _with_bias(self, y: Array, of: Callable[[Array], Array] = np.asarray) -> Array:
         """What the Add behind a MatMul makes, with its own attributes and the shape in which the bias is stored."""
-        add, stored = self.pair.bias, _stored(self.pair, BIAS)
+        add, stored = self.pair.bias, stored_constant(self.pair, BIAS)
         assert add is not None and stored is not None
         value, shape = self.exact[BIAS].value, stored.shape
         if self.some is not None:

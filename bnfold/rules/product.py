@@ -21,8 +21,8 @@ from bnfold.rules.base import OUT, View, compress, need_decode, need_encode
 from bnfold.rules.convolution import constant_weight
 from bnfold.sums import exact_sum
 
-LIMIT = 1 << 28
-"""Terms of the sums that a shift may take to arrive in the output."""
+LIMIT = 1 << 24
+"""Products that a shift of several rows may take to arrive in the output."""
 
 Labels = tuple[str, ...]
 """A name for each axis; '' for one of size one that meets a larger one."""
@@ -197,7 +197,7 @@ def arrived(product: Product, beta: Array) -> Array:
     matrix = product.joint(product.w, weight.float64())
     rows = [axis for axis, size in enumerate(shift.shape) if size > 1 and matrix.shape[axis] == 1]
     count = math.prod(shift.shape[axis] for axis in rows)
-    if count * matrix.size > LIMIT:
+    if count > 1 and count * matrix.size > LIMIT:
         raise view.refuse("row-axis", f"a shift of {count} rows would take too long to move")
     shape = [n if axis not in gone else 1 for axis, n in enumerate(np.broadcast_shapes(shift.shape, matrix.shape))]
     total = np.zeros(shape)

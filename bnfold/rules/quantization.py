@@ -54,7 +54,7 @@ def _along_an_axis(view: View, scale: Constant, a: Array) -> tuple[Edit, ...]:
         raise view.refuse(
             "unsupported-form", f"{node.op} has one scale before opset 13", "convert to opset 13 or later"
         )
-    if varying[0] != axis:
+    if node.get_int("axis", 1) not in (varying[0], varying[0] - a.ndim):  # the default does not fit a vector
         edits += (SetAttribute("axis", varying[0]),)
     if node.input(2):
         zero = node.constant(2)
