@@ -394,10 +394,9 @@ def far_from_zero(b: Builder) -> None:
     b.bn(y, gamma=1e-14, beta=1.0), b.conv(y, 2, 1)
 
 
-def between_integers(b: Builder) -> None:
-    scale = b.constant(0.1, type_=TensorProto.FLOAT)
-    x = b.node("DequantizeLinear", b.input(*SHAPE, type_=TensorProto.INT8), scale)
-    b.node("QuantizeLinear", b.bn(x, parameters=TensorProto.FLOAT), scale)
+def before_a_quantizer(b: Builder) -> None:
+    x = b.bn(b.input(*SHAPE, type_=TensorProto.FLOAT), parameters=TensorProto.FLOAT)
+    b.node("QuantizeLinear", x, b.constant(0.1, type_=TensorProto.FLOAT))
 
 
 REASONS: list[tuple[str, Callable[[Builder], None], str, str]] = [
@@ -424,7 +423,7 @@ REASONS: list[tuple[str, Callable[[Builder], None], str, str]] = [
     ("conflict", one_tensor_twice_in_a_concat, "mul", "concat"),
     ("row-axis", spatial_scale_behind_a_conv, "mul", "conv"),
     ("would-only-move", shift_before_a_matmul, "add", "matmul"),
-    ("quantized", between_integers, "bn", "dequantizelinear"),
+    ("quantized", before_a_quantizer, "bn", "quantizelinear"),
     ("out-of-range", too_large, "mul", "conv"),
     ("precision-loss", far_from_zero, "bn", "conv"),
 ]
