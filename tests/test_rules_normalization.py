@@ -10,6 +10,8 @@ import pytest
 from numpy.typing import ArrayLike
 from onnx import TensorProto, numpy_helper
 
+from bnfold.graph import Model
+from bnfold.source import read
 from tests.builder import Builder
 from tests.law import fold, law
 from tests.rows import ALL, SCALES, Apply, Row, built, cases, certified, holds, node, runs_alike
@@ -180,3 +182,13 @@ def test_the_certificate_sees_a_wrong_epsilon_scale_or_bias(slot: int | None) ->
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     with pytest.raises(AssertionError, match="epsilon" if slot is None else f"input {slot}"):
         certified(case)
+
+
+def test_shapes_are_known_behind_a_group_normalization() -> None:
+    b = Builder(21)
+    b.node(
+        "Flatten",
+        b.node("Einsum", groups(3)(b, b.input(3, 6, 7, 5)), b.constant(b.normal(6, 4)), equation="nchw,cd->ndhw"),
+    )
+    graph = Model(read(b.model())).main
+    assert graph.shape("einsum") == (3, 4, 7, 5)

@@ -52,6 +52,7 @@ ROWS = [
     Row("matmul of a batch", heads, ALL, SHIFTS, (3, 6, 7, 5), 3, front_axis=3),
     Row("matmul of a batch, along the batch", heads, "upszbn", SHIFTS, (3, 6, 7, 5), 1, front_axis=1),
     Row("matmul of a batch of one", matmul(1, 5, 4), ALL, SHIFTS, (3, 6, 7, 5), 3, front_axis=3),
+    Row("matmul of a batch of one, along the batch", matmul(1, 5, 4), "upszb", SHIFTS, (3, 6, 7, 5), 1),
     Row("matmul of a batch, constant left", matmul(6, 4, 7, left=True), SCALES, SHIFTS, (3, 6, 7, 5), 2, front_axis=2),
     # Rows: their scale passes, their shift arrives as a constant.
     Row("matmul, rows in front", matmul(5, 4), "upszb", SHIFTS, (3, 6, 5)),

@@ -138,7 +138,8 @@ def _arrived(node: Node, w: Constant | None, slot: int, beta: Array) -> tuple[Ar
     pieces = []
     for start, stop in spans(w.shape):
         piece, at = read_rows(w, start, stop), x.find(own[0])
-        part = beta if at < 0 or beta.shape[at] == 1 else beta.take(range(start, stop), at)
+        cut = at >= 0 and beta.shape[at] != 1 and w.shape[0] != 1
+        part = beta.take(range(start, stop), at) if cut else beta
         pieces.append([np.einsum(f"{x},{own}->{y}", *sides) for sides in ((part, piece), (abs(part), abs(piece)))])
     gone = [size for name, size in zip(own, w.shape, strict=True) if name not in y]
     if own[0] in y:
