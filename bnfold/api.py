@@ -13,15 +13,16 @@ import onnx
 
 from bnfold.attempt import Attempt, Clock, Progress, Proof, Result, culprit
 from bnfold.benchmark import bench
+from bnfold.calls import Functions
 from bnfold.certificate import certify
 from bnfold.equivalence import verify
 from bnfold.errors import NotEquivalentError
-from bnfold.graph import Model, bodies
+from bnfold.folding import Folder
+from bnfold.graph import Model
 from bnfold.patch import Patched, patch, tensors, witness_of
-from bnfold.reasons import Reason
 from bnfold.results import Affine, Count, Explained, Facts, Optimized
 from bnfold.runtime import resolve_providers
-from bnfold.solver import Outcome, Solution, solve
+from bnfold.solver import Outcome, Solution
 from bnfold.source import ModelLike, Source, is_external, read, tensor_nbytes
 from bnfold.witness import Witness
 from bnfold.write import destination, staged
@@ -47,13 +48,14 @@ def explain(model: ModelLike, *, keep: Iterable[str] = (), only: Iterable[str] =
     keep, only = tuple(keep), tuple(only)
     given = Model(read(model))
     clock.lap("read")
-    solution = solve(given, keep, only)
+    folder = Folder(given)
+    inlined, solution = folder.solve(keep, only)
     clock.lap("solve")
-    patched = Patched(given.proto) if solution.plan.is_empty else patch(given, solution.plan)
+    patched = Patched(given.proto) if solution.plan.is_empty else patch(inlined, solution.plan)
     return Explained(
         _facts(given.source, patched.proto, None, patched.missing_bytes),
         Count(count_batchnorm(given.proto), count_batchnorm(patched.proto)),
-        _affines(given, solution),
+        _affines(folder, inlined, solution),
         clock.laps,
         _unmatched(solution, keep, only),
     )
@@ -116,6 +118,7 @@ def optimize(
     where = destination(source, path, force or dry_run) if path is not None else None
     say("reading")
     given = Model(source)
+    folder = Folder(given)
     clock.lap("read")
 
     def prove(optimized: ModelLike, base_dir: Path | None, witness: Witness) -> Proof:
@@ -136,9 +139,9 @@ def optimize(
 
     def fold(without: set[str], bits: float = math.inf) -> Attempt:
         say("solving")
-        solution = solve(given, keep, only, dropped | without, bits)
+        inlined, solution = folder.solve(keep, only, dropped | without, bits)
         clock.lap("solve")
-        return Attempt(given, solution, prove, clock, say)
+        return Attempt(inlined, solution, prove, clock, say)
 
     def carry_out(attempt: Attempt) -> Result:
         if where is None or dry_run:
@@ -171,7 +174,7 @@ def optimize(
     return Optimized(
         _facts(source, result.proto, written),
         Count(count_batchnorm(source.proto), count_batchnorm(result.proto)),
-        _affines(given, solution),
+        _affines(folder, attempt.model, solution),
         clock.laps,
         warnings,
         result.proof.certificate,
@@ -212,30 +215,14 @@ def _default_output(source: Source) -> Path | None:
 
 
 def count_batchnorm(model: onnx.ModelProto) -> int:
-    """BatchNormalization nodes anywhere in a model: main graph, bodies and functions."""
-    count, stack = 0, [model.graph.node, *(function.node for function in model.functions)]
-    while stack:
-        for node in stack.pop():
-            count += node.op_type == "BatchNormalization"
-            stack += [body.node for _, body in bodies(node)]
-    return count
+    """BatchNormalization nodes that a model runs: main graph and bodies, and functions at each of their calls."""
+    return Functions(model).count("BatchNormalization")
 
 
-def _affines(model: Model, solution: Solution) -> tuple[Affine, ...]:
+def _affines(folder: Folder, model: Model, solution: Solution) -> tuple[Affine, ...]:
     ops = {node.label: node.op for graph in model.graphs for node in graph.nodes}
-    found = [_affine(outcome, ops) for outcome in solution.outcomes]
-    for function in model.proto.functions:
-        for node in function.node:
-            if node.op_type == "BatchNormalization":
-                name = node.name or next(iter(node.output), "")
-                reason = Reason(
-                    "inside-function",
-                    f"it is part of the model-local function {function.name!r}",
-                    function.name,
-                    "inline the functions first: onnx.inliner.inline_local_functions(model)",
-                )
-                found.append(Affine(f"{function.name}/{name}", node.op_type, "kept", reasons=(reason,)))
-    return tuple(found)
+    hidden = (Affine(label, op, "kept", reasons=(reason,)) for label, op, reason in folder.hidden())
+    return (*(_affine(outcome, ops) for outcome in solution.outcomes), *hidden)
 
 
 def _affine(outcome: Outcome, ops: Mapping[str, str]) -> Affine:
@@ -264,18 +251,9 @@ def _facts(source: Source, after: onnx.ModelProto, output: Path | None, missing:
         source.proto.ir_version,
         next((entry.version for entry in source.proto.opset_import if entry.domain in ("", "ai.onnx")), 1),
         f"{source.proto.producer_name} {source.proto.producer_version}".strip(),
-        Count(_nodes(source.proto), _nodes(after)),
+        Count(Functions(source.proto).count(), Functions(after).count()),
         Count(_bytes(source.proto), _bytes(after) + missing),
     )
-
-
-def _nodes(model: onnx.ModelProto) -> int:
-    count, stack = 0, [model.graph]
-    while stack:
-        graph = stack.pop()
-        count += len(graph.node)
-        stack += [body for node in graph.node for _, body in bodies(node)]
-    return count
 
 
 def _bytes(model: onnx.ModelProto) -> int:

@@ -16,6 +16,7 @@ from onnx import AttributeProto
 from bnfold import shapes, skeleton
 from bnfold.constants import EVALUATED, Constant, evaluate, from_initializer
 from bnfold.errors import ModelError
+from bnfold.protos import bodies
 from bnfold.source import Source
 
 Dim = int | str | None
@@ -304,46 +305,19 @@ def _needed(node: Node) -> tuple[str, ...]:
     return node.inputs[:1] if node.proto.op_type == "CastLike" else node.inputs
 
 
-def bodies(node: onnx.NodeProto) -> list[tuple[tuple[int, int], onnx.GraphProto]]:
-    """The graphs inside a node, each with its attribute's index and its position in a list of graphs or -1."""
-    found: list[tuple[tuple[int, int], onnx.GraphProto]] = []
-    for i, attribute in enumerate(node.attribute):
-        if attribute.type == AttributeProto.GRAPH:
-            found.append(((i, -1), attribute.g))
-        found += [((i, k), graph) for k, graph in enumerate(attribute.graphs)]
-    return found
-
-
 def _declare(graph: Graph, shaped: onnx.GraphProto) -> None:
     for value in [*shaped.value_info, *shaped.input, *shaped.output]:
         tensor = value.type.tensor_type
         if tensor.elem_type:
             graph.types[value.name] = tensor.elem_type
         if tensor.HasField("shape"):
-            graph.shapes[value.name] = tuple(
-                # Some exporters write -1 for a size that is free.
-                d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param or None)
-                for d in tensor.shape.dim
-            )
+            graph.shapes[value.name] = shapes.shape_of(value.type)
     for tensor in graph.proto.initializer:
         graph.types[tensor.name] = tensor.data_type
         graph.shapes[tensor.name] = tuple(tensor.dims)
     if graph.parent is None and graph.model.proto.ir_version >= 4:
         graph.overridable = set(graph.inputs) & set(graph.initializers)
-    for node in graph.nodes:
-        if node.proto.op_type == "BatchNormalization":
-            _copy_shape(graph, node)
     shapes.complete(graph)
-
-
-def _copy_shape(graph: Graph, node: Node) -> None:
-    """A BatchNormalization keeps its input's shape and type, where inference said nothing."""
-    x, y = node.input(0), node.outputs[0] if node.outputs else ""
-    for one, other in ((x, y), (y, x)):
-        if graph.shapes.get(one) is None and graph.shapes.get(other) is not None:
-            graph.shapes[one] = graph.shapes[other]
-        if not graph.types.get(one) and graph.types.get(other):
-            graph.types[one] = graph.types[other]
 
 
 def _capture(graph: Graph) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from bnfold.affine import Array, Storage
 from bnfold.graph import Graph
-from bnfold.plan import Edit, NewBias, NewConstant, SetAttribute
+from bnfold.plan import Edit, NewBias, NewConstant, SetAttribute, SetOperator
 from bnfold.reasons import Reason
 from bnfold.rules import Source
 from bnfold.rules.base import channels_where
@@ -96,7 +96,7 @@ def _bits(storage: Storage, mean: Array, spread: Array) -> Array:
 
 def misfit(edit: Edit) -> str:
     """What of an edit does not fit the type in which it is stored; '' where all does."""
-    if isinstance(edit, SetAttribute) or edit.type not in FLOATS or _in_range(edit):
+    if isinstance(edit, SetAttribute | SetOperator) or edit.type not in FLOATS or _in_range(edit):
         return ""
     hint = edit.hint if isinstance(edit, NewConstant) else "bias"
     return f"the new {hint} would not fit its type {FLOATS[edit.type].name}"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import onnx
 from onnx import AttributeProto, TensorProto
 
-from bnfold.graph import Graph, Model, bodies
-from bnfold.plan import Edit, GraphPlan, NewBias, NewConstant, Plan, SetAttribute
+from bnfold.graph import Graph, Model
+from bnfold.plan import Edit, GraphPlan, NewBias, NewConstant, Plan, SetAttribute, SetOperator
+from bnfold.protos import bodies
 from bnfold.source import is_external, tensor_nbytes
 from bnfold.witness import GraphWitness, Witness
 
@@ -36,7 +37,7 @@ def witness_of(plan: Plan) -> Witness:
         removed = {i: (source, own.graph.nodes[i].outputs[0]) for i, source in own.removed.items()}
         storage = {name: s for name, s in own.storage.items() if not name.startswith("#") and not s.is_identity}
         graphs.append(GraphWitness(own.graph.path, storage, removed, own.names()))
-    return Witness(tuple(graphs))
+    return Witness(tuple(graphs), plan.calls)
 
 
 def patch(model: Model, plan: Plan) -> Patched:
@@ -71,7 +72,7 @@ class _Editor:
         self.gone[graph.path] = set(own.removed)
         for index in own.removed:
             self.loose += [(graph.path, name) for name in proto.node[index].input if graph.constant(name)]
-        rename_within(proto, names)
+        rename_within(proto, names, own.removed)
         for index, edits in own.edits.items():
             for edit in edits:
                 self._edit(graph, index, edit)
@@ -82,6 +83,8 @@ class _Editor:
         node = self.graphs[graph.path].node[index]
         if isinstance(edit, SetAttribute):
             _set_attribute(node, edit)
+        elif isinstance(edit, SetOperator):
+            node.op_type = edit.op
         elif isinstance(edit, NewBias):
             self._add_bias(graph, index, edit)
         else:
@@ -218,16 +221,16 @@ class _Editor:
         self.result.pending = [(by_name.get(tensor.name, tensor), edit) for tensor, edit in self.result.pending]
 
 
-def rename_within(graph: onnx.GraphProto, names: dict[str, str]) -> None:
-    """Rename tensors in a graph and wherever its bodies capture them."""
+def rename_within(graph: onnx.GraphProto, names: dict[str, str], gone: Container[int] = ()) -> None:
+    """Rename tensors in a graph and wherever its bodies capture them; nodes that are `gone` define nothing."""
     stack = [(graph, names)] if names else []
     while stack:
         proto, current = stack.pop()
-        for node in proto.node:
+        for index, node in enumerate(proto.node):
             for i, name in enumerate(node.input):
                 if name in current:
                     node.input[i] = current[name]
-            if proto is graph:
+            if proto is graph and index not in gone:
                 for i, name in enumerate(node.output):
                     if name in current:
                         node.output[i] = current[name]

@@ -6,7 +6,7 @@ when the model is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from bnfold.affine import Array, Storage
 from bnfold.constants import Constant
 from bnfold.graph import Graph
+from bnfold.witness import Call, Where
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,13 @@ class SetAttribute:
     value: int | float
 
 
+@dataclass(frozen=True)
+class SetOperator:
+    """The node becomes another operator with the same inputs, outputs and attributes: Max becomes Min."""
+
+    op: str
+
+
 @dataclass(frozen=True, eq=False)
 class NewBias:
     """An Add of a constant is put right behind the node's first output: the bias that a MatMul has no slot for."""
@@ -68,7 +76,7 @@ class NewBias:
     """Float64, broadcasts against the output."""
 
 
-Edit = NewConstant | SetAttribute | NewBias
+Edit = NewConstant | SetAttribute | SetOperator | NewBias
 
 
 @dataclass
@@ -118,6 +126,8 @@ class Plan:
     """What changes in the whole model."""
 
     graphs: list[GraphPlan]
+    calls: Mapping[Where, Call] = field(default_factory=dict)
+    """Calls of functions that were replaced in the model that is planned for."""
 
     @property
     def is_empty(self) -> bool:

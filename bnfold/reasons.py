@@ -35,7 +35,7 @@ CODES: dict[str, str] = {
     "quantized": "the tensor is quantized, and only some scales pass that",
     "out-of-range": "the new constants would overflow or lose digits in the type they are stored in",
     "precision-loss": "the tensor would be stored so far from zero that its readers lose too many of its digits",
-    "inside-function": "the node is part of a model-local function, whose calls share its body",
+    "inside-function": "the node is part of a model-local function that cannot be inlined",
     "kept-by-user": "--keep or --only asked for it",
     "search-limit": "more tensors would change than one fold may touch",
     "verification-failed": "the fold did not pass verification and was dropped",

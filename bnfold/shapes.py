@@ -1,129 +1,163 @@
-"""Ranks and channel counts that the operators themselves tell, where shape inference gives up.
+"""Shapes that the operators themselves tell, where shape inference gives up; forwards and backwards to a fixed point.
 
 A convolution's weights say the rank of its input and output and how many channels these have; a BatchNormalization's
-parameters likewise; element by element the shape stays. Sizes that nothing tells stay unknown (None).
+parameters likewise; element by element the shape stays; a Reshape says what it keeps. A size that nothing tells gets a
+name (`?tensor:axis`), so that it is known to be the same wherever it comes along.
+
+Each size only ever becomes better known (nothing, such a name or one that inference made up, a name of the model's,
+a number), and a node is asked again when one at its ends did: the time is linear in the size of the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from bnfold.graph import Graph, Node, Shape
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
-SAME = frozenset(
-    {
-        "Abs",
-        "BatchNormalization",
-        "Cast",
-        "Clip",
-        "Dropout",
-        "Elu",
-        "Erf",
-        "Exp",
-        "Gelu",
-        "GroupNormalization",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "InstanceNormalization",
-        "LeakyRelu",
-        "Mish",
-        "Neg",
-        "PRelu",
-        "Relu",
-        "Selu",
-        "Sigmoid",
-        "Softplus",
-        "Sqrt",
-        "Tanh",
-    }
-)
-"""Operators whose first output has the shape of their first input."""
+from bnfold.sizes import MAX_VALUES, Values, evaluate, factors
+from bnfold.skeleton import aborts
+from bnfold.telling import BACKWARD, FORWARD, TARGETS, output_shape, target_slot
+
+if TYPE_CHECKING:
+    from bnfold.graph import Dim, Graph, Node, Shape
+
+_BODIES = frozenset({onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS})
+
+_COUNTING = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL})
+
+INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32})
 
 
 def complete(graph: Graph) -> None:
-    """Fill in what is missing in ``graph.shapes``: forwards in node order, then backwards to what convolutions read."""
-    for node in graph.nodes:
-        if node.outputs and node.outputs[0] and graph.shape(node.outputs[0]) is None:
-            tell = _TELLERS.get(node.op) or (_same if node.op in SAME else None)
-            shape = None if tell is None else tell(node)
-            if shape is not None:
-                graph.shapes[node.outputs[0]] = shape
-    for node in reversed(graph.nodes):
-        name = node.input(0)
-        if not name or graph.shape(name) is not None or graph.owner(name) is not graph:
-            continue
-        shape = _read_by(node)
-        if shape is not None:
-            graph.shapes[name] = shape
+    """Fill in what is missing in ``graph.shapes`` and ``graph.types``."""
+    _Completion(graph).run()
 
 
-def _read_by(node: Node) -> Shape | None:
-    if node.op in ("Conv", "ConvTranspose"):
-        weight = node.graph.shape(node.input(1))
-        if weight is None or len(weight) < 3:
-            return None
-        channels = weight[0] if node.op == "ConvTranspose" else _times(weight[1], node.get_int("group", 1))
-        return (None, channels, *(None,) * (len(weight) - 2))
-    return node.graph.shape(node.outputs[0]) if node.op in SAME and node.outputs else None
+class _Completion:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.values: dict[str, Values] = {}
+        self.waiting = deque(graph.nodes)
+        self.queued = set(graph.nodes)
+
+    def run(self) -> None:
+        asked: set[Node] = set()
+        while self.waiting:
+            node = self.waiting.popleft()
+            self.queued.discard(node)
+            if node.outputs and node.proto.domain in ("", "ai.onnx"):
+                self._visit(node, node in asked)
+                asked.add(node)
+
+    def _visit(self, node: Node, again: bool) -> None:
+        if not self.graph.type(node.outputs[0]):
+            self._inferred(node)
+        tell, back = FORWARD.get(node.op), BACKWARD.get(node.op)
+        if tell is not None:
+            self._learn(node.outputs[0], tell(node))
+        elif (slot := target_slot(node)) is not None and (values := self._values(node.input(slot))) is not None:
+            self._learn(node.outputs[0], TARGETS[node.op](node, values))
+        if any(self._is_open(name) for name in node.outputs) or (tell is None and again):
+            for name, shape in self._inferred(node).items():
+                self._learn(name, shape)
+        if self.graph.type(node.outputs[0]) in _COUNTING and self.graph.rank(node.outputs[0]) in (0, 1):
+            found = evaluate(node, lambda slot: self._values(node.input(slot)))
+            if found is not None:
+                self._learn_values(node.outputs[0], found)
+        if back is not None:
+            self._learn(node.input(0), back(node))
+        if node.op == "Concat" and (made := output_shape(node)) is not None:
+            axis = node.get_int("axis", 1) % len(made)
+            for name in node.inputs:
+                self._learn(name, (*made[:axis], None, *made[axis + 1 :]))
+
+    # -------------------------------------------------------------------------------------------- what is known
+
+    def _is_open(self, name: str) -> bool:
+        """Whether something of a tensor's shape is missing."""
+        if not name:
+            return False
+        shape = self.graph.shape(name)
+        return shape is None or any(size is None or str(size).startswith(f"?{name}:") for size in shape)
+
+    def _learn(self, name: str, shape: Shape | None) -> None:
+        """Take over what is better known than before."""
+        if shape is None or not name or self.graph.owner(name) is not self.graph or name in self.graph.initializers:
+            return
+        old = self.graph.shapes.get(name)
+        if old is not None and len(old) != len(shape):
+            return
+        new = shape if old is None else tuple(max(both, key=_rank) for both in zip(old, shape, strict=True))
+        new = tuple(f"?{name}:{axis}" if size is None else size for axis, size in enumerate(new))
+        if new != old:
+            self.graph.shapes[name] = new
+            self._wake(name)
+
+    def _learn_values(self, name: str, values: Values) -> None:
+        if values != self.values.get(name):
+            self.values[name] = values
+            self._wake(name)
+
+    def _wake(self, name: str) -> None:
+        made = self.graph.producers.get(name)
+        around = [node for node, _ in self.graph.consumers.get(name, [])] + ([] if made is None else [made])
+        for node in around:
+            if node not in self.queued:
+                self.queued.add(node)
+                self.waiting.append(node)
+
+    def _values(self, name: str) -> Values | None:
+        """The sizes that an integer tensor of at most one axis holds."""
+        if name in self.values or not name:
+            return self.values.get(name)
+        found = _integers(self.graph, name)
+        return None if found is None else tuple(int(value) for value in numpy_helper.to_array(found).ravel())
+
+    # ---------------------------------------------------------------------------------------- what onnx infers
+
+    def _inferred(self, node: Node) -> dict[str, Shape]:
+        """What the operator's own inference says of one node, given the constants that it reads; types are noted."""
+        if aborts(node.proto) or any(a.type in _BODIES for a in node.proto.attribute):
+            return {}
+        version = max(node.version, 6)  # before opset 6 few operators have shape inference
+        types: dict[str, onnx.TypeProto] = {}
+        data: dict[str, TensorProto] = {}
+        for name in filter(None, node.inputs):
+            shape = self.graph.shape(name)
+            types[name] = helper.make_tensor_type_proto(self.graph.type(name) or TensorProto.FLOAT, shape)
+            if (constant := _integers(self.graph, name)) is not None:
+                data[name] = constant
+        try:
+            schema = onnx.defs.get_schema(node.proto.op_type, version)
+            found = onnx.shape_inference.infer_node_outputs(schema, node.proto, types, data)
+        except Exception:  # noqa: BLE001 - whatever C++ code chokes on: nothing is known
+            return {}
+        for name, made in found.items():
+            if made.tensor_type.elem_type and all(self.graph.type(given) for given in types):
+                self.graph.types.setdefault(name, made.tensor_type.elem_type)
+        return {name: shape_of(made) for name, made in found.items() if made.tensor_type.HasField("shape")}
 
 
-def _same(node: Node) -> Shape | None:
-    return node.graph.shape(node.input(0))
+def shape_of(type_: onnx.TypeProto) -> Shape:
+    """The sizes of a tensor's type. Some exporters write -1 for a size that is free."""
+    return tuple(
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or None
+        for dim in type_.tensor_type.shape.dim
+    )
 
 
-def _convolution(node: Node) -> Shape | None:
-    weight = node.graph.shape(node.input(1))
-    if weight is None or len(weight) < 3:
+def _rank(size: Dim) -> int:
+    """How well a size is known: as a number, by a name of the model's, made up here, made up by inference."""
+    if size is None or isinstance(size, int):
+        return 0 if size is None else 4
+    return min(1 if name.startswith("unk__") else 2 if name.startswith("?") else 3 for name in factors(size)[1])
+
+
+def _integers(graph: Graph, name: str) -> TensorProto | None:
+    constant = graph.constant(name) if graph.type(name) in INTEGERS else None
+    small = constant is not None and len(constant.shape) <= 1 and sum(constant.shape) <= MAX_VALUES
+    if constant is None or not small or constant.type not in INTEGERS:
         return None
-    channels = _times(weight[1], node.get_int("group", 1)) if node.op == "ConvTranspose" else weight[0]
-    return (None, channels, *(None,) * (len(weight) - 2))
-
-
-def _pool(node: Node) -> Shape | None:
-    shape = node.graph.shape(node.input(0))
-    return None if shape is None or len(shape) < 3 else (*shape[:2], *(None,) * (len(shape) - 2))
-
-
-def _broadcast(node: Node) -> Shape | None:
-    shapes = [node.graph.shape(name) for name in node.inputs if name]
-    known = [shape for shape in shapes if shape is not None]
-    if len(known) != len(shapes) or (node.version < 7 and "axis" in node.attributes):
-        return None
-    rank = max(len(shape) for shape in known)
-    padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in known]
-    return tuple(_dimension(dims) for dims in zip(*padded, strict=True))
-
-
-def _dimension(dims: tuple[int | str | None, ...]) -> int | str | None:
-    """The size that these broadcast to: one that is larger than one wins; None where it may be any."""
-    fixed = [dim for dim in dims if isinstance(dim, int) and dim != 1]
-    if fixed:
-        return fixed[0]
-    rest = {dim for dim in dims if dim != 1}
-    return rest.pop() if len(rest) == 1 else None if rest else 1
-
-
-def _transposed(node: Node) -> Shape | None:
-    shape, perm = node.graph.shape(node.input(0)), node.get_ints("perm")
-    if shape is None:
-        return None
-    return tuple(shape[axis] for axis in perm) if perm else tuple(reversed(shape))
-
-
-def _times(size: int | str | None, factor: int) -> int | None:
-    return size * factor if isinstance(size, int) else None
-
-
-_TELLERS: dict[str, Callable[[Node], Shape | None]] = {
-    "Conv": _convolution,
-    "ConvTranspose": _convolution,
-    "MaxPool": _pool,
-    "AveragePool": _pool,
-    "GlobalAveragePool": _pool,
-    "GlobalMaxPool": _pool,
-    "Transpose": _transposed,
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Sum"), _broadcast),
-}
+    return numpy_helper.from_array(constant.load(), name)

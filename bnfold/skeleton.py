@@ -9,8 +9,14 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto, ValueInfoProto
 
+from bnfold.calls import Functions
+from bnfold.protos import every_node
+
 SMALL = 4096
 """Constants up to this many bytes stay in the skeleton: shapes, axes, scales and the like steer shape inference."""
+
+_OPAQUE = "bnfold.opaque"
+"""The domain of nodes of which inference is not asked."""
 
 _GS_TYPES = frozenset(range(1, 14))  # the element types that graphsurgeon can measure without a warning
 
@@ -42,11 +48,11 @@ def infer_value_info(model: onnx.ModelProto) -> onnx.GraphProto:
     for entry in bare.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = max(entry.version, 6)  # before opset 6 few operators have shape inference
-    bare.functions.extend(model.functions)
+    if safe_functions(model):
+        bare.functions.extend(model.functions)
     bare.graph.CopyFrom(_without_weights(model.graph))
-    for node in bare.graph.node:
-        if node.op_type == "GroupNormalization":  # inference does not know it, and gives up behind it
-            node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output[:1]))
+    for value in bare.graph.input:
+        _name_sizes(value)
     try:
         return onnx.shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=True).graph
     except Exception:  # noqa: BLE001 - whatever C++ code chokes on: the declared shapes are what is known
@@ -71,6 +77,8 @@ def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
         value = next((a.t for a in node.attribute if a.name == "value"), None) if node.op_type == "Constant" else None
         if value is not None and not _is_small(value) and node.output:
             bare.input.append(_declared(value, node.output[0]))
+        elif aborts(node):
+            bare.node.append(onnx.NodeProto(op_type="Opaque", domain=_OPAQUE, input=node.input, output=node.output))
         elif any(a.type == AttributeProto.GRAPH for a in node.attribute):
             bare.node.append(_without_inner_weights(node))
         elif node.op_type == "Reshape" and len(node.input) == 1:
@@ -78,6 +86,32 @@ def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
         else:
             bare.node.append(node)
     return bare
+
+
+def safe_functions(model: onnx.ModelProto) -> bool:
+    """Whether ONNX's inference comes to an end on the model's functions."""
+    nodes = (node for function in model.functions for node in every_node(function.node))
+    return not Functions(model).too_large and not any(aborts(node) for node in nodes)
+
+
+def aborts(node: onnx.NodeProto) -> bool:
+    """Whether ONNX's inference ends the process on a node, instead of raising (onnx 1.23; found by random models)."""
+    for attribute in node.attribute:
+        if (node.op_type, attribute.name) == ("GatherND", "batch_dims") and attribute.i < 0:
+            return True
+        if (node.op_type, attribute.name) == ("Split", "num_outputs") and attribute.i < len(node.output):
+            return True
+    return False
+
+
+def _name_sizes(value: ValueInfoProto) -> None:
+    """Give the free sizes of an input names, so that they are known to be the same wherever they come along.
+
+    Not in bodies: what inference carries out of a body could meet the same name from another one.
+    """
+    for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+        if not dim.dim_param and (not dim.HasField("dim_value") or dim.dim_value < 0):
+            dim.dim_param = f"{value.name}:{axis}"
 
 
 def _reshape_by_input(node: onnx.NodeProto, graph: onnx.GraphProto) -> onnx.NodeProto:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bnfold.affine import Storage
 
+Where = tuple[tuple[int, ...], ...]
+"""Where the original has a call of a function: one entry for each function around it, outermost first, and its own.
+
+An entry is a node's index in its graph or function; before it, for every body that the node is in, the index of the
+node that has the body, of its attribute, and the position in a list of graphs or -1.
+"""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a model-local function that the fold replaced by the function's nodes."""
+
+    label: str
+    """What the names of the nodes begin with."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """New names of the function's own tensors."""
+
 
 @dataclass(frozen=True)
 class GraphWitness:
-    """The witness for one graph of the model."""
+    """The witness for one graph of the model, with the calls replaced."""
 
     path: str
     """Which graph: '' is the main one, 'if_3/then_branch/' a body."""
@@ -26,3 +44,5 @@ class Witness:
     """The witness for a whole model."""
 
     graphs: tuple[GraphWitness, ...] = ()
+    calls: Mapping[Where, Call] = field(default_factory=dict)
+    """The calls that were replaced, before anything else changed."""

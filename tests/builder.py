@@ -79,6 +79,10 @@ class Builder:
             self._shapes |= {tensor.name: tuple(tensor.dims) for tensor in self.initializers}
         return self._shapes[name]
 
+    def declare(self, name: str, *shape: int) -> None:
+        """Tell the builder, not the model, a shape that inference does not find."""
+        self._shapes[name] = shape
+
     def model(self, *outputs: str) -> onnx.ModelProto:
         """The model; without names, every value that nothing reads is an output."""
         read = {name for node in self.nodes for name in node.input}

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from bnfold import rules
 from bnfold.affine import Storage
+from bnfold.certificate import certify
 from bnfold.graph import Model
 from bnfold.oracle import Oracle
+from bnfold.patch import witness_of
 from bnfold.reasons import Reason
 from bnfold.rules import Source
 from bnfold.solver import Solution, is_matmul_bias, solve
@@ -87,7 +89,9 @@ def feeds(model: onnx.ModelProto, seed: int = 7) -> Arrays:
 
 
 def check(case: Folded, tolerance: float = TOLERANCE) -> None:
-    """The law, at every tensor of the main graph: ``den * v' = num * v + off``; and the surface of the model stays.
+    """The law, at every tensor of the main graph: ``den * v' = num * v + off``; the surface of the model stays.
+
+    And the certificate, which shares nothing with the rules, says the same.
 
     Raises:
         AssertionError: the folded model is wrong, or not a valid model.
@@ -99,6 +103,8 @@ def check(case: Folded, tolerance: float = TOLERANCE) -> None:
     given = {tensor.name for tensor in [*old.initializer, *new.initializer]}
     assert [v.name for v in old.input if v.name not in given] == [v.name for v in new.input if v.name not in given]
     assert case.left <= affines(case.original), "affine nodes grew"
+    proof = certify(Model(read(case.original)), Model(read(case.model)), witness_of(case.solution.plan))
+    assert proof.ok, proof.failures
     own = case.solution.plan.graphs[0]
     names = own.names()
     here = {name for node in new.node for name in node.output if name} | {value.name for value in new.input}

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 import bnfold
-from bnfold import api, rules
+from bnfold import api, folding, rules
 from bnfold.api import Optimized
 from bnfold.certificate import Certificate, Failure
 from bnfold.errors import ModelError, NotEquivalentError, OutputError, ProviderError, UsageError
@@ -290,7 +290,7 @@ def test_a_certified_fold_that_is_too_noisy_is_met_with_fewer_bits(
         found = bnfold.verify(before, after, samples=1)
         return replace(found, status="different", problems=("noise",))
 
-    monkeypatch.setattr(api, "solve", solving)
+    monkeypatch.setattr(folding, "solve", solving)
     monkeypatch.setattr(api, "_verify", verifying)
     path = saved(foldable(), tmp_path / "model.onnx")
     result = bnfold.optimize(path)

@@ -176,6 +176,47 @@ RIGHT: dict[str, tuple[str, Shapes]] = {
         ),
         {"w": (6, 4, 1), "c": (6,), "two": (), "one": (), "low": (), "high": ()},
     ),
+    "the largest turned into the smallest": (
+        "(float[N,4,8] x) => (float[N,6,8] y) { a = Conv(x, w) k = Max(m, a, n) y = Sub(c, k) }",
+        {"w": (6, 4, 1), "m": (6, 1), "n": (8,), "c": (6, 1)},
+    ),
+    "slopes turned over": (
+        "(float[N,4,8] x) => (float[N,6,8] y) { m = Mul(g, x) p = PRelu(m, k) y = Conv(p, w) }",
+        {"w": (6, 4, 1), "g": (4, 1), "k": (4, 1)},
+    ),
+    "a border": (
+        (
+            "(float[N,4,8] x) => (float[N,6,11] y) { a = Conv(x, w) s = Constant<value_ints=[0,0,1,0,0,2]>() "
+            "k = Pad(a, s, v) t = Add(k, one) y = Mul(t, two) }"
+        ),
+        {"w": (6, 4, 1), "v": (), "one": (), "two": ()},
+    ),
+    "a new border": (
+        (
+            "(float[N,4,8] x) => (float[N,6,11] y) { s = Constant<value_ints=[0,0,1,0,0,2]>() "
+            "t = Add(x, one) k = Pad(t, s) y = Conv(k, w) }"
+        ),
+        {"w": (6, 4, 1), "one": ()},
+    ),
+    "sum with several constants": (
+        f"(float[N,4,8] x) => (float[N,6,8] y) {{ a = Conv(x, w) s = Sum(d, a, e) {bn('y', 's', 'p_bn')} }}",
+        {"w": (6, 4, 1), "d": (6, 1), "e": (8,), "p_bn": (6,)},
+    ),
+    "mean with a constant": (
+        f"(float[N,4,8] x) => (float[N,6,8] y) {{ a = Conv(x, w) s = Mean(a, d, a) {bn('y', 's', 'p_bn')} }}",
+        {"w": (6, 4, 1), "d": (6, 1), "p_bn": (6,)},
+    ),
+    "a constant divided": (
+        "(float[N,4,8] x) => (float[N,6,8] y) { m = Mul(g, x) d = Div(c, m) y = Conv(d, w) }",
+        {"w": (6, 4, 1), "g": (4, 1), "c": (4, 1)},
+    ),
+    "where": (
+        (
+            "(float[N,4,8] x, bool[8] b) => (float[N,6,8] y) "
+            f"{{ a = Conv(x, w) s = Where(b, d, a) {bn('y', 's', 'p_bn')} }}"
+        ),
+        {"w": (6, 4, 1), "d": (6, 1), "p_bn": (6,)},
+    ),
     "movers": (
         (
             "(float[N,4,8] x) => (float[N,8,6] y) "
@@ -385,6 +426,8 @@ WRONG_RULES: dict[str, tuple[tuple[str, Shapes], Change]] = {
     "through instance statistics": (THROUGH, become("Identity", "MeanVarianceNormalization")),
     "through an operator that nobody knows": (THROUGH, become("Identity", "NoSuchOperator")),
     "a shift summed": (THROUGH, become("Identity", "ReduceL2", axes=[2], keepdims=1)),
+    "a sum taken for a mean": (RIGHT["mean with a constant"], become("Mean", "Sum")),
+    "a slope below zero": (RIGHT["slopes turned over"], become("PRelu", "Mul")),
     "transposed square gemm": (RIGHT["gemm"], set_attribute("Gemm", transB=1)),
     "gemm's alpha": (RIGHT["in front of a gemm"], set_attribute("Gemm", alpha=0.25)),
     "the other difference": (
@@ -620,7 +663,8 @@ WRONG_WIRING: list[tuple[Change, str]] = [
     (in_another_order, "wiring"),
     (renamed_node, "wiring"),
     (become("Relu", "LeakyRelu"), "wiring"),
-    (set_attribute("LeakyRelu", alpha=0.51), "wiring"),
+    (set_attribute("LeakyRelu", alpha=0.51), "constant"),
+    (set_attribute("LeakyRelu", beta=0.51), "wiring"),
     (set_attribute("Conv", pads=[0, 0, 0, 0]), "wiring"),
     (another_weight, "constant"),
     (output_names_swapped, "wiring"),
@@ -639,6 +683,18 @@ def test_wrong_wiring_is_seen(change: Change, kind: str) -> None:
     assert check(TWO, optimized, witness).ok
     change(optimized)
     assert kind in kinds(check(TWO, optimized, witness))
+
+
+def test_only_the_opposite_operator_may_take_its_place() -> None:
+    model = right("the largest turned into the smallest")
+    optimized, witness = fold(model)
+    assert op_types(optimized) == ["Conv", "Min"] and check(model, optimized, witness).ok
+    for op, kind in (("Max", "node"), ("Sum", "wiring"), ("Mean", "wiring")):
+        node(optimized, "Min").op_type = op
+        assert kind in kinds(check(model, optimized, witness))
+        node(optimized, op).op_type = "Min"
+    node(optimized, "Min").domain = "elsewhere"
+    assert "wiring" in kinds(check(model, optimized, witness))
 
 
 # Wrong witnesses.

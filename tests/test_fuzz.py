@@ -219,8 +219,121 @@ def combine(b: Builder, c: Choices, x: str) -> str | None:
     return b.node("ReduceMax", x, axes=[c.below(len(shape))]) if b.opset < 18 else None
 
 
+def special_affine(b: Builder, c: Choices, x: str) -> str | None:
+    """Signs alone, one scale and shift for all, or constant channels among channels that stay."""
+    shape, way = b.shape(x), c.below(3)
+    if len(shape) < 2:
+        return None
+    signs = np.where(np.arange(shape[1]) % 2 == c.below(2), -1.0, 1.0)
+    if way == 0:
+        return b.per_channel("Mul", x, signs)
+    if way == 1:
+        return b.per_channel("Add", b.per_channel("Mul", x, (-2.0, -0.5, 0.5)[c.below(3)]), 0.25 * c.below(3))
+    return b.bn(x, gamma=(signs + 1) / 2, beta=0.3 - 0.3 * signs, mean=0.0, variance=1.0, epsilon=0.0)
+
+
+FUNCTIONS = {
+    6: ("Tanh", "Abs", "Elu", "Selu", "Softsign", "Softplus", "HardSigmoid", "Ceil", "Floor"),
+    9: ("Erf", "Sin", "Cos", "Atan", "Asinh", "Sign", "Shrink"),
+    17: ("HardSwish", "Round", "Cosh"),
+    22: ("Gelu", "Mish"),
+}
+
+
+def function(b: Builder, c: Choices, x: str) -> str | None:
+    known = [op for since, ops in FUNCTIONS.items() if since <= b.opset for op in ops]
+    if c.below(4) == 0:
+        return b.node("Pow", x, b.constant(2.0 + c.below(2))) if b.opset >= 7 else None
+    return b.node(known[c.below(len(known))], x)
+
+
+def extreme(b: Builder, c: Choices, x: str) -> str | None:
+    """Max, Min or Where with a constant or another tensor."""
+    shape, op = b.shape(x), ("Max", "Min", "Where")[c.below(3)]
+    other = c.another(b, lambda s: s == shape) if c.below(3) == 0 else None
+    if other is None and b.opset >= 8 and len(shape) > 1 and c.below(2):
+        other = b.constant(b.normal(shape[1], *(1,) * (len(shape) - 2)) if c.below(2) else 0.5, "operand")
+    other = other or b.constant(b.normal(*shape), "operand")
+    if op == "Where":
+        return b.node(op, b.constant(b.normal(shape[-1]) > 0, "side"), other, x) if b.opset >= 9 else None
+    several = [b.constant(np.full(shape if b.opset < 8 else (), -0.3), "operand")] if c.below(2) else []
+    return b.node(op, other, x, *several)
+
+
+def quotient(b: Builder, c: Choices, x: str) -> str | None:
+    if b.opset < 7:
+        return None
+    gate = b.node("Sigmoid", b.node("Tanh", x))  # not near zero
+    other = c.another(b, lambda s: s == b.shape(x)) or x
+    return b.node("Div", *((b.constant(b.normal(1)), gate) if c.below(3) == 0 else (other, gate)))
+
+
+def sum_with_constants(b: Builder, c: Choices, x: str) -> str | None:
+    shape = b.shape(x)
+    if b.opset < 8:
+        return b.node("Mean", x, b.constant(b.normal(*shape)))
+    operands = [b.constant(b.normal(1)), x, b.constant(b.normal(*shape)), c.another(b, lambda s: s == shape) or x]
+    return b.node(("Sum", "Mean")[c.below(2)], *operands[c.below(2) : 3 + c.below(2)])
+
+
+def norm(b: Builder, c: Choices, x: str) -> str | None:
+    shape, way = b.shape(x), c.below(4)
+    if way == 0 and len(shape) > 2 and min(shape[2:]) > 1:
+        return b.node("LpPool", x, kernel_shape=[2] * (len(shape) - 2), p=1 + c.below(3))
+    if way == 1 and len(shape) > 2:
+        return b.node("GlobalLpPool", x, p=1 + c.below(3))
+    if way == 2 and b.opset >= 11:
+        b.node(("ArgMax", "ArgMin")[c.below(2)], x, axis=c.below(len(shape)))
+        return None
+    op = ("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp", "ReduceMin")[c.below(5)]
+    keep = 1 if len(shape) < 3 else c.below(2)
+    axis = c.below(len(shape))
+    return (
+        b.node(op, x, axes=[axis], keepdims=keep) if b.opset < 18 else b.node(op, x, b.constant([axis]), keepdims=keep)
+    )
+
+
+def border(b: Builder, c: Choices, x: str) -> str | None:
+    """Pad with a number, also of channels; a Clip by attributes; a Resize that crops."""
+    shape, way = b.shape(x), c.below(3)
+    if max(shape) >= 9:
+        return None
+    pads = [c.below(2) for _ in range(2 * len(shape))]
+    number = (0.0, 0.5, -1.0)[c.below(3)]
+    if way == 0:
+        if b.opset < 11:
+            return b.node("Pad", x, pads=pads, value=number)
+        return b.node("Pad", x, b.constant(pads, "pads"), b.constant(number, "border"))
+    if way == 1 and b.opset < 11:
+        return b.node("Clip", x, min=-0.5, max=1.0 + c.below(2))
+    if way == 2 and b.opset >= 11 and len(shape) == 4:
+        roi = b.constant([0.0, 0.0, -0.25, 0.0, 1.0, 1.0, 0.75, 1.0], "roi", TensorProto.FLOAT)
+        scales = b.constant([1.0, 1.0, 2.0, 1.0], "scales", TensorProto.FLOAT)
+        mode = "tf_crop_and_resize"
+        return b.node("Resize", x, roi, scales, coordinate_transformation_mode=mode, extrapolation_value=number)
+    return None
+
+
+def rearranged(b: Builder, c: Choices, x: str) -> str | None:
+    """Gather of one index or a table, CumSum, Trilu, CastLike."""
+    shape, way = b.shape(x), c.below(4)
+    axis = c.below(len(shape))
+    if way == 0 and len(shape) > 2:
+        return b.node("Gather", x, b.constant(np.array(c.below(shape[axis])), "index"), axis=axis)
+    if way == 1 and len(shape) < 4:
+        table = [[c.below(shape[axis]) for _ in range(2)] for _ in range(2)]
+        return b.node("Gather", x, b.constant(table, "table"), axis=axis)
+    if way == 2 and b.opset >= 11:
+        return b.node("CumSum", x, b.constant(np.array(axis), "axis"))
+    if way == 3 and b.opset >= 15:
+        return b.node("Trilu", b.node("CastLike", x, c.values[0])) if len(shape) > 1 else None
+    return None
+
+
 def prelu(b: Builder, c: Choices, x: str) -> str | None:
-    return b.prelu(x) if len(b.shape(x)) >= 2 else None
+    if len(b.shape(x)) < 2:
+        return None
+    return b.prelu(x, b.rng.uniform(0.2, 2.0, b.shape(x)[1]) if c.below(2) else None)
 
 
 def dropout(b: Builder, c: Choices, x: str) -> str | None:
@@ -231,7 +344,8 @@ STEPS: list[Step] = [
     *[affine] * 12, *[conv] * 4, *[sum_of_two] * 3, *[matmul] * 2, *[pool] * 2, *[reshape] * 2, *[concat] * 2,
     unary("Relu"), unary("Relu"), unary("LeakyRelu", alpha=0.3), unary("Sigmoid"), unary("Identity"), unary("Neg"),
     constant_operand, deconv, global_pool, transpose, slice_, split, gather, repeat, blocks, prelu, dropout,
-    combine, combine,
+    combine, combine, special_affine, special_affine, special_affine, function, function, extreme, extreme, quotient,
+    sum_with_constants, norm, border, border, rearranged, unary("LeakyRelu", alpha=0.5),
 ]  # fmt: skip
 OPSETS = (6, 9, 13, 17, 22)
 SHAPES = [(3, 4, 5, 4), (2, 4, 4, 6), (1, 3, 3, 3), (3, 4), (2, 3, 5)]

@@ -205,6 +205,8 @@ ROWS: list[tuple[str, int, tuple[Array | None, ...], dict[str, Any], int]] = [
     ("Slice", 13, (f(6, 7), i(5, 1), i(-100, 100), i(0, 1), i(-2, 3)), {}, 1),
     ("Slice", 13, (f(6, 7), i(-3), i(2**62)), {}, 1),
     ("Slice", 9, (f(6, 7),), {"starts": [1, -4], "ends": [100, -1], "axes": [0, 1]}, 1),
+    ("Compress", 17, (f(3, 4), np.array([True, False, True])), {"axis": 1}, 1),
+    ("Compress", 11, (f(3, 4), np.array([False, True, True, False, True])), {}, 1),
     ("Gather", 13, (f(4, 5), i(0, -1, 2)), {"axis": 1}, 1),
     ("Gather", 13, (f(4, 5), np.array(2)), {}, 1),
     ("GatherElements", 13, (f(4, 5), np.array([[0, -1], [2, 3]])), {"axis": 1}, 1),

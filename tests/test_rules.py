@@ -52,10 +52,22 @@ def gathered(*indices: int) -> Apply:
     return lambda b, x: b.node("Gather", x, b.constant(list(indices), "indices"), axis=1)
 
 
-def resized(mode: str, *scales: float) -> Apply:
+def resized(mode: str, *scales: float, **attributes: Any) -> Apply:
     def apply(b: Builder, x: str) -> str:
         roi = "" if b.opset >= 13 else b.constant(np.zeros(0), "roi")
-        return b.node("Resize", x, roi, b.constant(list(scales), "scales", TensorProto.FLOAT), mode=mode)
+        return b.node("Resize", x, roi, b.constant(list(scales), "scales", TensorProto.FLOAT), mode=mode, **attributes)
+
+    return apply
+
+
+def cropped(outside: float, *region: float, factor: float = 1.0) -> Apply:
+    def apply(b: Builder, x: str) -> str:
+        roi = b.constant(region or [0.0, 0.0, -0.2, 0.1, 1.0, 1.0, 0.8, 1.3], "roi", TensorProto.FLOAT)
+        scales = b.constant([1.0, 1.0, factor, 1.0], "scales", TensorProto.FLOAT)
+        mode = "tf_crop_and_resize"
+        return b.node(
+            "Resize", x, roi, scales, mode="linear", coordinate_transformation_mode=mode, extrapolation_value=outside
+        )
 
     return apply
 
@@ -87,6 +99,39 @@ def padded(*pads: int, value: float = 0.0, mode: str = "constant") -> Apply:
 def there_and_back(b: Builder, x: str) -> str:
     return b.node("Cast", b.node("Cast", x, to=TensorProto.FLOAT), to=TensorProto.DOUBLE)
 
+
+def chosen(b: Builder, x: str) -> str:
+    side = b.node("Greater", b.input(*b.shape(x), name="side"), b.constant(0.0))
+    return b.node("Where", side, x, sliced(-1, -100, -1, 3)(b, x))
+
+
+def chosen_by_constant(b: Builder, x: str) -> str:
+    return b.node("Where", b.constant(b.normal(7, 5) > 0), x, b.constant(b.normal(6, 7, 1)))
+
+
+def compressed(b: Builder, x: str) -> str:
+    y = b.node("Compress", x, b.constant(np.arange(6) % 3 != 1), axis=1)
+    b.declare(y, 3, 4, 7, 5)  # shape inference does not look at the condition
+    return y
+
+
+def summed(b: Builder, x: str) -> str:
+    return b.node("Sum", b.constant(b.normal(5)), x, b.constant(0.5), x, b.constant(b.normal(6, 1, 1)))
+
+
+def averaged(b: Builder, x: str) -> str:
+    return b.node("Mean", x, b.constant(b.normal(6, 1, 1)), b.constant(b.normal(1)))
+
+
+def gated(op: str) -> Apply:
+    def apply(b: Builder, x: str) -> str:
+        gate = b.node("Sigmoid", b.input(*b.shape(x), name="gate"))
+        return b.node(op, *((x, gate) if op == "Mul" else (gate, x)))
+
+    return apply
+
+
+SLOPES = [0.3, -0.4, 1.7, 0.01, -2.0, 0.25]
 
 ROWS = [
     # Conv: every scale; a shift in front only where no window reaches padding.
@@ -163,11 +208,61 @@ ROWS = [
     Row("relu", node("Relu"), "upz", "upz", opsets=(1, 6, 13, 14, 17)),
     Row("leaky relu", node("LeakyRelu", alpha=0.3), "upz", "upz", opsets=(1, 6, 16, 17)),
     Row("leaky relu, negative slope", node("LeakyRelu", alpha=-0.3), "upz", "upz"),
-    Row("prelu", lambda b, x: b.prelu(x), "upz", "upz", opsets=(1, 6, 7, 9, 16, 17)),
-    Row("prelu, one slope", lambda b, x: b.node("PRelu", x, b.constant([-0.7])), "upz", "upz", opsets=(6, 17)),
+    Row("prelu", lambda b, x: b.prelu(x, SLOPES), "upsz", "upz", opsets=(1, 6, 7, 9, 16, 17)),
+    Row("prelu, one slope", lambda b, x: b.node("PRelu", x, b.constant([-0.7])), "upsz", "upz", opsets=(6, 17)),
+    Row("prelu, positive slopes", lambda b, x: b.prelu(x, np.abs(SLOPES)), "upsz", "upsz", opsets=(6, 7, 9, 17)),
+    Row(
+        "prelu, one positive slope", lambda b, x: b.node("PRelu", x, b.constant([0.3])), "upsz", "upsz", opsets=(6, 17)
+    ),
+    Row("prelu, a slope of zero", lambda b, x: b.prelu(x, [0.5, 0.0, 0.5, 0.5, -2.0, 0.5]), "upz", "upz"),
+    Row(
+        "prelu, slopes in space",
+        lambda b, x: b.node("PRelu", x, b.constant(b.rng.uniform(0.1, 2, (6, 1, 5)))),
+        "upz",
+        "upz",
+    ),
+    Row("prelu, slopes at run time", lambda b, x: b.node("PRelu", x, b.input(6, 1, 1, name="k")), "up", "upz"),
+    Row("abs", node("Abs"), SCALES, "upz", opsets=(1, 6, 13, 17)),
+    Row("tanh", node("Tanh"), "", "", opsets=(1, 6, 13, 17)),
+    Row("gelu", node("Gelu"), "", "", opsets=(20,)),
+    Row("power of two", lambda b, x: b.node("Pow", x, b.constant(2.0)), "ups", "up", opsets=(7, 13, 17)),
+    Row("power of three", lambda b, x: b.node("Pow", x, b.constant(np.array(3))), "ups", "ups", opsets=(12, 17)),
+    Row("power of a half", lambda b, x: b.node("Pow", b.node("Abs", x), b.constant(0.5)), "ups", "up"),
+    Row("square root", lambda b, x: b.node("Sqrt", b.node("Abs", x)), "ups", "up", opsets=(6, 13, 17)),
+    # The largest and the smallest: all stored alike, a negative scale for all swaps them.
+    Row(
+        "max with a number", lambda b, x: b.node("Max", x, b.constant(0.3)), "upzctb", "upzctb", opsets=(8, 12, 13, 17)
+    ),
+    Row("min with channels", lambda b, x: b.node("Min", b.constant(b.normal(6, 1, 1)), x), "upzctb", "upzctb"),
+    Row(
+        "max with all of it",
+        lambda b, x: b.node("Max", b.constant(b.normal(3, 6, 7, 5)), x),
+        "upctb",
+        "upzctb",
+        opsets=(6, 17),
+    ),
+    Row(
+        "min with two numbers",
+        lambda b, x: b.node("Min", b.constant(0.5), x, b.constant(b.normal(5))),
+        "upctb",
+        "upzctb",
+    ),
+    Row(
+        "max with itself turned",
+        lambda b, x: b.node("Max", x, sliced(-1, -100, -1, 3)(b, x)),
+        "upzctb",
+        "upzctb",
+        opsets=(10, 17),
+    ),
+    Row("min with its pool", lambda b, x: b.node("Min", x, b.node("GlobalMaxPool", x)), "upztb", "upztb"),
+    Row("max of one", node("Max"), "upzctb", "upzctb", opsets=(6, 17)),
+    Row("where", chosen_by_constant, "upsctb", ALL, opsets=(9, 16, 17)),
+    Row("where at run time", chosen, "upsctb", ALL),
     Row("sigmoid", node("Sigmoid"), "", ""),
     Row("softmax", node("Softmax", axis=1), "", ""),
     # Pooling
+    Row("lp pool", node("LpPool", kernel_shape=[3, 2], pads=[1, 0, 0, 1], p=3), "ups", "upz", opsets=(2, 11, 18, 22)),
+    Row("global lp pool", node("GlobalLpPool"), "ups", "upz", opsets=(2, 17, 22)),
     Row(
         "max pool",
         node("MaxPool", kernel_shape=[3, 2], pads=[1, 0, 1, 1]),
@@ -236,12 +331,23 @@ ROWS = [
     Row("concat with itself", lambda b, x: b.node("Concat", x, x, axis=1), ALL, "u", opsets=(4, 17)),
     Row("concat of space", lambda b, x: b.node("Concat", x, x, axis=-1), ALL, ALL),
     # Sums and products
-    Row("add to itself", lambda b, x: b.node("Add", x, x), "upsctb", ALL, opsets=(6, 7, 17)),
-    Row("sub of itself", lambda b, x: b.node("Sub", x, x), "upsctb", SCALES),
-    Row("sum of three", lambda b, x: b.node("Sum", x, x, x), "upsctb", ALL, opsets=(1, 6, 8, 17)),
-    Row("mul by itself", lambda b, x: b.node("Mul", x, x), "ups", ""),
+    Row("add to itself", lambda b, x: b.node("Add", x, x), ALL, ALL, opsets=(6, 7, 17)),
+    Row("sub of itself", lambda b, x: b.node("Sub", x, x), ALL, SCALES),
+    Row("sum of three", lambda b, x: b.node("Sum", x, x, x), ALL, ALL, opsets=(1, 6, 8, 17)),
+    Row("sum with constants", summed, "upsctb", ALL, opsets=(8, 13, 17)),
+    Row("mean", lambda b, x: b.node("Mean", x, x, x), ALL, ALL, opsets=(1, 6, 8, 13, 17)),
+    Row("mean with constants", averaged, ALL, ALL, opsets=(8, 13, 17)),
+    Row("mul by itself", lambda b, x: b.node("Mul", x, x), "upsz", ""),
+    Row(
+        "mul by what enlarges it",
+        lambda b, x: b.node("Mul", x, b.constant(b.normal(1, 6, 5))),
+        SCALES,
+        SCALES,
+        (3, 6, 1),
+    ),
+    Row("gate", gated("Mul"), SCALES, SCALES, opsets=(6, 7, 13, 17)),
     Row("mul by its sigmoid", lambda b, x: b.node("Mul", x, b.node("Sigmoid", x)), "", ""),
-    Row("add of its global pool", lambda b, x: b.node("Add", x, b.node("GlobalAveragePool", x)), "upsctb", SCALES),
+    Row("add of its global pool", lambda b, x: b.node("Add", x, b.node("GlobalAveragePool", x)), ALL, SCALES),
     # What picks and repeats elements: an element read for several outputs needs them to agree.
     Row("split and joined", split_and_joined, ALL, ALL, opsets=(4, 11, 13, 17, 18, 22)),
     Row("slice of channels", sliced(1, 5, 1), ALL, ALL, opsets=(4, 9, 10, 13, 17)),
@@ -249,6 +355,20 @@ ROWS = [
     Row("slice of the first, backwards from before it", sliced(-100, -100, -1), ALL, ALL),
     Row("slice of space", sliced(1, 100, 2, axis=-1), ALL, ALL),
     Row("gather", gathered(3, -1, 0), ALL, ALL, opsets=(1, 11, 13, 17)),
+    Row(
+        "gather one",
+        lambda b, x: b.node("Gather", x, b.constant(np.array(-2)), axis=3),
+        ALL,
+        ALL,
+        opsets=(1, 11, 13, 17),
+    ),
+    Row("gather one channel", lambda b, x: b.node("Gather", x, b.constant(np.array(2)), axis=1), ALL, "u"),
+    Row("gather a table", lambda b, x: b.node("Gather", x, b.constant([[0, 1, 2], [5, 4, 3]]), axis=1), "u", ALL),
+    Row("gather a table in space", lambda b, x: b.node("Gather", x, b.constant([[0], [4]]), axis=3), ALL, ALL),
+    Row("compress", compressed, ALL, ALL),
+    Row("triangle", lambda b, x: b.node("Trilu", x, b.constant(np.array(1)), upper=0), SCALES, SCALES, opsets=(14, 17)),
+    Row("cumulative sum", lambda b, x: b.node("CumSum", x, b.constant(np.array(-1))), SCALES, SCALES, opsets=(11, 17)),
+    Row("cumulative sum of channels", lambda b, x: b.node("CumSum", x, b.constant(np.array(1))), "u", "u"),
     Row("gather one twice", gathered(3, 1, 3), ALL, "u"),
     Row("gather in space", lambda b, x: b.node("Gather", x, b.constant([1, 1]), axis=3), ALL, ALL),
     Row("tile of space", lambda b, x: b.node("Tile", x, b.constant([1, 1, 2, 3])), ALL, ALL, opsets=(6, 13, 17)),
@@ -263,21 +383,38 @@ ROWS = [
     Row("resize linear", resized("linear", 1.0, 1.0, 2.0, 1.5), ALL, ALL, opsets=(11, 13, 17, 18, 19)),
     Row("upsample", upsampled, ALL, ALL, opsets=(7, 9)),
     Row("resize nearest", resized("nearest", 1.0, 1.0, 2.0, 3.0), ALL, ALL),
+    Row("resize cubic", resized("cubic", 1.0, 1.0, 2.0, 1.5), ALL, ALL),
+    Row("resize cubic without outside", resized("cubic", 1.0, 1.0, 2.0, 1.5, exclude_outside=1), ALL, ALL),
+    Row("resize antialiased", resized("linear", 1.0, 1.0, 0.5, 0.6, antialias=1), ALL, ALL, opsets=(18,)),
+    Row("resize cropped", cropped(0.0, factor=2.0), SCALES, SCALES, opsets=(11, 13, 17)),
+    Row("resize cropped in channels", cropped(0.0, 0.0, -0.5, 0.0, 0.0, 1.0, 0.5, 1.0, 1.0), "u", "u"),
+    Row("resize cropped with a number", cropped(0.5), "", "", opsets=(11, 17)),
     Row("resize of channels that keeps their number", resized("linear", 1.0, 1.1, 1.0, 1.0), "u", "u"),
     Row("reduce mean", reduced("ReduceMean", 2, 3), ALL, ALL, opsets=(1, 11, 13, 17, 18)),
     Row("reduce mean to fewer axes", reduced("ReduceMean", -1, 2, keepdims=0), ALL, ALL, opsets=(1, 11, 17, 18)),
     Row("reduce mean of channels", reduced("ReduceMean", 1), "u", ALL),
     Row("reduce sum", reduced("ReduceSum", 2, 3), ALL, ALL, opsets=(1, 11, 13, 17)),
-    Row("reduce max", reduced("ReduceMax", 3), "upztb", "upztb", opsets=(1, 11, 17, 18, 20)),
-    Row("reduce min", reduced("ReduceMin", 3, keepdims=0), "upztb", "upztb"),
+    Row("reduce max", reduced("ReduceMax", 3), "upzctb", "upzctb", opsets=(1, 11, 17, 18, 20)),
+    Row("reduce min", reduced("ReduceMin", 3, keepdims=0), "upzctb", "upzctb"),
+    Row("reduce L1", reduced("ReduceL1", 2, 3), "ups", "upz", opsets=(1, 11, 13, 17, 18)),
+    Row("reduce L2 to fewer axes", reduced("ReduceL2", -1, 2, keepdims=0), "ups", "upz", opsets=(1, 11, 17, 18)),
+    Row("reduce L1 of channels", reduced("ReduceL1", 1), "u", "upsz"),
+    Row("reduce sum of squares", reduced("ReduceSumSquare", 2, 3), "ups", "upz", opsets=(1, 11, 13, 17, 18)),
+    Row("reduce log of a sum of exponentials", reduced("ReduceLogSumExp", 3), "t", "t", opsets=(1, 13, 17, 18)),
     Row("negation", node("Neg"), ALL, ALL, opsets=(6, 13, 17)),
+    Row("cast like another", lambda b, x: b.node("CastLike", x, b.input(1, name="like")), ALL, ALL, opsets=(15, 19)),
     Row("cast to float32 and back", there_and_back, ALL, ALL, opsets=(6, 9, 13, 17, 19)),
     Row("clip", lambda b, x: b.node("Clip", x, b.constant(-0.5), b.constant(1.5)), "u", "u", opsets=(11, 13, 17)),
     Row("clip of opset 6", node("Clip", min=-0.5, max=1.5), "", "", opsets=(6,)),
+    Row("clip at run time", lambda b, x: b.node("Clip", x, b.input(name="low")), "", ""),
     Row("pad", padded(0, 0, 1, 0, 0, 0, 2, 1), SCALES, SCALES, opsets=(2, 11, 13, 17, 18, 21)),
-    Row("pad with a number", padded(0, 0, 1, 0, 0, 0, 2, 1, value=0.5), "", ""),
+    Row("pad with a number", padded(0, 0, 1, 0, 0, 0, 2, 1, value=0.5), "u", "u"),
     Row("pad edge", padded(0, 0, 1, 0, 0, 0, 2, 1, mode="edge"), ALL, ALL),
-    Row("pad of channels", padded(0, 1, 0, 0, 0, 0, 0, 0), "u", "u"),
+    Row("pad of channels", padded(0, 1, 0, 0, 0, 0, 0, 0), ALL, ALL, opsets=(2, 11, 17)),
+    Row("pad of channels at both ends", padded(0, 1, 0, 0, 0, 2, 0, 0), ALL, SCALES, opsets=(2, 11, 17)),
+    Row("pad of channels and space", padded(0, 1, 0, 0, 0, 0, 0, 1), SCALES, SCALES),
+    Row("pad of channels with a number", padded(0, 0, 0, 0, 0, 2, 0, 0, value=-0.5), ALL, "u"),
+    Row("pad of channels that crops", padded(0, -1, 0, 0, 0, 0, 0, 0), "u", "u"),
     Row("pad that crops", padded(0, 0, -1, 0, 0, 0, 0, -2), ALL, ALL),
 ]
 

@@ -153,7 +153,7 @@ def reciprocal_that_overflows(b: Builder) -> str:
 
 
 def constant_over_a_tensor(b: Builder) -> str:
-    b.per_channel("Div", b.affine(b.input(3, 4, 5, 6), "s"), b.normal(4), left=True)
+    b.per_channel("Div", b.affine(b.input(3, 4, 5, 6), "t"), b.normal(4), left=True)
     return ""
 
 
@@ -219,7 +219,7 @@ REFUSED: list[tuple[Make, int, int, set[str]]] = [
     (spatial_array_at_a_conv, 17, 1, {"row-axis", "graph-output"}),
     (reshape_that_merges_the_batch, 17, 1, {"row-axis", "graph-output"}),
     (bn_of_one_statistic_for_every_position, 7, 1, {"unsupported-form"}),
-    (constant_over_a_tensor, 17, 1, {"opaque-op", "graph-input"}),
+    (constant_over_a_tensor, 17, 1, {"shift-through-nonlinear", "graph-input"}),
     (integers, 17, 0, set()),
     (conv_whose_weight_is_demanded, 17, 1, {"conflict", "graph-input"}),
     (conv_with_a_dynamic_bias, 17, 1, {"dynamic-weight", "graph-output"}),

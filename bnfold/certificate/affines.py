@@ -18,6 +18,17 @@ SLACK = 128
 """Roundings of float64 that a storage may carry: it is composed of many maps."""
 
 
+def storage_of(graph: GraphPair, node: Node, name: str) -> Storage:
+    """How the output stores a tensor of the original: the identity where nothing is said."""
+    found = graph.storage(name)
+    if found is not None:
+        return found
+    rank = node.graph.rank(name)
+    if rank is None:
+        raise NotCertifiedError(f"the rank of {name!r} is not known")
+    return Storage.identity(rank)
+
+
 def affine_of(node: Node) -> tuple[int, Array, Array, Array]:
     """The map ``y = s*x + t`` of a BatchNormalization, or of a Mul, Div, Add or Sub by a constant.
 

@@ -39,8 +39,8 @@ MONOTONE: frozenset[str] = _SUMS | _PICKS | _COPIES | _MOVES
 """Operators that grow with operands that are all positive: their magnitude is what they make of magnitudes."""
 
 
-def evaluate(node: Node, inputs: Inputs, exact: Mapping[str, float] | None = None) -> list[Array]:
-    """The node's outputs; `exact` has float attributes before they were rounded.
+def evaluate(node: Node, inputs: Inputs, attributes: Mapping[str, float] = MappingProxyType({})) -> list[Array]:
+    """The node's outputs, with some attributes as given instead of as they are stored.
 
     Raises:
         NotCertifiedError: there is no kernel, or the inputs do not fit it.
@@ -49,7 +49,7 @@ def evaluate(node: Node, inputs: Inputs, exact: Mapping[str, float] | None = Non
     try:
         if own is not None:
             return [own(node, inputs, False)]
-        return _kernel(node, node.op, inputs, exact or {})
+        return _kernel(node, node.op, inputs, attributes)
     except (ValueError, IndexError, TypeError, KeyError, AssertionError, BnfoldError) as error:
         raise NotCertifiedError(f"{node.op} cannot be evaluated: {error}") from error
 
@@ -74,6 +74,12 @@ def magnitude(node: Node, inputs: Inputs, sizes: Inputs, output: Array) -> Array
         slope = inputs[1]
         assert slope is not None
         return np.abs(_kernel(node, op, [-sizes[0], 1.0 + np.abs(slope)])[0])
+    if op in ("Pow", "Sqrt", "Reciprocal"):  # no shift passes: the relative error grows with the exponent
+        exponent = inputs[1] if op == "Pow" else None
+        return np.abs(output) * (2.0 if exponent is None else 1.0 + np.abs(exponent))
+    if op == "Resize" and node.get_string("mode", "nearest") == "cubic":  # some of its weights are negative
+        assert sizes[0] is not None
+        return np.full(output.shape, 4.0 * np.max(sizes[0]))
     if op in MONOTONE or op in _BOUND_AS:
         return np.abs(_kernel(node, _BOUND_AS.get(op, op), sizes)[0])
     return _sensitivity(node, inputs, sizes, output)
@@ -94,14 +100,17 @@ def _sensitivity(node: Node, inputs: Inputs, sizes: Inputs, output: Array) -> Ar
     return worst + np.abs(output)
 
 
-def _kernel(node: Node, op: str, inputs: Inputs, exact: Mapping[str, float] = MappingProxyType({})) -> list[Array]:
+def _kernel(
+    node: Node, op: str, inputs: Inputs, given_attributes: Mapping[str, float] = MappingProxyType({})
+) -> list[Array]:
     """One of the oracle's kernels, with this node's attributes."""
     domain = "" if node.proto.domain == "ai.onnx" else node.proto.domain
     kernel = KERNELS.get((domain, op))
     if kernel is None:
         raise NotCertifiedError(f"there is no kernel for {node.op}")
     schema = schema_of(node.proto.op_type, domain, node.version) or Schema(node.version, {}, None)
-    attributes = {name: attribute_value(value) for name, value in node.attributes.items()} | dict(exact)
+    attributes = {name: attribute_value(value) for name, value in node.attributes.items()}
+    attributes |= given_attributes
     call = Call(
         node.op, domain, schema.version, attributes, tuple(bool(name) for name in node.outputs), schema.defaults
     )

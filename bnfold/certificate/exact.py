@@ -6,15 +6,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bnfold.certificate import formulas, normalization, product, quantization, recurrent
+from bnfold.certificate import contraction, formulas, normalization, quantization, recurrent
 from bnfold.certificate.formulas import BIAS, Formula
+from bnfold.certificate.operands import ATTRIBUTES
 from bnfold.certificate.result import NotCertifiedError
-from bnfold.certificate.rounding import Exact
+from bnfold.certificate.rounding import EPS, Exact
 from bnfold.certificate.wiring import GraphPair, Pair
 
 FORMULAS: Mapping[str, Formula] = {
     **formulas.FORMULAS,
-    **product.FORMULAS,
+    **contraction.FORMULAS,
     **normalization.FORMULAS,
     **recurrent.FORMULAS,
     **quantization.FORMULAS,
@@ -40,6 +41,19 @@ def exact_constants(graph: GraphPair, pair: Pair) -> dict[int, Exact]:
     return {slot: found[slot] for slot in slots}
 
 
-def exact_attributes(graph: GraphPair, pair: Pair) -> dict[str, float]:
-    """The exact values of the float attributes of a pair's new node that follow from how its tensors are stored."""
-    return normalization.epsilon(graph, pair) if pair.old.op in normalization.FORMULAS else {}
+def exact_attributes(graph: GraphPair, pair: Pair) -> dict[str, Exact]:
+    """The exact values of a pair's float attributes that a fold may change, by name.
+
+    Some are numbers that later opsets take as inputs; an epsilon follows from how the input is stored.
+    """
+    if pair.old.op in normalization.FORMULAS:
+        return {
+            name: Exact.of(np.array(v), np.array(EPS * v)) for name, v in normalization.epsilon(graph, pair).items()
+        }
+    found = {}
+    for name, slot in ATTRIBUTES.get(pair.old.op, {}).items():
+        new = pair.new.attributes.get(name)
+        if pair.reset and new is not None and new != pair.old.attributes.get(name):
+            with np.errstate(all="ignore"):
+                found[name] = FORMULAS[pair.old.op](graph, pair)[slot]
+    return found

@@ -9,18 +9,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from bnfold.affine import Array, Storage
-from bnfold.certificate.affines import affine_of, aligned, batchnorm_parameters
-from bnfold.certificate.ports import (
-    decode_of,
-    encode_of,
-    operand,
-    read_along,
-    storage_of,
-    vector,
-    weight_of,
-    written_along,
-)
+from bnfold.affine import Array
+from bnfold.certificate.affines import batchnorm_parameters
+from bnfold.certificate.operands import OPERANDS
+from bnfold.certificate.ports import decode_of, encode_of, read_along, vector, weight_of, written_along
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.rounding import EPS, Exact, read_rows, spans
 from bnfold.certificate.wiring import GraphPair, Pair
@@ -116,82 +108,9 @@ def _batchnorm(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     }
 
 
-def _point(storage: Storage) -> tuple[Array, Array]:
-    """Some (v, v') that a storage allows: v' = 0, or, where v is lost, v = 0."""
-    lost = storage.num == 0
-    return np.where(lost, 0.0, storage.beta), np.where(lost, storage.off / storage.den, 0.0)
-
-
-def _sum_operand(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
-    """y = sum of sign_i x_i: the one constant c' makes up the rest, sign (a y(v) + b - y(v'))."""
-    node = pair.old
-    constants = [slot for slot in range(len(node.inputs)) if node.constant(slot) is not None]
-    if len(constants) != 1:
-        raise NotCertifiedError("it has several constants, of which only the sum is determined")
-    out = storage_of(graph, node, node.outputs[0])
-    rank = out.num.ndim
-    constant = node.constant(constants[0])
-    assert constant is not None
-    signs = {slot: -1.0 if node.op == "Sub" and slot == 1 else 1.0 for slot in range(len(node.inputs))}
-    terms = [out.a * signs[constants[0]] * aligned(node, constant, rank), out.b]
-    for slot, name in enumerate(node.inputs):
-        if slot not in constants:
-            value, held = _point(storage_of(graph, node, name))
-            terms += [out.a * signs[slot] * value, -signs[slot] * held]
-    value, magnitude = sum(terms[1:], terms[0]), sum((np.abs(term) for term in terms[1:]), np.abs(terms[0]))
-    return {constants[0]: operand(signs[constants[0]] * value, magnitude)}
-
-
-def _factor(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
-    """y = c x: c' = a c alpha;  y = x / c: c' = c / (a alpha)."""
-    node = pair.old
-    slot, *_ = affine_of(node)
-    x, y = (storage_of(graph, node, name) for name in (node.inputs[slot], node.outputs[0]))
-    constant = node.constant(1 - slot)
-    assert constant is not None
-    c = aligned(node, constant, x.num.ndim)
-    value = c * y.a * x.alpha if node.op == "Mul" else c / (y.a * x.alpha)
-    return {1 - slot: operand(value, np.abs(value))}
-
-
-def _alike(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
-    """Concat, Max, Min, Where, Clip: a constant is stored as the output is where it ends up."""
-    node = pair.old
-    out = storage_of(graph, node, node.outputs[0])
-    rank, found = out.num.ndim, {}
-    a, b = out.a, out.b
-    at = 0
-    for slot, name in enumerate(node.inputs):
-        constant = node.constant(slot)
-        if node.op == "Concat":
-            axis = node.get_int("axis", 1) % rank
-            shape = node.graph.shape(name)
-            size = None if shape is None else shape[axis]
-            if not isinstance(size, int):
-                raise NotCertifiedError("the size of its inputs is not known")
-            a, b = (
-                array if array.shape[axis] == 1 else array.take(range(at, at + size), axis) for array in (out.a, out.b)
-            )
-            at += size
-        if constant is None or (node.op == "Where" and slot == 0):
-            continue
-        c = aligned(node, constant, rank)
-        found[slot] = operand(a * c + b, np.abs(a * c) + np.abs(b))
-    return found
-
-
 FORMULAS: Mapping[str, Formula] = {
     "Conv": _conv,
     "ConvTranspose": _conv,
     "BatchNormalization": _batchnorm,
-    "Add": _sum_operand,
-    "Sub": _sum_operand,
-    "Sum": _sum_operand,
-    "Mul": _factor,
-    "Div": _factor,
-    "Concat": _alike,
-    "Max": _alike,
-    "Min": _alike,
-    "Where": _alike,
-    "Clip": _alike,
+    **OPERANDS,
 }

@@ -22,7 +22,7 @@ from bnfold.certificate.exact import exact_attributes, exact_constants
 from bnfold.certificate.formulas import BIAS
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
 from bnfold.certificate.rounding import EPS, Exact, fitted, identical, in_memory, read_rows, spans
-from bnfold.certificate.sample import NOTHING, RECURRENT, Sample, Shapes, draw, grid, integers
+from bnfold.certificate.sample import NOTHING, RECURRENT, Sample, Shapes, draw, grid, integers, within_domain
 from bnfold.certificate.stored import check_attribute, check_constant, stored_constant
 from bnfold.certificate.wiring import GraphPair, Pair
 from bnfold.source import FLOATS
@@ -62,18 +62,17 @@ def check_node(graph: GraphPair, pair: Pair, rng: np.random.Generator) -> int:
                     "constant", f"the constant {pair.new.input(slot)!r} at input {slot} changed for no reason"
                 )
         return len(pair.changed)
-    exact = exact_constants(graph, pair)
+    exact, attributes = exact_constants(graph, pair), exact_attributes(graph, pair)
     for slot, value in exact.items():
         check_constant(pair, slot, value)
-    attributes = exact_attributes(graph, pair)
-    for name, number in attributes.items():
-        check_attribute(pair, name, number)
-    test = _Test(graph, pair, exact, attributes, rng)
+    for name, value in attributes.items():
+        check_attribute(pair, name, value)
+    test = _Test(graph, pair, exact, {name: float(value.value) for name, value in attributes.items()}, rng)
     if pair.old.op in WINDOWED:
         test.window()
     else:
         test.whole()
-    return len(exact)
+    return len(exact) + len(attributes)
 
 
 class _Test:
@@ -210,7 +209,9 @@ class _Test:
             return Sample.same(integers(shapes, slot))
         if self.node.graph.type(name) == TensorProto.BOOL:
             return Sample.same(self.rng.random(shapes.found[slot]) < 0.5)
-        return draw(self.graph.storage(name), shapes.found[slot], self.rng)
+        storage = self.graph.storage(name)
+        sample = draw(storage, shapes.found[slot], self.rng)
+        return within_domain(self.node, storage, sample) if slot == 0 else sample
 
     def _with_bias(self, y: Array, of: Callable[[Array], Array] = np.asarray) -> Array:
         """What the Add behind a MatMul makes, with its own attributes and the shape in which the bias is stored."""

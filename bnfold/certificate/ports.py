@@ -6,23 +6,13 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from bnfold.affine import Array, Storage
+from bnfold.affine import Array
+from bnfold.certificate.affines import storage_of
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.rounding import EPS, Exact, in_memory
 from bnfold.certificate.wiring import GraphPair
 from bnfold.constants import Constant
 from bnfold.graph import Node
-
-
-def storage_of(graph: GraphPair, node: Node, name: str) -> Storage:
-    """How a tensor is stored."""
-    found = graph.storage(name)
-    if found is not None:
-        return found
-    rank = node.graph.rank(name)
-    if rank is None:
-        raise NotCertifiedError(f"the rank of {name!r} is not known")
-    return Storage.identity(rank)
 
 
 def vector(array: Array, axis: int, size: int) -> Array:

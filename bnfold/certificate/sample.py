@@ -15,6 +15,7 @@ from bnfold.certificate.affines import align
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.wiring import GraphPair
 from bnfold.graph import Dim, Node, Shape
+from bnfold.sizes import factors
 from bnfold.source import FLOATS
 
 LIMIT = 1 << 25
@@ -26,6 +27,8 @@ SMALL = 3
 _COMBINE = frozenset({"Add", "Sub", "Mul", "Div", "Sum", "Mean", "Max", "Min", "Where", "PRelu", "Concat"})
 _UNARY = frozenset(
     {"Neg", "Abs", "Relu", "LeakyRelu", "Clip", "Elu", "Celu", "Selu", "Softplus", "Softsign", "Mish", "Gelu"}
+    | {"Sign", "Round", "Floor", "Ceil", "Shrink", "ThresholdedRelu", "Swish", "Pow", "Sqrt", "Reciprocal"}
+    | {"Sin", "Cos", "Tan", "Asin", "Atan", "Sinh", "Cosh", "Asinh", "Atanh"}
 )
 _SIGMOID = frozenset({"Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Identity", "Dropout", "Cast"})
 _BY_CHANNEL = frozenset({"BatchNormalization", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"})
@@ -83,6 +86,20 @@ def draw(storage: Storage | None, shape: tuple[int, ...], rng: np.random.Generat
     return Sample(old, new, old_size, new_size)
 
 
+def within_domain(node: Node, storage: Storage | None, sample: Sample) -> Sample:
+    """For a function that is defined on some numbers only: v and v' moved there, with v' = a v as before.
+
+    Left as it is where that would not hold: then the function is met where it is undefined, and nothing is certified.
+    """
+    exponent = node.constant(1) if node.op == "Pow" else None
+    scale = np.ones(1) if storage is None else storage.a if storage.is_scale and storage.has_encode else np.zeros(1)
+    if node.op == "Sqrt" or (exponent is not None and not np.all(exponent.float64() % 1 == 0)):
+        return Sample(*(np.abs(side) for side in sample)) if np.all(scale > 0) else sample
+    if node.op in ("Asin", "Atanh") and np.all(np.abs(scale) == 1):
+        return Sample(*(side / (1 + np.abs(side)) for side in sample))
+    return sample
+
+
 def grid(storage: Storage | None) -> tuple[int, ...]:
     """The shape of a storage: its size on the axes on which it varies, 1 on the others; () where there is none."""
     return () if storage is None else np.broadcast_shapes(storage.den.shape, storage.num.shape, storage.off.shape)
@@ -115,6 +132,9 @@ class Shapes:
         """A size for a dimension; the same one wherever the same name stands."""
         if isinstance(dim, int):
             return dim
+        number, names = factors(dim) if dim else (1, ())
+        if number != 1 or len(names) > 1:  # a product of sizes
+            return number * math.prod(self.size(name, name, axis) for name in names)
         return self.symbols.setdefault(dim or key, self.unknown if axis == 0 else 2 * self.unknown)
 
     def _is_data(self, slot: int) -> bool:
@@ -146,10 +166,10 @@ class Shapes:
         constants = [c for slot in range(len(node.inputs)) if (c := node.constant(slot)) is not None]
         if node.op in _STATISTICS:
             shapes.append((self._channels(), *(1,) * (rank - 2)))
-        elif node.op == "BatchNormalization":
+        elif node.op == "BatchNormalization" or (node.op == "PRelu" and node.version < 7):
             shapes += [(*c.shape, *(1,) * (rank - 2)) for c in constants]
         else:
-            shapes += [align(node, np.empty(c.shape, np.bool_), rank).shape for c in constants]
+            shapes += [align(node, np.empty(c.shape, np.bool_), max(rank, len(c.shape))).shape for c in constants]
         return {axis - len(shape): size for shape in shapes for axis, size in enumerate(shape) if size != 1}
 
     def _channels(self) -> int:
@@ -226,7 +246,7 @@ def integers(shapes: Shapes, slot: int) -> NDArray[Any]:
     first = shapes.found.get(0, ())
     makers: dict[tuple[str, int], Callable[[], list[int]]] = {
         ("Reshape", 1): lambda: _target(shapes),
-        ("Expand", 1): lambda: _target(shapes),
+        ("Expand", 1): lambda: _expanded(shapes),
         ("Resize", 3): lambda: [*first[:2], *(2 * size for size in first[2:])],
     }
     maker = makers.get((node.op, slot))
@@ -255,7 +275,7 @@ def _target(shapes: Shapes) -> list[int]:
     shape = shapes.node.graph.shape(shapes.node.outputs[0])
     if shape is None:
         raise NotCertifiedError("the rank of its output is not known")
-    known = [dim if isinstance(dim, int) else shapes.symbols.get(dim or "", 0) for dim in shape]
+    known = [_known(shapes, dim) for dim in shape]
     free = [axis for axis, size in enumerate(known) if size == 0]
     if len(free) > 1:
         total = math.prod(shapes.found[0]) // max(1, math.prod(size for size in known if size))
@@ -263,3 +283,19 @@ def _target(shapes: Shapes) -> list[int]:
             raise NotCertifiedError("the shape of its output is not known")
         return [size or 1 for size in known]
     return [size or -1 for size in known]
+
+
+def _expanded(shapes: Shapes) -> list[int]:
+    """A size that nothing has set may be any: Expand knows no -1."""
+    shape = shapes.node.graph.shape(shapes.node.outputs[0])
+    if shape is None:
+        raise NotCertifiedError("the rank of its output is not known")
+    return [shapes.size(dim, (-1, axis), axis) for axis, dim in enumerate(shape)]
+
+
+def _known(shapes: Shapes, dim: Dim) -> int:
+    """A size of the sample, 0 where nothing has set it."""
+    if dim is None:
+        return 0
+    number, names = factors(dim)
+    return number * math.prod(shapes.symbols.get(name, 0) for name in names)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from onnx import TensorProto
 
 from bnfold.certificate.formulas import BIAS
 from bnfold.certificate.result import NotCertifiedError, WrongError
-from bnfold.certificate.rounding import EPS, Exact, compare
+from bnfold.certificate.rounding import Exact, compare
 from bnfold.certificate.wiring import Pair
 from bnfold.constants import Constant
 from bnfold.source import FLOATS
+
+DEFAULTS = {"epsilon": 1e-5}
+"""Float attributes that may be left out."""
 
 
 def stored_constant(pair: Pair, slot: int) -> Constant | None:
@@ -33,7 +37,9 @@ def check_constant(pair: Pair, slot: int, exact: Exact) -> None:
     if replaced is not None and stored.type == replaced.type and stored.type not in FLOATS:
         _check_zero_point(pair, stored, exact)
         return
-    type_ = pair.old.graph.type(pair.old.outputs[0]) if model is None else model.type
+    of_data = model is None or pair.old.op == "Pad"
+    type_ = pair.old.graph.type(pair.old.inputs[0] if pair.old.op == "Pad" else pair.old.outputs[0])
+    type_ = type_ if of_data or model is None else model.type
     if stored.type != type_ or stored.type not in FLOATS:
         raise WrongError("constant", f"{what} has another element type than before")
     error = compare(stored, exact)
@@ -51,10 +57,9 @@ def _check_zero_point(pair: Pair, stored: Constant, exact: Exact) -> None:
         raise WrongError("constant", f"the zero point {stored.name!r} is not what it was")
 
 
-def check_attribute(pair: Pair, name: str, exact: float) -> None:
-    """A float attribute has its exact value, rounded to the float32 that the format has for it."""
-    stored = pair.new.get_float(name, pair.old.get_float(name, float(np.float32(1e-5))))
-    unit = float(np.spacing(np.float32(stored)))
-    if not abs(stored - exact) <= 0.5 * unit + 8 * EPS * abs(exact):
-        error = abs(stored - exact) / unit
-        raise WrongError("constant", f"its {name} is {stored}, not {exact}", error)
+def check_attribute(pair: Pair, name: str, exact: Exact) -> None:
+    """A float attribute is its exact value, rounded once to the float32 that it is stored in."""
+    held = np.asarray(pair.new.get_float(name, DEFAULTS.get(name, math.nan)), np.float32)
+    error = compare(Constant(name, TensorProto.FLOAT, (), lambda: held), exact)
+    if error:
+        raise WrongError("constant", f"its attribute {name!r} is off by {error:.3g} units in the last place", error)

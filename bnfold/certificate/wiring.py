@@ -27,6 +27,10 @@ Bases = tuple[Path | None, Path | None]
 
 MAY_CHANGE = {
     "Gemm": frozenset({"beta", "broadcast"}),
+    "LeakyRelu": frozenset({"alpha"}),
+    "Clip": frozenset({"min", "max"}),
+    "Pad": frozenset({"value"}),
+    "Resize": frozenset({"extrapolation_value"}),
     "InstanceNormalization": frozenset({"epsilon"}),
     "GroupNormalization": frozenset({"epsilon"}),
     "LayerNormalization": frozenset({"epsilon"}),
@@ -35,8 +39,21 @@ MAY_CHANGE = {
 }
 """Attributes that a fold may change; the numeric test decides whether rightly."""
 
-MAY_APPEAR = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "LayerNormalization": 2, "LSTM": 3, "GRU": 3, "RNN": 3}
-"""The input slot of an optional bias."""
+MAY_APPEAR = {
+    "Conv": 2,
+    "ConvTranspose": 2,
+    "Gemm": 2,
+    "Pad": 2,
+    "LayerNormalization": 2,
+    "LSTM": 3,
+    "GRU": 3,
+    "RNN": 3,
+}
+"""The input slot of an optional constant that a fold may add."""
+
+_PAIRS = (("Max", "Min"), ("ReduceMax", "ReduceMin"), ("ArgMax", "ArgMin"))
+OPPOSITE = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
+"""Operators that a fold may turn into each other; the numeric test decides whether rightly."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +67,7 @@ class Pair:
     changed: frozenset[int] = frozenset()
     """Input slots whose constant is another one, or new."""
     reset: bool = False
-    """Whether an attribute changed that may."""
+    """Whether an attribute changed that may, or the operator became its opposite."""
 
     @property
     def result(self) -> str:
@@ -83,7 +100,26 @@ class GraphPair:
     def renamed(self, name: str) -> str:
         """What the output calls a tensor of the original."""
         scope = self.scope(name)
-        return name if scope is None else scope.witness.names.get(name, name)
+        while scope is not None:
+            name = scope.witness.names.get(name, name)
+            owner = scope.scope(name)  # a node that left a body may have read a tensor of an outer graph
+            if owner is scope:
+                break
+            scope = owner
+        return name
+
+    def origin(self, name: str) -> tuple[GraphPair | None, str]:
+        """The tensor that this one became one with where nodes left, and the graph that defines it."""
+        scope = self.scope(name)
+        while scope is not None:
+            made = scope.old.producers.get(name)
+            if made is None or made.index not in scope.witness.removed:
+                break
+            source = scope.witness.removed[made.index][0]
+            if source not in made.inputs:
+                break
+            scope, name = scope.scope(source), source
+        return scope, name
 
     def storage(self, name: str) -> Storage | None:
         """How the output stores a tensor of the original; None where it is stored as it was."""
@@ -146,26 +182,20 @@ def _product_behind(pair: GraphPair, add: Node, used: dict[int, Node]) -> Node |
 
 def _check_names(pair: GraphPair) -> None:
     """Only the two ends of a node that left become one tensor; and both must."""
-    root: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while root.get(name, name) != name:
-            name = root[name]
-        return name
-
+    made = []
     for index, (x, y) in pair.witness.removed.items():
         if not 0 <= index < len(pair.old.nodes):
             pair.fail("wiring", "", f"the witness says that node {index} left, and there is none")
             continue
-        node = pair.old.nodes[index]
         if pair.renamed(x) != pair.renamed(y):
-            pair.fail("wiring", node.label, f"it left, but {x!r} and {y!r} are not one tensor in the output")
-        root[find(y)] = find(x)
-    owners: dict[str, str] = {}
-    for name in [*pair.witness.names, *root]:
-        new, group = pair.renamed(name), find(name)
-        taken = find(new) if pair.old.owner(new) is not None else owners.setdefault(new, group)
-        if taken != group:
+            label = pair.old.nodes[index].label
+            pair.fail("wiring", label, f"it left, but {x!r} and {y!r} are not one tensor in the output")
+        made.append(y)
+    owners: dict[str, object] = {}
+    for name in [*pair.witness.names, *made]:
+        new, origin = pair.renamed(name), pair.origin(name)
+        taken = pair.origin(new) if pair.old.owner(new) is not None else owners.setdefault(new, origin)
+        if taken != origin:
             pair.fail("wiring", "", f"{name!r} is renamed to {new!r}, which is another tensor")
 
 
@@ -175,7 +205,7 @@ def compare_nodes(pair: GraphPair) -> None:
         old, new = nodes.old, nodes.new
         reset = False
         if not _alike(old, new, frozenset()):
-            if not _alike(old, new, MAY_CHANGE.get(old.op, frozenset())):
+            if not _alike(old, new, MAY_CHANGE.get(old.op, frozenset()), opposite=True):
                 pair.fail("wiring", old.label, "its operator, name or attributes are not those of the original")
             reset = True
         changed = set()
@@ -196,24 +226,20 @@ def compare_nodes(pair: GraphPair) -> None:
 
 def _same_value(pair: GraphPair, before: str, after: str) -> bool:
     """Whether a name of the original and one of the output are the same tensor, made by the same node or data."""
-    scope = pair.scope(before)
-    if scope is None:  # a sparse initializer: those are compared at once
+    if pair.scope(before) is None:  # a sparse initializer: those are compared at once
         return before == after and pair.new.owner(after) is None
-    if pair.renamed(before) != after:
+    return pair.renamed(before) == after and same_tensor(pair, before, after)
+
+
+def same_tensor(pair: GraphPair, before: str, after: str) -> bool:
+    """As `_same_value`, whatever the name."""
+    scope, origin = pair.origin(before)
+    if scope is None or pair.new.owner(after) is not scope.new:
         return False
-    owner = pair.new.owner(after)
-    return owner is scope.new and same_tensor(scope, before, after)
-
-
-def same_tensor(scope: GraphPair, before: str, after: str) -> bool:
-    """As `_same_value`, in the graph that defines both."""
-    origin = before
-    while (made := scope.old.producers.get(origin)) is not None and made.index in scope.witness.removed:
-        origin = scope.witness.removed[made.index][0]
-    producer = scope.new.producers.get(after)
+    made, producer = scope.old.producers.get(origin), scope.new.producers.get(after)
     if made is not None:
-        pair = scope.pairs.get(made.index)
-        return pair is not None and after not in scope.new.initializers and producer in (pair.new, pair.bias)
+        nodes = scope.pairs.get(made.index)
+        return nodes is not None and after not in scope.new.initializers and producer in (nodes.new, nodes.bias)
     if producer is not None or (origin in scope.old.input_set) != (after in scope.new.input_set):
         return _both_constant(scope, origin, after) if producer is None else False
     return _both_constant(scope, origin, after) if origin in scope.old.initializers else after == scope.renamed(origin)
@@ -245,10 +271,15 @@ def _same_bits(old: TensorProto, new: TensorProto, bases: Bases) -> bool:
     return identical(from_initializer(old, bases[0]), from_initializer(new, bases[1]))
 
 
-def _alike(old: Node, new: Node, but: frozenset[str]) -> bool:
-    """Whether two nodes are equal, apart from the names of their tensors, their bodies, and some attributes."""
+def _alike(old: Node, new: Node, but: frozenset[str], opposite: bool = False) -> bool:
+    """Whether two nodes are equal, apart from the names of their tensors, their bodies, and some attributes.
+
+    And, where `opposite`, apart from the choice between the largest and the smallest.
+    """
     one, other = old.proto, new.proto
-    fields = ("op_type", "domain", "overload", "name", "doc_string")
+    if one.op_type != other.op_type and (OPPOSITE.get(old.op) != new.op or not opposite):
+        return False
+    fields = ("domain", "overload", "name", "doc_string")
     if any(getattr(one, name, "") != getattr(other, name, "") for name in fields):
         return False
     first, second = (list(_attributes(node.proto, but)) for node in (old, new))

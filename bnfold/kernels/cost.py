@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import onnx
 
 from bnfold.kernels.graphs import prepare
+from bnfold.protos import every_node
+from bnfold.skeleton import aborts, safe_functions
 
 # Values up to this many elements may be shapes, which shape inference needs to see.
 _SMALL = 64
@@ -74,6 +76,8 @@ def _inferred(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> di
             kind = value.type.tensor_type.elem_type
             shape = shapes.get(value.name)
             skeleton.graph.input.append(onnx.helper.make_tensor_value_info(value.name, kind, shape))
+    if any(aborts(node) for node in every_node(model.graph.node)) or not safe_functions(model):
+        return known
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
     except Exception:  # noqa: BLE001 - an estimate: what cannot be inferred stays unknown

@@ -32,7 +32,8 @@ _EXACT = frozenset({
 # fmt: off
 WEIGHTED = frozenset({
     "Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "BatchNormalization", "InstanceNormalization",
-    "GroupNormalization", "LayerNormalization", "RMSNormalization", "Add", "Sub", "Mul", "Div", "Sum", "PRelu",
+    "GroupNormalization", "LayerNormalization", "RMSNormalization", "Add", "Sub", "Mul", "Div", "Sum", "Mean",
+    "Max", "Min", "Where", "PRelu",
     "GRU", "LSTM", "RNN",
 })
 # fmt: on

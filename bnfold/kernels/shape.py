@@ -124,6 +124,12 @@ def slice_(call: Call, x: Array, *arguments: Array | None) -> Array:
     return x[tuple(chosen)]
 
 
+@kernel("Compress")
+def compress(call: Call, x: Array, condition: Array) -> Array:
+    """The slices at which the condition holds, along an axis or of all elements in a row."""
+    return np.compress(condition, x, call.get("axis"))
+
+
 @kernel("Gather")
 def gather(call: Call, x: Array, indices: Array) -> Array:
     """numpy.take along `axis`."""

@@ -6,17 +6,25 @@ Adding an operator is one function and one line here, and its rows in the case t
 from __future__ import annotations
 
 from bnfold.rules import (
+    activation,
+    border,
     convolution,
     dense,
     einsum,
     elementwise,
+    extremes,
+    functions,
+    gathering,
     indexing,
     movement,
     normalization,
+    pooling,
+    products,
     quantization,
     recurrent,
     reduction,
     scaling,
+    sums,
 )
 from bnfold.rules.base import Accept, Refused, Rule, View
 from bnfold.rules.scaling import Source, as_source
@@ -28,17 +36,39 @@ RULES: dict[str, Rule] = {
     "MatMul": dense.matmul,
     "Einsum": einsum.einsum,
     "BatchNormalization": scaling.batchnorm,
-    "Add": elementwise.add,
-    "Sub": elementwise.add,
-    "Sum": elementwise.add,
-    "Relu": elementwise.relu,
-    "LeakyRelu": elementwise.leaky_relu,
-    "PRelu": elementwise.prelu,
-    "MaxPool": elementwise.max_pool,
-    "AveragePool": elementwise.average_pool,
-    "GlobalAveragePool": elementwise.global_average_pool,
-    "GlobalMaxPool": elementwise.global_max_pool,
+    "Add": sums.add,
+    "Sub": sums.add,
+    "Sum": sums.add,
+    "Mean": sums.add,
+    "Mul": products.mul,
+    "Div": products.div,
+    "Pow": products.power,
+    "Sqrt": products.power,
+    "Reciprocal": products.power,
+    "Max": extremes.extreme,
+    "Min": extremes.extreme,
+    "Clip": extremes.clip,
+    "Where": extremes.where,
+    "Relu": activation.relu,
+    "LeakyRelu": activation.leaky_relu,
+    "PRelu": activation.prelu,
+    "Abs": activation.absolute,
+    "Sigmoid": activation.sigmoid,
+    "HardSigmoid": activation.hard_sigmoid,
+    **{op: activation.odd(function) for op, function in functions.ODD.items()},
+    **{op: activation.even(function) for op, function in functions.EVEN.items()},
+    **{op: activation.opaque(op) for op in functions.OPAQUE},
+    "MaxPool": pooling.max_pool,
+    "AveragePool": pooling.average_pool,
+    "LpPool": pooling.lp_pool,
+    "GlobalAveragePool": pooling.global_average_pool,
+    "GlobalMaxPool": pooling.global_max_pool,
+    "GlobalLpPool": pooling.lp_pool,
     "Identity": elementwise.identity,
+    "Neg": elementwise.negate,
+    "Cast": elementwise.cast,
+    "CastLike": elementwise.cast,
+    "Trilu": movement.triangle,
     "Transpose": movement.transpose,
     "Reshape": movement.reshape,
     "Flatten": movement.reshape,
@@ -47,21 +77,26 @@ RULES: dict[str, Rule] = {
     "Concat": movement.concat,
     "Split": indexing.split,
     "Slice": indexing.slice_,
-    "Gather": indexing.gather,
+    "Gather": gathering.gather,
+    "Compress": gathering.compressed,
     "Tile": indexing.tile,
     "Expand": indexing.expand,
     "DepthToSpace": indexing.depth_to_space,
     "SpaceToDepth": indexing.space_to_depth,
-    "Resize": reduction.resize,
-    "Upsample": reduction.resize,
+    "Resize": border.resize,
+    "Upsample": border.resize,
+    "Pad": border.pad,
     "ReduceMean": reduction.reduce_mean,
     "ReduceSum": reduction.reduce_sum,
     "ReduceMax": reduction.reduce_extreme,
     "ReduceMin": reduction.reduce_extreme,
-    "Neg": reduction.negate,
-    "Cast": reduction.cast,
-    "Clip": reduction.clip,
-    "Pad": reduction.pad,
+    "ReduceL1": reduction.reduce_norm,
+    "ReduceL2": reduction.reduce_norm,
+    "ReduceSumSquare": reduction.reduce_squares,
+    "ReduceLogSumExp": reduction.reduce_log_sum_exp,
+    "ArgMax": reduction.arg_extreme,
+    "ArgMin": reduction.arg_extreme,
+    "CumSum": reduction.cumulative_sum,
     "InstanceNormalization": normalization.instance_norm,
     "GroupNormalization": normalization.group_norm,
     "LayerNormalization": normalization.layer_norm,
@@ -78,7 +113,9 @@ RULES: dict[str, Rule] = {
     "Size": elementwise.indifferent,
 }
 
-_ALL_INPUTS = frozenset({"Add", "Sub", "Sum", "Mul", "Concat"})
+_ALL_INPUTS = frozenset({"Add", "Sub", "Sum", "Mean", "Mul", "Div", "Max", "Min", "Concat"})
+_SOME_INPUTS = {"Where": {1, 2}, "CastLike": {0, 1}}
+"""Inputs that are data, where these are not the first one, or all."""
 
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"})
 
@@ -96,12 +133,11 @@ def apply(view: View) -> list[Accept]:
     if all(node.graph.constant(name) is not None for name in node.outputs if name):
         return [Accept()]  # CastLike(constant, x) and the like: no value of x matters
     rule = RULES.get(node.op)
-    if node.op in ("Mul", "Div"):
-        constant = any(node.constant(slot) is not None for slot in (0, 1))
-        rule = scaling.constant_factor if constant else elementwise.mul if node.op == "Mul" else None
+    if node.op in ("Mul", "Div") and scaling.is_factor(node):
+        rule = scaling.constant_factor
     if node.op == "Dropout":
         rule = elementwise.identity if _drops_nothing(view) else None
-    moving = set(range(len(node.inputs))) if node.op in _ALL_INPUTS else {0}
+    moving = set(range(len(node.inputs))) if node.op in _ALL_INPUTS else _SOME_INPUTS.get(node.op, {0})
     if node.op in _WEIGHTED or rule is scaling.constant_factor:
         moving = {slot for slot in range(len(node.inputs)) if node.constant(slot) is None}
     for key, port in view.ports.items():

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold.affine import Array, Storage
 from bnfold.constants import Constant
@@ -121,6 +122,17 @@ def pinned_reason(code: str, name: str) -> Reason:
     return Reason(code, text.format(name), name, unlock)
 
 
+def refuse_signs(view: View, negative: NDArray[np.bool_]) -> None:
+    """Refuse where a scale is negative."""
+    if np.any(negative):
+        raise view.refuse(
+            "negative-scale",
+            f"{view.node.op} passes only positive scales; {np.count_nonzero(negative)} channels are negative",
+            "train or re-parameterise these channels with a positive gamma",
+            channels_where(negative),
+        )
+
+
 def channels_where(mask: Array | np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> tuple[int, ...]:
     """The first eight channels (flat positions) at which a mask is true."""
     return tuple(int(i) for i in np.flatnonzero(mask)[:8])
@@ -189,6 +201,7 @@ def restored_constant(view: View, key: int, hint: str) -> tuple[Edit, ...]:
         return ()
     a, b = need_encode(view, port.storage)
     shape = np.broadcast_shapes(port.constant.shape, a.shape, b.shape)
-    if view.node.version < 7 and shape != port.constant.shape:
-        raise view.refuse("unsupported-form", f"the constant of {view.node.op} cannot grow before opset 7")
+    since = 8 if view.node.op in ("Max", "Min", "Sum", "Mean") else 7
+    if view.node.version < since and shape != port.constant.shape:
+        raise view.refuse("unsupported-form", f"the constant of {view.node.op} cannot grow before opset {since}")
     return (NewConstant(key, hint, port.constant.type, shape, port.constant, (a,), lambda: b),)

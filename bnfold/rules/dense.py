@@ -14,9 +14,9 @@ from bnfold.affine import Array, Storage, snap
 from bnfold.constants import Constant
 from bnfold.plan import Edit, NewBias, NewConstant, SetAttribute
 from bnfold.rules.base import OUT, Accept, Port, View, compress, lift, need_encode
+from bnfold.rules.contraction import Labels, Met, Product, arrived, arrived_shape, meet, roles
 from bnfold.rules.einsum import decided
-from bnfold.rules.elementwise import first_accepted
-from bnfold.rules.product import Labels, Met, Product, arrived, arrived_shape, meet, roles
+from bnfold.rules.operands import first_accepted
 
 
 def gemm(view: View) -> list[Accept]:

@@ -11,8 +11,8 @@ import numpy as np
 
 from bnfold.affine import Storage, snap
 from bnfold.rules.base import OUT, Accept, View, need_encode
-from bnfold.rules.elementwise import first_accepted
-from bnfold.rules.product import Labels, Product, arrived, meet, roles
+from bnfold.rules.contraction import Labels, Product, arrived, meet, roles
+from bnfold.rules.operands import first_accepted
 
 
 def einsum(view: View) -> list[Accept]:

@@ -3,7 +3,7 @@
 The demand's arrays are moved as the elements are. Backwards, every input element takes the demand of the outputs that
 read it: these must agree, and an element that nothing reads is free.
 
-Source: ONNX operators Split, Slice, Gather, Tile, Expand, DepthToSpace, SpaceToDepth, Pad, Resize, Upsample.
+Source: ONNX operators Split, Slice, Tile, Expand, DepthToSpace, SpaceToDepth.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bnfold.affine import Array, Storage
 from bnfold.constants import as_slice
 from bnfold.graph import Dim
-from bnfold.rules.base import OUT, Accept, Rule, View, compress, lift, varies_on
+from bnfold.rules.base import OUT, Accept, Refused, Rule, View, compress, lift, varies_on
 
 Positions = NDArray[np.int64]
 Picks = Callable[[View, Positions, int], Positions]
@@ -39,18 +39,25 @@ def picks(axes: Callable[[View], Mapping[int, int | None]], pick: Picks) -> Rule
         outputs = [key for key in sorted(view.ports, reverse=True) if key < 0]
         given = [x.storage, *(view.port(key).storage for key in outputs if view.port(key).fixed)]
         index = _positions(view, sizes, given)
-        wanted = x.storage
+        ways = [x.storage]
         if not x.fixed:
+            (wanted,) = ways
             for key in outputs:
                 if view.port(key).fixed:
                     wanted = _backward(view, wanted, view.port(key).storage, pick(view, index, -key - 1), index)
+            ways = [] if _has_pattern(wanted, sizes) else [wanted]
             if len(outputs) == 1 and view.port(OUT).fixed and not varies_on(view.port(OUT).storage) & set(sizes):
-                wanted = view.port(OUT).storage  # also where nothing reads an element
-            _refuse_pattern(view, wanted, sizes)
-        wants = {0: wanted}
-        for key in outputs:
-            wants[key] = _forward(view, wanted, pick(view, index, -key - 1), index, sizes)
-        return [view.settle(wants)]
+                everywhere = view.port(OUT).storage  # also where this node reads nothing: often nobody does
+                ways = [everywhere, *(way for way in ways if not way.agrees(everywhere))]
+            if not ways:
+                raise _pattern(view)
+        accepts = []
+        for wanted in ways:
+            wants = {0: wanted}
+            for key in outputs:
+                wants[key] = _forward(view, wanted, pick(view, index, -key - 1), index, sizes)
+            accepts.append(view.settle(wants))
+        return accepts
 
     return rule
 
@@ -75,14 +82,17 @@ def _forward(
         return compress(_spread(view, array, index)[positions])
 
     moved = storage.map(move)
-    _refuse_pattern(view, moved, sizes)
+    if _has_pattern(moved, sizes):
+        raise _pattern(view)
     return moved
 
 
-def _refuse_pattern(view: View, storage: Storage, sizes: Mapping[int, int | None]) -> None:
-    patterned = {axis for axis in varies_on(storage) if sizes.get(axis) is not None}
-    if patterned:
-        raise view.refuse("not-uniform", f"{view.node.op} would need a demand that alternates along {min(patterned)}")
+def _has_pattern(storage: Storage, sizes: Mapping[int, int | None]) -> bool:
+    return any(sizes.get(axis) is not None for axis in varies_on(storage))
+
+
+def _pattern(view: View) -> Refused:
+    return view.refuse("not-uniform", f"{view.node.op} would need a demand that alternates along an axis")
 
 
 def _backward(view: View, x: Storage, y: Storage, positions: Positions, index: Positions) -> Storage:
@@ -107,7 +117,8 @@ def _spread(view: View, array: Array, index: Positions) -> Array:
     return np.broadcast_to(array, index.shape).reshape(-1)
 
 
-def _axis(view: View) -> dict[int, int | None]:
+def along_axis(view: View) -> dict[int, int | None]:
+    """The one axis that the attribute names, all of it."""
     return {view.node.get_int("axis", 0): None}
 
 
@@ -148,16 +159,6 @@ def _slice(view: View, index: Positions, _: int) -> Positions:
     return index
 
 
-def _gather(view: View, index: Positions, _: int) -> Positions:
-    constant = view.node.constant(1)
-    if constant is None:
-        raise view.refuse("opaque-op", "the indices of Gather are computed at run time")
-    chosen = np.asarray(constant.load(), np.int64)
-    if chosen.ndim != 1:
-        raise view.refuse("opaque-op", f"Gather with indices of rank {chosen.ndim} changes the rank")
-    return np.take(index, chosen, view.node.get_int("axis", 0))
-
-
 def _block(view: View) -> int:
     return view.node.get_int("blocksize", 1)
 
@@ -190,14 +191,11 @@ def _repeats(view: View) -> list[int]:
     return repeats
 
 
-split = picks(_axis, _split)
+split = picks(along_axis, _split)
 """y_i = a part of x along an axis."""
 
 slice_ = picks(lambda view: dict.fromkeys(_slices(view)[2]), _slice)
 """y = x[start:end:step]."""
-
-gather = picks(_axis, _gather)
-"""y = x picked along an axis by a constant list."""
 
 depth_to_space = picks(lambda view: {1: None, 2: 1, 3: 1}, _depth_to_space)
 """y = x with blocks of channels spread over positions."""

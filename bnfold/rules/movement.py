@@ -1,6 +1,6 @@
 """Operators that only move elements: the arrays of the demand move along.
 
-Source: ONNX operators Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Concat.
+Source: ONNX operators Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Concat, Trilu.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import numpy as np
 from bnfold.affine import Array, Storage
 from bnfold.graph import Dim, Shape
 from bnfold.rules.base import OUT, Accept, View, compress, restored_constant
+from bnfold.rules.elementwise import refuse_shift, same_on_both
+from bnfold.sizes import factors
 
 
 def moves(
@@ -73,28 +75,44 @@ def _reshaped(view: View, array: Array, old: Shape, new: Shape) -> Array:
 
 
 def groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
-    """The smallest groups of axes of both shapes that hold the same elements, in order."""
+    """The smallest groups of axes of both shapes that hold the same elements, in order.
+
+    From the front as far as the products of sizes agree, then from the back; what is left between holds the rest.
+    """
     old, new = _named(old, new)
+    front = _leading(old, new)
+    i, j = (front[-1][side][-1] + 1 if front else 0 for side in (0, 1))
+    rest = old[i:], new[j:]
+    back = [
+        ([len(old) - 1 - axis for axis in reversed(before)], [len(new) - 1 - axis for axis in reversed(after)])
+        for before, after in reversed(_leading(rest[0][::-1], rest[1][::-1]))
+    ]
+    p, q = (back[0][side][0] if back else len(shape) for side, shape in enumerate((old, new)))
+    between = (list(range(i, p)), list(range(j, q)))
+    if not between[0] and not between[1]:
+        return front + back
+    ones = all(old[axis] == 1 for axis in between[0]) and all(new[axis] == 1 for axis in between[1])
+    if ones or (between[0] and between[1]) or not (front or back):
+        return [*front, between, *back]
+    if front:  # what is known to hold one element belongs to a neighbour
+        front[-1] = (front[-1][0] + between[0], front[-1][1] + between[1])
+    else:
+        back[0] = (between[0] + back[0][0], between[1] + back[0][1])
+    return front + back
+
+
+def _leading(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
+    """The smallest groups at the front."""
     before, after = _running(old), _running(new)
     result: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) and j < len(new):
-        found = next(
-            ((p, q) for p in range(i, len(old)) for q in range(j, len(new)) if before[p] == after[q]),
-            None,
-        )
+        found = next(((p, q) for p in range(i, len(old)) for q in range(j, len(new)) if before[p] == after[q]), None)
         if found is None:
             break
         p, q = found
         result.append((list(range(i, p + 1)), list(range(j, q + 1))))
         i, j = p + 1, q + 1
-    if i < len(old) or j < len(new):
-        rest = (list(range(i, len(old))), list(range(j, len(new))))
-        ones = all(old[axis] == 1 for axis in rest[0]) and all(new[axis] == 1 for axis in rest[1])
-        if ones or not result or (rest[0] and rest[1]):
-            result.append(rest)
-        else:
-            result[-1] = (result[-1][0] + rest[0], result[-1][1] + rest[1])
     return result
 
 
@@ -119,15 +137,24 @@ def _replace(shape: Shape, axis: int, dim: Dim) -> Shape:
 
 def _running(shape: Shape) -> list[tuple[int, tuple[str, ...]]]:
     """Products of the leading dimensions: a number, and the names of the unknown ones."""
-    number, names = 1, []
+    number, names = 1, list[str]()
     result = []
     for dim in shape:
-        if isinstance(dim, int):
-            number *= dim
-        else:
-            names.append(str(dim))
+        factor, named = factors(dim) if dim is not None else (1, ("",))
+        number *= factor
+        names += named
         result.append((number, tuple(sorted(names))))
     return result
+
+
+def triangle(view: View) -> list[Accept]:
+    """y = x with zeros above or below a diagonal (Trilu): b = 0, any a for each element."""
+
+    def check(storage: Storage) -> Storage:
+        refuse_shift(view, storage.off != 0)
+        return storage
+
+    return same_on_both(view, check)
 
 
 def concat(view: View) -> list[Accept]:

@@ -210,6 +210,12 @@ def batchnorm(view: View) -> list[Accept]:
     ]
 
 
+def is_factor(node: Node) -> bool:
+    """Whether a Mul or Div has one constant operand, unless that is divided by the tensor or enlarges it."""
+    source = as_source(node)
+    return isinstance(source, Source) or (isinstance(source, Reason) and source.code != "changes-shape")
+
+
 def constant_factor(view: View) -> list[Accept]:
     """y = c x:  c' = a c alpha;  a shift passes, beta_y = c beta_x (backwards where c is not zero).  x / c alike."""
     source = as_source(view.node)

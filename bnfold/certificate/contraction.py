@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Array, Storage
+from bnfold.certificate.affines import storage_of
 from bnfold.certificate.formulas import BIAS, Formula
-from bnfold.certificate.ports import storage_of, weight_of
+from bnfold.certificate.ports import weight_of
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.rounding import EPS, Exact, read_rows, spans
 from bnfold.certificate.wiring import GraphPair, Pair

@@ -1,0 +1,68 @@
+"""Operators that pick elements along one axis by a constant list.
+
+Source: ONNX operators Gather-1/11/13, Compress-9/11.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.affine import Array
+from bnfold.rules.base import OUT, Accept, View, compress
+from bnfold.rules.indexing import Positions, along_axis, picks
+
+
+def _indices(view: View) -> NDArray[np.int64]:
+    constant = view.node.constant(1)
+    if constant is None:
+        raise view.refuse("opaque-op", "the indices of Gather are computed at run time")
+    return np.asarray(constant.load(), np.int64)
+
+
+def _gather(view: View, index: Positions, _: int) -> Positions:
+    return np.take(index, _indices(view).reshape(-1), view.node.get_int("axis", 0))
+
+
+def _compressed(view: View, index: Positions, _: int) -> Positions:
+    chosen = view.node.constant(1)
+    if chosen is None:
+        raise view.refuse("opaque-op", "the condition of Compress is computed at run time")
+    if "axis" not in view.node.attributes:
+        raise view.refuse("opaque-op", "Compress without an axis flattens")
+    return np.compress(np.asarray(chosen.load(), np.bool_).reshape(-1), index, view.node.get_int("axis", 0))
+
+
+_gather_list = picks(along_axis, _gather)
+
+
+def gather(view: View) -> list[Accept]:
+    """y = x picked along an axis by constant indices; their axes stand in its place (none for a single index)."""
+    out, rank, shape = view.port(OUT), view.port(0).rank, _indices(view).shape
+    if len(shape) == 1:
+        return _gather_list(view)
+    axis, count = view.node.get_int("axis", 0) % rank, len(shape)
+
+    def flat(array: Array) -> Array:
+        given = array.shape[axis : axis + count]
+        full = shape if any(size != 1 for size in given) else (1,) * count
+        array = np.broadcast_to(array, (*array.shape[:axis], *full, *array.shape[axis + count :]))
+        return array.reshape(*array.shape[:axis], -1, *array.shape[axis + count :])
+
+    def spread(array: Array) -> Array:
+        full = shape if array.shape[axis] != 1 else (1,) * count
+        return compress(array.reshape(*array.shape[:axis], *full, *array.shape[axis + 1 :]))
+
+    dims = (*out.shape[:axis], math.prod(shape), *out.shape[axis + count :])
+    listed = replace(view, ports={**view.ports, OUT: replace(out, shape=dims, storage=out.storage.map(flat))})
+    return [
+        Accept({key: s.map(spread) if key == OUT else s for key, s in accept.assign.items()}, accept.edits)
+        for accept in _gather_list(listed)
+    ]
+
+
+compressed = picks(along_axis, _compressed)
+"""y = x where a constant condition holds along an axis (Compress)."""

@@ -1,0 +1,84 @@
+"""Sums of several tensors.
+
+Source: ONNX operators Add, Sub -1/6/7/13/14, Sum, Mean -1/6/8/13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bnfold.affine import Array, snap
+from bnfold.rules.base import OUT, Accept, View, lift, need_encode
+from bnfold.rules.dead import passes_constants
+from bnfold.rules.operands import constant_edits, first_accepted, fitted, refuse_axis
+
+
+def _weights(view: View) -> dict[int, float]:
+    """What each operand is multiplied by."""
+    node, count = view.node, len(view.node.inputs)
+    if node.op == "Mean":
+        return dict.fromkeys(range(count), 1.0 / count)
+    return {slot: -1.0 if node.op == "Sub" and slot == 1 else 1.0 for slot in range(count)}
+
+
+def _total(view: View, values: Sequence[Array]) -> Array:
+    terms = [weight * values[slot] for slot, weight in _weights(view).items()]
+    return sum(terms[1:], terms[0])
+
+
+@passes_constants(_total)
+def add(view: View) -> list[Accept]:
+    """y = sum of w_i x_i: every port takes the same scale; the shifts balance, one free port takes the rest.
+
+    w is 1; -1 for what Sub subtracts; 1/n for the Mean of n. Of several constants the first takes the shift.
+    """
+    refuse_axis(view)
+    weights = _weights(view)
+    keys = [*weights, OUT]
+    out = view.port(OUT)
+    lead = next((key for key in keys if view.port(key).fixed and not view.port(key).storage.is_identity), None)
+    if lead is None:
+        lead = next((key for key in keys if view.port(key).fixed), OUT)
+    a = lift(need_encode(view, view.port(lead).storage)[0], out.rank)
+    shifts: dict[int, Array] = {}
+    for key in keys:
+        port = view.port(key)
+        own_a, own_b = need_encode(view, port.storage)
+        if port.fixed or port.storage.is_scale:
+            shifts[key] = lift(own_b, out.rank)
+        else:  # the shift is relative to what is stored: it scales along
+            if np.any(own_a == 0):
+                raise view.refuse("zero-scale", "a constant channel meets one that varies")
+            shifts[key] = lift(own_b, out.rank) * a / lift(own_a, out.rank)
+    terms = [weights[key] * shifts[key] for key in weights]
+    rest = snap(shifts[OUT] - sum(terms[1:], terms[0]), shifts[OUT], *terms)
+
+    def way(extra: dict[int, Array]) -> Accept:
+        wants = {key: fitted(view, view.port(key), a, shifts[key] + extra.get(key, 0.0), out.rank) for key in keys}
+        accept = view.settle(wants)
+        return Accept(accept.assign, constant_edits(view, list(weights), "shift"))
+
+    if np.all(rest == 0):
+        return [way({})]
+    first = next((slot for slot in weights if view.port(slot).constant is not None), None)
+    groups: dict[str, list[int]] = {}
+    for key in keys:
+        port = view.port(key)
+        if not port.fixed and (port.constant is None or key == first):
+            groups.setdefault(port.name, []).append(key)
+    takers = sorted(groups.values(), key=lambda group: view.port(group[0]).near)
+    ways = [_taker(way, group, rest, weights) for group in takers]
+    return first_accepted(ways, view, "conflict", "no operand is free to take the shift")
+
+
+def _taker(
+    way: Callable[[dict[int, Array]], Accept], group: list[int], rest: Array, weights: dict[int, float]
+) -> Callable[[], Accept]:
+    weight = sum(weights.get(key, -1.0) for key in group)
+
+    def take() -> Accept:
+        return way(dict.fromkeys(group, rest / weight))
+
+    return take if weight else (lambda: way({}))

@@ -1,0 +1,169 @@
+"""Folds in models whose sizes are known only at run time: names of sizes, shapes computed by Shape, Gather, Concat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+
+from bnfold import skeleton
+from bnfold.certificate import certify
+from bnfold.graph import Model, Shape
+from bnfold.patch import witness_of
+from bnfold.rules.movement import groups
+from bnfold.source import read
+from tests.builder import Builder
+from tests.law import fold, law
+
+
+class Net(Builder):
+    """A builder with the chains of nodes by which exporters compute shapes."""
+
+    def size(self, x: str, axis: int) -> str:
+        """x.size(axis), as a list of one."""
+        one = self.node("Gather", self.node("Shape", x), self.constant(np.array(axis), "axis"))
+        return self.node("Unsqueeze", one, self.constant([0], "axes"))
+
+    def view(self, x: str, *sizes: int | str) -> str:
+        """x.view(...) with sizes that are numbers or one-element lists."""
+        parts = [self.constant([size], "size") if isinstance(size, int) else size for size in sizes]
+        return self.node("Reshape", x, self.node("Concat", *parts, axis=0))
+
+    def scaled(self, x: str, *shape: int) -> str:
+        """A scale and a shift by constants of this shape."""
+        return self.node(
+            "Add", self.node("Mul", x, self.constant(self.normal(*shape))), self.constant(self.normal(*shape))
+        )
+
+
+def shuffled(b: Net, x: str) -> str:
+    """ShuffleNet's channel shuffle, as PyTorch's tracing exports it."""
+    y = b.conv(x, 6, 3, pads=[1, 1, 1, 1])
+    n, h, w = (b.size(y, axis) for axis in (0, 2, 3))
+    split = b.node("Transpose", b.view(y, n, 2, 3, h, w), perm=[0, 2, 1, 3, 4])
+    return b.node("Tanh", b.scaled(b.view(split, n, -1, h, w), 6, 1, 1))
+
+
+def viewed(b: Net, x: str) -> str:
+    pooled = b.node("GlobalAveragePool", b.conv(x, 6, 3))
+    return b.node("Tanh", b.scaled(b.view(pooled, b.size(pooled, 0), -1), 6))
+
+
+def flattened(b: Net, x: str) -> str:
+    pooled = b.node("GlobalAveragePool", b.conv(x, 6, 3))
+    return b.node("Tanh", b.scaled(b.node("Flatten", pooled), 6))
+
+
+def tokens(b: Net, x: str) -> str:
+    """Vision transformer: flatten the positions, transpose, and a scale and shift of the channels."""
+    flat = b.node("Reshape", b.conv(x, 6, 2, strides=[2, 2]), b.constant([0, 6, -1], "shape"))
+    return b.node("Tanh", b.scaled(b.node("Transpose", flat, perm=[0, 2, 1]), 6))
+
+
+def there_and_back(b: Net, x: str) -> str:
+    """PP-OCR: to tokens, a scale and shift, and back to an image."""
+    y = b.node("Tanh", b.conv(x, 6, 1))
+    h, w = b.size(y, 2), b.size(y, 3)
+    rows = b.node("Transpose", b.node("Reshape", y, b.constant([0, 6, -1], "shape")), perm=[0, 2, 1])
+    zero, channels = b.constant([0], "keep"), b.constant([6], "channels")
+    back = b.node("Reshape", b.scaled(rows, 6), b.node("Concat", zero, h, w, channels, axis=0))
+    image = b.node("Transpose", back, perm=[0, 3, 1, 2])
+    return b.node("Conv", image, b.constant(b.normal(5, 6, 1, 1), "weight"))
+
+
+def heads(b: Net, x: str) -> str:
+    """Attention: the scale of the queries alone goes back into the one matrix that makes all three."""
+    rows = b.node("Reshape", b.conv(x, 4, 1), b.constant([0, 4, -1], "shape"))
+    qkv = b.matmul(b.node("Transpose", rows, perm=[0, 2, 1]), 12, bias=True)
+    split = b.view(qkv, b.size(qkv, 0), -1, 3, 2, 2)
+    moved = b.node("Transpose", split, perm=[2, 0, 3, 1, 4])
+    bounds = [[b.constant([i], "at") for i in (part, part + 1, 0)] for part in range(3)]
+    q, k, v = (b.squeeze(b.node("Slice", moved, *bound), 0) for bound in bounds)
+    scaled = b.node("Mul", q, b.constant(0.3, "scale"))
+    weights = b.node("Softmax", b.node("MatMul", scaled, b.node("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+    return b.node("MatMul", weights, v)
+
+
+def expanded(b: Net, x: str) -> str:
+    """One number for each channel, spread over the image by Expand."""
+    y = b.conv(x, 6, 1)
+    pooled = b.node("GlobalAveragePool", y)
+    total = b.node("Add", y, b.node("Expand", pooled, b.node("Shape", y)))
+    return b.node("Tanh", b.node("Mul", total, b.constant(b.normal(6, 1, 1))))
+
+
+def upsampled(b: Net, x: str) -> str:
+    """Up to the size of another tensor, as a feature pyramid does."""
+    large = b.conv(x, 6, 1)
+    small = b.conv(b.node("MaxPool", large, kernel_shape=[2, 2], strides=[2, 2]), 6, 1)
+    spatial = b.node("Slice", b.node("Shape", large), b.constant([2], "from"), b.constant([4], "to"))
+    batch = b.node("Slice", b.node("Shape", small), b.constant([0], "from"), b.constant([2], "to"))
+    bigger = b.node("Resize", small, "", "", b.node("Concat", batch, spatial, axis=0), mode="nearest")
+    return b.node("Tanh", b.scaled(bigger, 6, 1, 1))
+
+
+def one_dimensional(b: Net, x: str) -> str:
+    """Sequences: drop an axis, convolve in one dimension, shuffle by a Reshape that copies sizes."""
+    y = b.conv(b.node("ReduceMean", x, axes=[3], keepdims=0), 6, 3, pads=[1, 1])
+    split = b.node("Transpose", b.node("Reshape", y, b.constant([0, 2, 3, -1], "shape")), perm=[0, 2, 1, 3])
+    return b.node("Tanh", b.scaled(b.node("Reshape", split, b.constant([0, 6, -1], "shape")), 6, 1))
+
+
+def three_dimensional(b: Net, x: str) -> str:
+    """Volumes: one more axis, and channels last behind the convolution."""
+    y = b.conv(b.unsqueeze(x, 2), 6, 1, 3, 3)
+    return b.node("Tanh", b.scaled(b.node("Transpose", y, perm=[0, 2, 3, 4, 1]), 6))
+
+
+NETS: list[Callable[[Net, str], str]] = [
+    shuffled, viewed, flattened, tokens, there_and_back, heads, expanded, upsampled, one_dimensional, three_dimensional,
+]  # fmt: skip
+
+IMAGES: list[tuple[int | str, ...]] = [("N", 4, "H", "W"), ("N", 4, "S", "S"), (2, 4, "H", 6), ("N", 4, 6, 6)]
+
+
+def made(net: Callable[[Net, str], str], shape: tuple[int | str, ...]) -> onnx.ModelProto:
+    b = Net()
+    net(b, b.input(*shape))
+    return b.model()
+
+
+@pytest.mark.parametrize("shape", IMAGES, ids=str)
+@pytest.mark.parametrize("net", NETS)
+def test_folds_where_sizes_are_free(net: Callable[[Net, str], str], shape: tuple[int | str, ...]) -> None:
+    model = made(net, shape)
+    assert not model.graph.value_info
+    case = law(model, 0)
+    given = Model(read(model))
+    assert certify(given, Model(read(case.model)), witness_of(case.solution.plan)).ok
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_folds_without_inference(net: Callable[[Net, str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ONNX's inference fails on a model, the operators still tell enough."""
+    model = made(net, ("N", 4, "H", "W"))
+    monkeypatch.setattr(skeleton, "infer_value_info", lambda proto: proto.graph)
+    case = fold(model)
+    assert case.left == 0, case.codes()
+
+
+GROUPS = [
+    (("N", "H * W", 120), ("N", 1, "W", 120), [([0], [0]), ([1], [1, 2]), ([2], [3])]),
+    (("N", 4, 5, 6), ("N", 20, 6), [([0], [0]), ([1, 2], [1]), ([3], [2])]),
+    (("N", 12, "H", "W"), ("N", 2, 6, "H * W"), [([0], [0]), ([1], [1, 2]), ([2, 3], [3])]),
+    (("N", 3, 1, 1), ("N", 3), [([0], [0]), ([1], [1]), ([2, 3], [])]),
+    ((1, "N", 3), ("N", 3), [([0, 1], [0]), ([2], [1])]),
+    (("2 * N", 3), ("N", 6), [([0, 1], [0, 1])]),
+    (("N", 6), ("N", 2, 3), [([0], [0]), ([1], [1, 2])]),
+    (("A", "B", 3), ("C", 3), [([0, 1], [0]), ([2], [1])]),
+    ((2, 3, 4), (4, 3, 2), [([0, 1, 2], [0, 1, 2])]),
+    ((), (1,), [([], [0])]),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), GROUPS)
+def test_groups_of_axes(old: Shape, new: Shape, expected: list[tuple[list[int], list[int]]]) -> None:
+    assert groups(old, new) == expected
+    assert groups(new, old) == [(before, after) for after, before in expected]
