@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -64,45 +64,45 @@ class Storage:
         """v = alpha*v' + beta."""
         return Storage(alpha, np.ones_like(alpha), -beta)
 
-    @property
+    @cached_property
     def has_encode(self) -> bool:
         """Whether v' is a function of v on every channel."""
-        return bool(np.all(self.den != 0))
+        return bool((self.den != 0).all())
 
-    @property
+    @cached_property
     def has_decode(self) -> bool:
         """Whether v is a function of v' on every channel."""
-        return bool(np.all(self.num != 0))
+        return bool((self.num != 0).all())
 
-    @property
+    @cached_property
     def a(self) -> Array:
         """Scale of the encode; only where :attr:`has_encode`."""
         return self.num / self.den
 
-    @property
+    @cached_property
     def b(self) -> Array:
         """Shift of the encode; only where :attr:`has_encode`."""
         return self.off / self.den
 
-    @property
+    @cached_property
     def alpha(self) -> Array:
         """Scale of the decode; only where :attr:`has_decode`."""
         return self.den / self.num
 
-    @property
+    @cached_property
     def beta(self) -> Array:
         """Shift of the decode; only where :attr:`has_decode`."""
         return -self.off / self.num
 
-    @property
+    @cached_property
     def is_identity(self) -> bool:
         """Whether the tensor is stored as it was."""
-        return bool(np.all(self.den == self.num) and np.all(self.off == 0) and np.all(self.den != 0))
+        return self.is_scale and bool((self.den == self.num).all()) and self.has_encode
 
-    @property
+    @cached_property
     def is_scale(self) -> bool:
         """Whether there is no shift on any channel."""
-        return bool(np.all(self.off == 0))
+        return not self.off.any()
 
     def map(self, move: Callable[[Array], Array]) -> Storage:
         """The same relation on a tensor whose elements are those of this one, moved (transposed, sliced, ...)."""
@@ -127,17 +127,17 @@ class Storage:
         off, shift = s * self.off, self.num * t
         return Storage(s * self.den, self.num, snap(off - shift, off, shift))
 
-    @property
+    @cached_property
     def is_degenerate(self) -> bool:
         """Whether some channel relates nothing to nothing (both v and v' constant): never accepted."""
-        return bool(np.any((self.den == 0) & (self.num == 0)))
+        return not (self.has_encode or self.has_decode) and bool(((self.den == 0) & (self.num == 0)).any())
 
     def agrees(self, other: Storage) -> bool:
         """Whether both say the same, up to the rounding of their float64 arithmetic.
 
         Where v is a constant under both, v' is dead and its scale does not matter.
         """
-        if self is other:
+        if self is other or (self.den is other.den and self.num is other.num and self.off is other.off):
             return True
         try:
             dead = (self.den == 0) & (other.den == 0)
@@ -149,9 +149,9 @@ class Storage:
             )
         except ValueError:  # shapes that do not broadcast: never the same tensor
             return False
-        size = np.max(np.abs(mine), initial=0.0) + np.max(np.abs(others), initial=0.0)
+        size = np.abs(mine).max(initial=0.0) + np.abs(others).max(initial=0.0)
         offsets = np.abs(mine - others) <= AGREE * size
-        return bool(np.all((scales | dead | lost) & offsets))
+        return bool(((scales | dead | lost) & offsets).all())
 
 
 @cache

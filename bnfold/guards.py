@@ -63,8 +63,8 @@ class Spreads:
         mean, spread = self._known[name]
         type_ = FLOATS.get(self._graph.type(name), np.dtype(np.float32))
         limit = min(self._bits, BITS[type_.name])
-        bits = _bits(storage, mean, spread)
-        worse = (bits > limit) & (bits > _bits(before, mean, spread) + 0.5)
+        bits = bits_lost(storage, mean, spread)
+        worse = (bits > limit) & (bits > bits_lost(before, mean, spread) + 0.5)
         if not np.any(worse):
             return None
         return Reason(
@@ -81,11 +81,11 @@ class Spreads:
         losses = [0.0]
         for name, storage in decided.items():
             if name in self._known and len(self._graph.consumers.get(name, ())) > 1:
-                losses.append(float(np.max(_bits(storage, *self._known[name]), initial=0.0)))
+                losses.append(float(np.max(bits_lost(storage, *self._known[name]), initial=0.0)))
         return float(round(max(losses)))
 
 
-def _bits(storage: Storage, mean: Array, spread: Array) -> Array:
+def bits_lost(storage: Storage, mean: Array, spread: Array) -> Array:
     """Bits lost by storing a tensor of this mean and spread; none where v' does not matter."""
     regular = (storage.num != 0) & (storage.den != 0)
     beta = np.where(regular, -storage.off / np.where(storage.num == 0, 1.0, storage.num), 0.0)

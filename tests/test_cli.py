@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold import api
+from bnfold import api, folding
 from bnfold.cli import main
 from bnfold.errors import NotEquivalentError
 from tests.builder import Builder
@@ -200,7 +200,7 @@ def test_a_bug_is_two_lines_and_the_traceback_can_be_had(tmp_path: Path, monkeyp
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("one over nothing")
 
-    monkeypatch.setattr(api, "solve", broken)
+    monkeypatch.setattr(folding, "solve", broken)
     model = saved(foldable(), tmp_path / "model.onnx")
     done = bnfold("optimize", model)
     assert (done.code, complaint(done)) == (1, "internal error, ZeroDivisionError: one over nothing")
@@ -220,7 +220,7 @@ def test_the_machine_runs_out(error: Exception, words: str, tmp_path: Path, monk
     def failing(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr(api, "solve", failing)
+    monkeypatch.setattr(folding, "solve", failing)
     done = bnfold("explain", saved(foldable(), tmp_path / "model.onnx"))
     assert done.code == 1
     assert words in complaint(done)

@@ -149,6 +149,20 @@ def test_folds_without_inference(net: Callable[[Net, str], str], monkeypatch: py
     assert case.left == 0, case.codes()
 
 
+def test_a_size_that_is_one_at_run_time_only() -> None:
+    """PP-OCR: an image of one row, flattened to tokens, comes back as (N, 1, W, C); nothing says that H is 1."""
+    b = Net()
+    y = b.node("Tanh", b.conv(b.input("N", 4, "H", "W"), 6, 1))
+    rows = b.node("Transpose", b.node("Reshape", y, b.constant([0, 6, -1], "shape")), perm=[0, 2, 1])
+    back = b.view(b.scaled(rows, 6), 0, 1, b.size(y, 3), 6)
+    image = b.node("Transpose", back, perm=[0, 3, 1, 2])
+    b.node("Conv", image, b.constant(b.normal(5, 6, 1, 1), "weight"))
+    case = fold(b.model())
+    given = Model(read(case.original))
+    assert case.left == 0, case.codes()
+    assert certify(given, Model(read(case.model)), witness_of(case.solution.plan)).ok
+
+
 GROUPS = [
     (("N", "H * W", 120), ("N", 1, "W", 120), [([0], [0]), ([1], [1, 2]), ([2], [3])]),
     (("N", 4, 5, 6), ("N", 20, 6), [([0], [0]), ([1, 2], [1]), ([3], [2])]),

@@ -410,7 +410,7 @@ ROWS = [
     Row("pad", padded(0, 0, 1, 0, 0, 0, 2, 1), SCALES, SCALES, opsets=(2, 11, 13, 17, 18, 21)),
     Row("pad with a number", padded(0, 0, 1, 0, 0, 0, 2, 1, value=0.5), "u", "u"),
     Row("pad edge", padded(0, 0, 1, 0, 0, 0, 2, 1, mode="edge"), ALL, ALL),
-    Row("pad of channels", padded(0, 1, 0, 0, 0, 0, 0, 0), ALL, ALL, opsets=(2, 11, 17)),
+    Row("pad of channels", padded(0, 1, 0, 0, 0, 0, 0, 0), ALL, ALL, opsets=(11, 13, 17)),
     Row("pad of channels at both ends", padded(0, 1, 0, 0, 0, 2, 0, 0), ALL, SCALES, opsets=(2, 11, 17)),
     Row("pad of channels and space", padded(0, 1, 0, 0, 0, 0, 0, 1), SCALES, SCALES),
     Row("pad of channels with a number", padded(0, 0, 0, 0, 0, 2, 0, 0, value=-0.5), ALL, "u"),

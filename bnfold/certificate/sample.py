@@ -276,10 +276,12 @@ def _target(shapes: Shapes) -> list[int]:
     if shape is None:
         raise NotCertifiedError("the rank of its output is not known")
     known = [_known(shapes, dim) for dim in shape]
-    free = [axis for axis, size in enumerate(known) if size == 0]
-    if len(free) > 1:
-        total = math.prod(shapes.found[0]) // max(1, math.prod(size for size in known if size))
-        if total != 1:
+    total = math.prod(shapes.found[0])
+    if 0 not in known and math.prod(known) != total:  # sizes that only agree at run time: one gives way
+        named = [axis for axis, dim in enumerate(shape) if isinstance(dim, str)]
+        known = [0 if axis in named[-1:] else size for axis, size in enumerate(known)]
+    if known.count(0) > 1:
+        if total != math.prod(size for size in known if size):
             raise NotCertifiedError("the shape of its output is not known")
         return [size or 1 for size in known]
     return [size or -1 for size in known]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bnfold.solver.sweep import GraphSolver
 
-TRIALS = 0.5
+TRIALS = 0.25
 """Nodes that all trials may ask together, for each that was asked before."""
 
 LARGE = 256

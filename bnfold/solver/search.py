@@ -85,6 +85,8 @@ class Search:
             if not self._turn(frozenset(walk.chosen[index] for index in led if index in walk.chosen)):
                 break
         assert reason is not None
+        if self.steps <= self.limit:
+            self.state.trouble |= chain
         return Failure(reason, blockers, chain, self.steps)
 
     def _turn(self, relevant: frozenset[int]) -> bool:
@@ -109,7 +111,8 @@ class _Walk:
         self.search, self.state = search, search.state
         self.decided = dict(search.start)
         self.asked: dict[int, Node] = {}
-        self.agenda: deque[Node] = deque()
+        self.agenda: tuple[deque[Node], deque[Node]] = deque(), deque()
+        """Nodes to ask: first those where an earlier attempt led to a refusal, for it may be met again."""
         self.waiting: set[int] = set()
         self.choices: dict[int, Node] = {}
         """Nodes that offered several ways: asked again when nothing else is left, for fewer may be open by then."""
@@ -129,10 +132,11 @@ class _Walk:
             current = self.state.current(name)
             if current is None or not storage.agrees(current):
                 self._ask(n for n in self.state.neighbours(name) if n is not self.search.skip)
-        while self.agenda or self.choices:
+        while self.waiting or self.choices:
             self.search.steps += 1
-            forced = bool(self.agenda)
-            node = self.agenda.popleft() if forced else self.choices.pop(next(iter(self.choices)))
+            forced = bool(self.waiting)
+            queue = self.agenda[0] or self.agenda[1]
+            node = queue.popleft() if forced else self.choices.pop(next(iter(self.choices)))
             self.waiting.discard(node.index)
             self.at = self.asked[node.index] = node
             if self.search.steps > self.search.limit:
@@ -157,7 +161,7 @@ class _Walk:
             self.choices.pop(node.index, None)
             if node.index not in self.waiting:
                 self.waiting.add(node.index)
-                self.agenda.append(node)
+                self.agenda[node.index not in self.state.trouble].append(node)
 
     def _assign(self, node: Node, accept: Accept) -> None:
         for key, storage in accept.assign.items():

@@ -61,6 +61,8 @@ class State:
     """In the order in which they were made."""
     owner: dict[str, int] = field(default_factory=dict)
     """By tensor: the affine whose fold stored it last."""
+    trouble: set[int] = field(default_factory=set)
+    """Nodes that led to a refusal."""
 
     def __post_init__(self) -> None:
         self.plan = GraphPlan(self.graph)
@@ -218,7 +220,7 @@ class State:
 
     def snapshot(self) -> State:
         """A copy to go back to."""
-        copy = State(self.graph, dict(self.leaving), list(self.folds), dict(self.owner))
+        copy = State(self.graph, dict(self.leaving), list(self.folds), dict(self.owner), self.trouble)
         own, plan = self.plan, copy.plan
         plan.storage, plan.removed, plan.edits = dict(own.storage), dict(own.removed), dict(own.edits)
         return copy
