@@ -128,7 +128,7 @@ def misfits(edits: Sequence[Edit]) -> str:
 
 
 def _misfit(edit: Edit, biased: bool) -> str:
-    if isinstance(edit, SetAttribute | SetOperator):
+    if isinstance(edit, SetAttribute | SetOperator) or edit.type not in FLOATS:
         return ""
     type_ = FLOATS[edit.type]
     limits = ml_dtypes.finfo(type_)

@@ -32,6 +32,7 @@ CODES: dict[str, str] = {
     "conflict": "the tensor would have to be stored in two different ways",
     "row-axis": "the demand varies on an axis that the weights do not have",
     "would-only-move": "the addition would only move to another place",
+    "quantized": "the tensor is quantized, and only some scales pass that",
     "out-of-range": "the new constants would overflow or lose digits in the type they are stored in",
     "precision-loss": "the tensor would be stored so far from zero that its readers lose too many of its digits",
     "inside-function": "the node is part of a model-local function that cannot be inlined",

@@ -35,8 +35,8 @@ ALIGNMENT = 4096
 
 
 def rounded(values: Array, type_: int) -> NDArray[np.generic]:
-    """Float64 values in the stored type, rounded once to nearest even."""
-    dtype = FLOATS[type_]
+    """Float64 values in the stored type, rounded once to nearest even; or whole numbers in theirs."""
+    dtype = FLOATS.get(type_) or np.dtype(onnx.helper.tensor_dtype_to_np_dtype(type_))
     with np.errstate(over="ignore", under="ignore"):
         if type_ != TensorProto.BFLOAT16:
             return values.astype(dtype)

@@ -111,6 +111,8 @@ class Builder:
                 shape = numpy_helper.from_array(np.array(node.attribute.pop().ints), f"{node.name}.shape")
                 newer.graph.initializer.append(shape)
                 node.input.append(shape.name)
+            if node.op_type == "GroupNormalization":  # inference does not know it
+                node.CopyFrom(helper.make_node("Identity", [node.input[0]], list(node.output)))
         graph = onnx.shape_inference.infer_shapes(newer, data_prop=True).graph
         return [*graph.value_info, *graph.input, *graph.output]
 

@@ -86,6 +86,8 @@ ROWS: list[tuple[str, int, tuple[Array | None, ...], dict[str, Any], int]] = [
     ("LayerNormalization", 17, (f(2, 3, 4), f(4)), {}, 1),
     ("GroupNormalization", 21, (f(2, 6, 4, 5), f(6), f(6)), {"num_groups": 3}, 1),
     ("GroupNormalization", 18, (f(2, 6, 4, 5), f(3), f(3)), {"num_groups": 3, "epsilon": 0.1}, 1),
+    ("RMSNormalization", 23, (f(2, 3, 4), f(4)), {"epsilon": 0.1}, 1),
+    ("RMSNormalization", 23, (f(2, 3, 4), f(3, 4)), {"axis": 1}, 1),
     ("MeanVarianceNormalization", 13, (f(2, 3, 4, 5),), {"axes": [0, 2, 3]}, 1),
     ("LpNormalization", 1, (f(2, 3, 4),), {"p": 1, "axis": 1}, 1),
     ("LpNormalization", 1, (f(2, 3, 4),), {"p": 2}, 1),
@@ -272,6 +274,55 @@ ROWS: list[tuple[str, int, tuple[Array | None, ...], dict[str, Any], int]] = [
     # Quantisation.
     ("QuantizeLinear", 13, (f(3, 4) * 3, s(0.02, 0.3, 0.05, 0.01), np.zeros(4, np.int8)), {"axis": 1}, 1),
     ("DequantizeLinear", 13, (np.array([[3, 250]], np.uint8), scalar(0.1), np.array(128, np.uint8)), {}, 1),
+    # Recurrent operators: gates, directions, peepholes, lengths that differ.
+    ("RNN", 14, (f(5, 3, 4), f(1, 6, 4), f(1, 6, 6), f(1, 12)), {"hidden_size": 6}, 2),
+    ("RNN", 14, (f(5, 3, 4), f(2, 6, 4), f(2, 6, 6)), {"hidden_size": 6, "direction": "bidirectional"}, 2),
+    (
+        "RNN",
+        14,
+        (f(5, 3, 4), f(1, 6, 4), f(1, 6, 6), f(1, 12), np.array([5, 2, 3], np.int32), f(1, 3, 6)),
+        {"hidden_size": 6, "direction": "reverse", "activations": ["LeakyRelu"], "activation_alpha": [0.2]},
+        2,
+    ),
+    ("GRU", 14, (f(5, 3, 4), f(1, 18, 4), f(1, 18, 6), f(1, 36)), {"hidden_size": 6}, 2),
+    (
+        "GRU",
+        14,
+        (f(5, 3, 4), f(2, 18, 4), f(2, 18, 6), f(2, 36), np.array([5, 1, 4], np.int32), f(2, 3, 6)),
+        {"hidden_size": 6, "direction": "bidirectional", "linear_before_reset": 1},
+        2,
+    ),
+    (
+        "GRU",
+        14,
+        (f(5, 3, 4), f(1, 18, 4), f(1, 18, 6), f(1, 36)),
+        {
+            "hidden_size": 6,
+            "activations": ["HardSigmoid", "ScaledTanh"],
+            "activation_alpha": [0.3, 1.5],
+            "activation_beta": [0.4, 0.7],
+        },
+        2,
+    ),
+    ("LSTM", 14, (f(5, 3, 4), f(1, 24, 4), f(1, 24, 6), f(1, 48)), {"hidden_size": 6}, 3),
+    (
+        "LSTM",
+        14,
+        (
+            *(f(5, 3, 4), f(2, 24, 4), f(2, 24, 6), f(2, 48), np.array([2, 5, 3], np.int32)),
+            *(f(2, 3, 6), f(2, 3, 6), f(2, 18)),
+        ),
+        {"hidden_size": 6, "direction": "bidirectional", "activations": ["Sigmoid", "Softsign", "Tanh"] * 2},
+        3,
+    ),
+    (
+        "LSTM",
+        14,
+        (f(5, 3, 4), f(1, 24, 4), f(1, 24, 6), f(1, 48)),
+        {"hidden_size": 6, "input_forget": 1, "direction": "reverse"},
+        3,
+    ),
+    ("LSTM", 14, (f(5, 3, 4), f(1, 24, 4), f(1, 24, 6), f(1, 48)), {"hidden_size": 6, "clip": 0.5}, 3),
     # Nothing of our own: ONNX's function body, or onnx.reference.
     ("TopK", 11, (f(3, 6), i(2)), {"axis": 1}, 2),
     ("GatherND", 13, (f(3, 4, 5), np.array([[0, 1], [2, 3]])), {}, 1),
@@ -336,6 +387,19 @@ def test_broadcast_of_old_opsets_starts_at_its_axis(opset: int) -> None:
     model, feeds = single("Mul", opset, (X, f(4, 5)), {"broadcast": 1, "axis": 1}, 1)
     expected = X.astype(np.float64) * feeds["x1"].astype(np.float64)[:, :, np.newaxis]
     np.testing.assert_array_equal(Oracle(model).run(feeds)["y0"], expected)
+
+
+@pytest.mark.parametrize(("op", "gates"), [("RNN", 1), ("GRU", 3), ("LSTM", 4)])
+def test_recurrent_operators_with_the_batch_first(op: str, gates: int) -> None:
+    inputs = f(5, 3, 4), f(2, gates * 6, 4), f(2, gates * 6, 6), f(2, gates * 12), None, f(2, 3, 6)
+    attributes = {"hidden_size": 6, "direction": "bidirectional"}
+    model, feeds = single(op, 14, inputs, attributes, 2)
+    expected = Oracle(model).run(feeds)
+    turned = (inputs[0].swapaxes(0, 1), *inputs[1:5], inputs[5].swapaxes(0, 1))
+    model, feeds = single(op, 14, turned, {**attributes, "layout": 1}, 2)
+    found = Oracle(model).run(feeds)
+    np.testing.assert_array_equal(found["y0"], expected["y0"].transpose(2, 0, 1, 3))
+    np.testing.assert_array_equal(found["y1"], expected["y1"].swapaxes(0, 1))
 
 
 def test_prelu_of_old_opsets_has_a_slope_per_channel() -> None:

@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto
 
-from tests.builder import KINDS, Builder
+from tests.builder import Builder
 from tests.law import law
-
-Apply = Callable[[Builder, str], str]
-
-IMAGE = (3, 6, 7, 5)
-TRAP = (3, 5, 4, 5)  # the width equals the channels
-
-
-@dataclass(frozen=True)
-class Row:
-    """One operator in one form.
-
-    `front`: the affines (letters of `Builder.affine`) that leave between the graph input and this operator, with an
-    absorber behind. `behind`: those that leave between this operator and the graph output, with an absorber in front.
-    """
-
-    name: str
-    apply: Apply
-    front: str
-    behind: str
-    shape: tuple[int, ...] = IMAGE
-    axis: int = 1
-    """Channel axis of the output."""
-    opsets: tuple[int, ...] = (17,)
-
+from tests.rows import ALL, IMAGE, SCALES, TRAP, Apply, Row, cases, holds, node
 
 ABSORBERS = ("conv", "deconv", "gemm", "matmul")
-ALL = KINDS
-SCALES = "upsz"
-
-
-def node(op: str, **attributes: Any) -> Apply:
-    return lambda b, x: b.node(op, x, **attributes)
 
 
 def conv(out: int, *kernel: int, **attributes: Any) -> Apply:
@@ -450,26 +419,9 @@ ROWS = [
 ]
 
 
-def rows() -> list[object]:
-    return [
-        pytest.param(row, side, kind, opset, id=f"{row.name}-{side}-{kind}-{opset}")
-        for row in ROWS
-        for opset in row.opsets
-        for side in ("front", "behind")
-        for kind in (KINDS if opset == row.opsets[-1] >= 7 else "stn")
-    ]
-
-
-@pytest.mark.parametrize(("row", "side", "kind", "opset"), rows())
+@pytest.mark.parametrize(("row", "side", "kind", "opset"), cases(ROWS))
 def test_an_affine_leaves_or_stays(row: Row, side: str, kind: str, opset: int) -> None:
-    b = Builder(opset)
-    x = b.input(*row.shape)
-    if side == "front":
-        y = row.apply(b, b.affine(x, kind))
-        b.absorber(y, axis=row.axis)
-    else:
-        b.affine(row.apply(b, b.absorber(x, out=row.shape[1])), kind, row.axis)
-    law(b.model(), left=0 if kind in (row.front if side == "front" else row.behind) else 1)
+    holds(row, side, kind, opset)
 
 
 @pytest.mark.parametrize("kind", ["s", "b", "n"])

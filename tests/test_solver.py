@@ -311,8 +311,9 @@ def unknown_rank(b: Builder) -> None:
     b.node("Mul", x, b.constant([2.0]), name="mul")
 
 
-def one_axis_of_weights(b: Builder) -> None:
-    b.node("Mul", b.node("MatMul", b.input(3, 4), b.constant(b.normal(4))), b.constant(b.normal(3)), name="mul")
+def equation_with_dots(b: Builder) -> None:
+    y = b.node("Einsum", b.input(3, 4), b.constant(b.normal(4, 5)), equation="...k,kn->...n")
+    b.node("Mul", y, b.constant(b.normal(5)), name="mul")
 
 
 def enlarged(b: Builder) -> None:
@@ -347,8 +348,8 @@ def shift_before_relu(b: Builder) -> None:
     b.conv(b.node("Relu", b.affine(b.input(*SHAPE), "t")), 2, 1)
 
 
-def shift_before_a_batch_of_weights(b: Builder) -> None:
-    b.node("MatMul", b.affine(b.input(2, 3, 5, 4), "b", axis=3), b.constant(b.normal(3, 4, 6)))
+def shift_behind_an_einsum(b: Builder) -> None:
+    b.affine(b.node("Einsum", b.input(3, 4), b.constant(b.normal(4, 6)), equation="mk,kn->mn"), "t")
 
 
 def spatial_scale_before_a_pool(b: Builder) -> None:
@@ -393,6 +394,11 @@ def far_from_zero(b: Builder) -> None:
     b.bn(y, gamma=1e-14, beta=1.0), b.conv(y, 2, 1)
 
 
+def before_a_quantizer(b: Builder) -> None:
+    x = b.bn(b.input(*SHAPE, type_=TensorProto.FLOAT), parameters=TensorProto.FLOAT)
+    b.node("QuantizeLinear", x, b.constant(0.1, type_=TensorProto.FLOAT))
+
+
 REASONS: list[tuple[str, Callable[[Builder], None], str, str]] = [
     # code, graph, affine that stays, node or tensor at fault
     ("training-mode", training, "bn", "bn"),
@@ -401,7 +407,7 @@ REASONS: list[tuple[str, Callable[[Builder], None], str, str]] = [
     ("overridable-weight", overridable_weight, "bn", "conv"),
     ("invalid-statistics", negative_variance, "bn", "bn"),
     ("unknown-shape", unknown_rank, "mul", "mul"),
-    ("unsupported-form", one_axis_of_weights, "mul", "matmul"),
+    ("unsupported-form", equation_with_dots, "mul", "einsum"),
     ("changes-shape", enlarged, "mul", "mul"),
     ("graph-input", alone, "bn", "x"),
     ("graph-output", alone, "bn", "bn"),
@@ -410,13 +416,14 @@ REASONS: list[tuple[str, Callable[[Builder], None], str, str]] = [
     ("padded-shift", padded, "bn", "conv"),
     ("negative-scale", signed_before_relu, "mul", "relu"),
     ("shift-through-nonlinear", shift_before_relu, "add", "relu"),
-    ("shift-refused", shift_before_a_batch_of_weights, "add", "matmul"),
+    ("shift-refused", shift_behind_an_einsum, "add", "einsum"),
     ("not-uniform", spatial_scale_before_a_pool, "mul", "globalaveragepool"),
     ("lacks-axis", operand_without_channels, "mul", "add"),
     ("zero-scale", scale_zero_of_a_tensor_that_is_also_read, "mul", "conv2"),
     ("conflict", one_tensor_twice_in_a_concat, "mul", "concat"),
     ("row-axis", spatial_scale_behind_a_conv, "mul", "conv"),
     ("would-only-move", shift_before_a_matmul, "add", "matmul"),
+    ("quantized", before_a_quantizer, "bn", "quantizelinear"),
     ("out-of-range", too_large, "mul", "conv"),
     ("precision-loss", far_from_zero, "bn", "conv"),
 ]
@@ -478,8 +485,8 @@ def test_an_attempt_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_rule_has_a_row() -> None:
-    tables = ("test_rules", "test_elementwise_rules", "test_solver", "builder")
-    text = "".join(Path(f"tests/{name}.py").read_text(encoding="utf-8") for name in tables)
+    files = [*Path("tests").glob("test_*rules*.py"), Path("tests/test_solver.py"), Path("tests/builder.py")]
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
     assert {op for op in RULES if f'"{op}"' not in text} == set()
 
 

@@ -10,76 +10,19 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from bnfold.affine import Array
-from bnfold.certificate.affines import batchnorm_parameters, storage_of
-from bnfold.certificate.operands import ATTRIBUTES, OPERANDS
+from bnfold.certificate.affines import batchnorm_parameters
+from bnfold.certificate.operands import OPERANDS
+from bnfold.certificate.ports import decode_of, encode_of, read_along, vector, weight_of, written_along
 from bnfold.certificate.result import NotCertifiedError
-from bnfold.certificate.rounding import EPS, Exact, in_memory, read_rows, spans
+from bnfold.certificate.rounding import EPS, Exact, read_rows, spans
 from bnfold.certificate.wiring import GraphPair, Pair
 from bnfold.constants import Constant
 from bnfold.graph import Node
 
+Formula = Callable[[GraphPair, Pair], Mapping[int, Exact]]
+
 BIAS = -1
 """The slot of a bias behind a MatMul."""
-
-
-def exact_constants(graph: GraphPair, pair: Pair) -> dict[int, Exact]:
-    """The exact values of a pair's new constants, by input slot.
-
-    Raises:
-        NotCertifiedError: there is no formula for what changed.
-    """
-    slots = pair.changed | ({BIAS} if pair.bias else set())
-    if not slots:
-        return {}
-    formula = _FORMULAS.get(pair.old.op)
-    if formula is None:
-        raise NotCertifiedError(f"there is no formula for new constants of {pair.old.op}")
-    with np.errstate(all="ignore"):
-        found = formula(graph, pair)
-    if slots - set(found):
-        raise NotCertifiedError(f"there is no formula for the new constant at input {min(slots - set(found))}")
-    return {slot: found[slot] for slot in slots}
-
-
-def exact_attributes(graph: GraphPair, pair: Pair) -> dict[str, Exact]:
-    """The exact values of a pair's changed float attributes, by name; numbers that later opsets take as inputs."""
-    found = {}
-    for name, slot in ATTRIBUTES.get(pair.old.op, {}).items():
-        new = pair.new.attributes.get(name)
-        if pair.reset and new is not None and new != pair.old.attributes.get(name):
-            with np.errstate(all="ignore"):
-                found[name] = _FORMULAS[pair.old.op](graph, pair)[slot]
-    return found
-
-
-def _vector(array: Array, axis: int, size: int) -> Array:
-    """An array that varies along one axis only, as a vector."""
-    if array.size not in (1, size) or array.size != array.shape[axis]:
-        raise NotCertifiedError("a tensor is stored in a way that varies on an axis where its weights have none")
-    return np.broadcast_to(array.reshape(-1), (size,))
-
-
-def _read(graph: GraphPair, node: Node, name: str, axis: int, size: int) -> tuple[Array, Array]:
-    """(alpha, beta) of an input, along an axis."""
-    storage = storage_of(graph, node, name)
-    if not storage.has_decode:
-        raise NotCertifiedError(f"{name!r} has lost a channel that is read")
-    return _vector(storage.alpha, axis, size), _vector(storage.beta, axis, size)
-
-
-def _written(graph: GraphPair, node: Node, axis: int, size: int) -> tuple[Array, Array]:
-    """(a, b) of the first output, along an axis."""
-    storage = storage_of(graph, node, node.outputs[0])
-    if not storage.has_encode:
-        raise NotCertifiedError("its output has a dead channel that weights cannot make")
-    return _vector(storage.a, axis, size), _vector(storage.b, axis, size)
-
-
-def _weight(node: Node, slot: int) -> Constant:
-    found = node.constant(slot)
-    if found is None:
-        raise NotCertifiedError("its weights are not constant")
-    return in_memory(found)
 
 
 def _sum(
@@ -97,12 +40,14 @@ def _sum(
 def _conv(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     """W' = a W alpha;  B' = a (B + sum(W beta)) + b."""
     node = pair.old
-    w, group = _weight(node, 1), node.get_int("group", 1)
+    if node.constant(1) is None:
+        return _bias_alone(graph, node)
+    w, group = weight_of(node, 1), node.get_int("group", 1)
     transposed = node.op == "ConvTranspose"
     rows, columns = w.shape[0], w.shape[1]
     channels, outputs = (rows, columns * group) if transposed else (columns * group, rows)
-    alpha, beta = _read(graph, node, node.inputs[0], 1, channels)
-    a, b = _written(graph, node, 1, outputs)
+    alpha, beta = read_along(graph, node, node.inputs[0], 1, channels)
+    a, b = written_along(graph, node, 1, outputs)
     tail = (1,) * (len(w.shape) - 2)
     # The vector that runs along the second axis of W is another one for each group of rows.
     own, other = (alpha, a) if transposed else (a, alpha)
@@ -128,6 +73,17 @@ def _conv(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     return {1: weight, 2: _bias(node.constant(2), 1.0, 1.0, a, b, moved, magnitude, count)}
 
 
+def _bias_alone(graph: GraphPair, node: Node) -> Mapping[int, Exact]:
+    """B' = a B + b, where the weights are computed and no shift comes in."""
+    a, b = encode_of(graph, node)
+    channels = node.graph.shape(node.outputs[0])
+    size = None if channels is None else channels[1]
+    if not isinstance(size, int) or np.any(decode_of(graph, node, node.inputs[0])[1]):
+        raise NotCertifiedError("its weights are computed, and a shift reaches them")
+    a, b = vector(a, 1, size), vector(b, 1, size)
+    return {2: _bias(node.constant(2), 1.0, 1.0, a, b, np.zeros(size), np.zeros(size), 8)}
+
+
 def _bias(
     old: Constant | None, q: float, new_q: float, a: Array, b: Array, moved: Array, magnitude: Array, count: int
 ) -> Exact:
@@ -138,66 +94,12 @@ def _bias(
     return Exact.of(value, count * EPS * doubt)
 
 
-def _gemm(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
-    """W' = alpha W a;  C' = (a (q C + p beta.W) + b) / q', with p and q as the attributes alpha and beta."""
-    node = pair.old
-    w = _weight(node, 1)
-    outputs_first = bool(node.get_int("transB", 0))
-    inputs, outputs = w.shape[::-1] if outputs_first else w.shape
-    alpha, beta = _read(graph, node, node.inputs[0], 0 if node.get_int("transA", 0) else 1, inputs)
-    a, b = _written(graph, node, 1, outputs)
-    moved, magnitude = _contracted(w, beta, outputs_first)
-    p, q = node.get_float("alpha", 1.0), node.get_float("beta", 1.0)
-    factors = (a[:, None], alpha[None, :]) if outputs_first else (alpha[:, None], a[None, :])
-    old, new_q = (None if q == 0 else node.constant(2)), pair.new.get_float("beta", 1.0)
-    bias = _bias(old, q, new_q, a, b, p * moved, abs(p) * magnitude, inputs + 8)
-    return {1: Exact.scaled(w, *factors), 2: bias}
-
-
-def _matmul(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
-    """W' = alpha W a on its last two axes;  the bias behind is a (beta.W) + b."""
-    node = pair.old
-    left = node.constant(1) is None
-    w = _weight(node, 0 if left else 1)
-    if len(w.shape) < 2:
-        raise NotCertifiedError("its weights are a vector")
-    axis = -2 if left else -1
-    inputs, outputs = (w.shape[-1], w.shape[-2]) if left else (w.shape[-2], w.shape[-1])
-    alpha, beta = _read(graph, node, node.inputs[1 if left else 0], axis, inputs)
-    a, b = _written(graph, node, axis, outputs)
-    lead = (1,) * (len(w.shape) - 2)
-    factors = (a[:, None], alpha[None, :]) if left else (alpha[:, None], a[None, :])
-    found = {0 if left else 1: Exact.scaled(w, *(factor.reshape(*lead, *factor.shape) for factor in factors))}
-    if pair.bias is not None:
-        if len(w.shape) != 2 and np.any(beta):
-            raise NotCertifiedError("a batch of weights cannot share one bias")
-        moved, magnitude = _contracted(w, beta, left) if np.any(beta) else (np.zeros(outputs), np.zeros(outputs))
-        a, b, moved, magnitude = (v[:, None] if left else v for v in (a, b, moved, magnitude))
-        found[BIAS] = _bias(None, 1.0, 1.0, a, b, moved, magnitude, inputs + 8)
-    return found
-
-
-def _contracted(w: Constant, beta: Array, outputs_first: bool) -> tuple[Array, Array]:
-    """beta . W over the input axis of a matrix, and the sum of magnitudes."""
-    outputs = w.shape[0] if outputs_first else w.shape[1]
-    if not np.any(beta):
-        return np.zeros(outputs), np.zeros(outputs)
-
-    def part(start: int, stop: int) -> tuple[slice, Array, Array]:
-        piece = read_rows(w, start, stop)
-        if outputs_first:
-            return slice(start, stop), piece @ beta, np.abs(piece) @ np.abs(beta)
-        return slice(None), beta[start:stop] @ piece, np.abs(beta[start:stop]) @ np.abs(piece)
-
-    return _sum(w.shape, part, outputs)
-
-
 def _batchnorm(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     """gamma' = a gamma alpha;  B' = a (B + s (beta - mu)) + b + gamma'/sigma mu."""
     node = pair.old
     scale, bias, mean, sigma = batchnorm_parameters(node)
-    alpha, beta = _read(graph, node, node.inputs[0], 1, scale.size)
-    a, b = _written(graph, node, 1, scale.size)
+    alpha, beta = read_along(graph, node, node.inputs[0], 1, scale.size)
+    a, b = written_along(graph, node, 1, scale.size)
     terms = (a * bias, a * scale / sigma * beta, -a * scale / sigma * mean, b, a * scale * alpha / sigma * mean)
     new_scale, magnitude = a * scale * alpha, sum(np.abs(term) for term in terms)
     return {
@@ -206,11 +108,9 @@ def _batchnorm(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     }
 
 
-_FORMULAS: dict[str, Callable[[GraphPair, Pair], Mapping[int, Exact]]] = {
+FORMULAS: Mapping[str, Formula] = {
     "Conv": _conv,
     "ConvTranspose": _conv,
-    "Gemm": _gemm,
-    "MatMul": _matmul,
     "BatchNormalization": _batchnorm,
     **OPERANDS,
 }

@@ -18,12 +18,13 @@ from bnfold.affine import Array, Storage
 from bnfold.certificate import windows
 from bnfold.certificate.affines import SLACK
 from bnfold.certificate.evaluate import evaluate, magnitude
-from bnfold.certificate.formulas import BIAS, exact_attributes, exact_constants
+from bnfold.certificate.exact import exact_attributes, exact_constants
+from bnfold.certificate.formulas import BIAS
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
-from bnfold.certificate.rounding import EPS, Exact, compare, fitted, identical, in_memory, read_rows, spans
-from bnfold.certificate.sample import NOTHING, Sample, Shapes, draw, grid, integers, within_domain
+from bnfold.certificate.rounding import EPS, Exact, fitted, identical, in_memory, read_rows, spans
+from bnfold.certificate.sample import NOTHING, RECURRENT, Sample, Shapes, draw, grid, integers, within_domain
+from bnfold.certificate.stored import check_attribute, check_constant, stored_constant
 from bnfold.certificate.wiring import GraphPair, Pair
-from bnfold.constants import Constant
 from bnfold.source import FLOATS
 
 WINDOWED = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"})
@@ -63,52 +64,15 @@ def check_node(graph: GraphPair, pair: Pair, rng: np.random.Generator) -> int:
         return len(pair.changed)
     exact, attributes = exact_constants(graph, pair), exact_attributes(graph, pair)
     for slot, value in exact.items():
-        _check_constant(pair, slot, value)
+        check_constant(pair, slot, value)
     for name, value in attributes.items():
-        _check_attribute(pair, name, value)
+        check_attribute(pair, name, value)
     test = _Test(graph, pair, exact, {name: float(value.value) for name, value in attributes.items()}, rng)
     if pair.old.op in WINDOWED:
         test.window()
     else:
         test.whole()
     return len(exact) + len(attributes)
-
-
-def _stored(pair: Pair, slot: int) -> Constant | None:
-    """The new constant in the output."""
-    if slot != BIAS:
-        return pair.new.constant(slot)
-    assert pair.bias is not None
-    return next((c for own in (0, 1) if (c := pair.bias.constant(own)) is not None), None)
-
-
-def _check_constant(pair: Pair, slot: int, exact: Exact) -> None:
-    """A new constant has the type of the one that it replaces, or of the weight; and the right values."""
-    stored = _stored(pair, slot)
-    if stored is None:
-        raise NotCertifiedError(f"its new input {slot} is no constant")
-    replaced = pair.old.constant(slot) if slot != BIAS else None
-    model = replaced or pair.old.constant(1) or pair.old.constant(0)
-    expected = 0 if model is None else model.type
-    if pair.old.op == "Pad":
-        expected = pair.old.graph.type(pair.old.inputs[0])
-    what = "its bias" if slot == BIAS else f"the constant {stored.name!r} at input {slot}"
-    if stored.type != expected or stored.type not in FLOATS:
-        raise WrongError("constant", f"{what} has another element type than before")
-    error = compare(stored, exact)
-    if error:
-        text = (
-            f"off by {error:.3g} units in the last place" if math.isfinite(error) else "not finite, or of another shape"
-        )
-        raise WrongError("constant", f"{what} is {text}", error)
-
-
-def _check_attribute(pair: Pair, name: str, exact: Exact) -> None:
-    """A new float attribute is its exact value, rounded once to the float32 that it is stored in."""
-    held = np.asarray(pair.new.get_float(name, math.nan), np.float32)
-    error = compare(Constant(name, TensorProto.FLOAT, (), lambda: held), exact)
-    if error:
-        raise WrongError("constant", f"its attribute {name!r} is off by {error:.3g} units in the last place", error)
 
 
 class _Test:
@@ -153,7 +117,7 @@ class _Test:
             before = after = self._part(slot, old.shape, lambda start, stop: read_rows(source, start, stop))
         if exact is not None:
             after = self._part(slot, exact.shape, exact.rows)
-            stored = _stored(self.pair, slot)
+            stored = stored_constant(self.pair, slot)
             # The stored one's own shape decides how it meets the other operand.
             fit = None if stored is None or self.some else fitted(after, stored.shape)
             after = after if fit is None else fit
@@ -185,7 +149,9 @@ class _Test:
         storage, bias = graph.storage(node.inputs[0]), self.constants.get(2, NOTHING)
         group, transposed = node.get_int("group", 1), node.op == "ConvTranspose"
         if node.op in ("Conv", "ConvTranspose"):
-            weight = self._weight()
+            if node.input(2) and node.constant(2) is None:
+                bias = self._drawn(2)
+            weight = self.constants[1] if node.constant(1) is not None else self._drawn(1)
             rows, columns, *kernel = next(side.shape for side in weight if side is not None)
             channels, terms = (rows if transposed else columns * group), columns * math.prod(kernel)
         else:
@@ -201,14 +167,12 @@ class _Test:
                 made = [windows.pool(node, side, axes) for side in x]
             self._relate(made[0], made[1], made[2][0], made[3][0], terms)
 
-    def _weight(self) -> Sample:
-        found = self.constants[1]
-        if found.old is not None:
-            return found
-        shape = self.node.graph.shape(self.node.inputs[1])
+    def _drawn(self, slot: int) -> Sample:
+        """Weights or a bias that the graph computes, in their true shape."""
+        shape = self.node.graph.shape(self.node.inputs[slot])
         if shape is None or not all(isinstance(dim, int) and dim > 0 for dim in shape):
             raise NotCertifiedError("the shape of its weights is not known")
-        return draw(self.graph.storage(self.node.inputs[1]), tuple(int(dim or 1) for dim in shape), self.rng)
+        return draw(self.graph.storage(self.node.inputs[slot]), tuple(int(dim or 1) for dim in shape), self.rng)
 
     def whole(self) -> None:
         """Any other operator, on tensors of the true shape where that matters."""
@@ -251,12 +215,13 @@ class _Test:
 
     def _with_bias(self, y: Array, of: Callable[[Array], Array] = np.asarray) -> Array:
         """What the Add behind a MatMul makes, with its own attributes and the shape in which the bias is stored."""
-        add, stored = self.pair.bias, _stored(self.pair, BIAS)
+        add, stored = self.pair.bias, stored_constant(self.pair, BIAS)
         assert add is not None and stored is not None
         value, shape = self.exact[BIAS].value, stored.shape
         if self.some is not None:
-            shape = tuple(len(self.some[2]) if size == len(value) else size for size in shape)
-            value = value[self.some[2]]
+            _, axis, chosen = self.some
+            shape = tuple(len(chosen) if size == value.shape[axis] else size for size in shape)
+            value = value.take(chosen, axis)
         fit = fitted(value, shape)
         value = of(value if fit is None else fit)
         if add.version < 7 and not add.get_int("broadcast", 0) and value.shape != y.shape:
@@ -278,6 +243,8 @@ class _Test:
                 continue
             den, num, off = self._part_of(storage or Storage.identity(y.ndim))
             y_size, held_size = (old_size, new_size) if old_size.shape == y.shape else (np.abs(y), np.abs(held))
+            if slot and node.op in RECURRENT:  # the last states are as uncertain as all states
+                y_size, held_size = (np.full(y.shape, np.max(size)) for size in (old_size, new_size))
             with np.errstate(all="ignore"):
                 size = np.abs(den) * held_size + np.abs(num) * y_size + np.abs(off)
                 error = np.abs(den * held - num * y - off) / np.where(size == 0, 1.0, size)

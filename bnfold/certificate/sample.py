@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from bnfold.affine import Array, Storage
@@ -31,8 +32,12 @@ _UNARY = frozenset(
 )
 _SIGMOID = frozenset({"Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Identity", "Dropout", "Cast"})
 _BY_CHANNEL = frozenset({"BatchNormalization", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"})
+_STATISTICS = frozenset({"InstanceNormalization", "GroupNormalization"})
+_NORMALISE = frozenset({"LayerNormalization", "RMSNormalization", "LpNormalization", "Softmax", "LogSoftmax"})
 
-EVEN: frozenset[str] = _COMBINE | _UNARY | _SIGMOID | _BY_CHANNEL
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+
+EVEN: frozenset[str] = _COMBINE | _UNARY | _SIGMOID | _BY_CHANNEL | _STATISTICS | _NORMALISE
 """Operators that treat every index of an axis alike, so that an axis on which nothing varies may be cut short."""
 
 
@@ -116,6 +121,8 @@ class Shapes:
             self._cut_alike(raw)
         elif node.op in ("MatMul", "Gemm"):
             self._cut_rows(raw)
+        elif node.op in RECURRENT:
+            self._cut_sequence(raw)
         for slot, shape in raw.items():
             self.found.setdefault(slot, tuple(self.size(dim, (slot, axis), axis) for axis, dim in enumerate(shape)))
         if sum(math.prod(shape) for shape in self.found.values()) > LIMIT:
@@ -157,11 +164,19 @@ class Shapes:
         shapes: list[Sequence[int]] = []
         shapes += [grid(self.graph.storage(name)) for name in [*node.inputs, *node.outputs] if name]
         constants = [c for slot in range(len(node.inputs)) if (c := node.constant(slot)) is not None]
-        if node.op == "BatchNormalization" or (node.op == "PRelu" and node.version < 7):
+        if node.op in _STATISTICS:
+            shapes.append((self._channels(), *(1,) * (rank - 2)))
+        elif node.op == "BatchNormalization" or (node.op == "PRelu" and node.version < 7):
             shapes += [(*c.shape, *(1,) * (rank - 2)) for c in constants]
         else:
             shapes += [align(node, np.empty(c.shape, np.bool_), max(rank, len(c.shape))).shape for c in constants]
         return {axis - len(shape): size for shape in shapes for axis, size in enumerate(shape) if size != 1}
+
+    def _channels(self) -> int:
+        shape = self.node.graph.shape(self.node.inputs[0])
+        if shape is None or not isinstance(shape[1], int):
+            raise NotCertifiedError("the number of its channels is not known")
+        return shape[1]
 
     def _cut_alike(self, raw: dict[int, Shape]) -> None:
         """Elementwise operators: axes meet from the last one backwards."""
@@ -175,6 +190,8 @@ class Shapes:
             known = [dim for shape in raw.values() if len(shape) >= -axis and isinstance(dim := shape[axis], int)]
             sizes[axis] = fixed.get(axis, min([2 if axis == -rank else SMALL, *(dim for dim in known if dim != 1)]))
         for slot, shape in raw.items():
+            if slot and node.op in _STATISTICS:
+                continue  # a scale or a bias: of its own size
             cut = [1 if dim == 1 else sizes[axis - len(shape)] for axis, dim in enumerate(shape)]
             if node.op == "Concat":  # on the axis that it joins, each input keeps its own size
                 axis = node.get_int("axis", 1) % rank
@@ -186,7 +203,7 @@ class Shapes:
         node = self.node
         matrices = {slot: c.shape for slot in (0, 1) if (c := node.constant(slot)) is not None and len(c.shape) == 2}
         slot = 0 if 1 in matrices else 1
-        if len(matrices) != 1 or slot not in raw or len(raw[slot]) < 2:
+        if len(matrices) != 1 or slot not in raw or len(raw[slot]) < 2 or (node.op == "Gemm" and slot == 1):
             return
         bias = node.constant(2)
         if node.input(2) and (bias is None or (len(bias.shape) == 2 and bias.shape[0] != 1)):
@@ -202,8 +219,24 @@ class Shapes:
         cut[summed] = matrices[1 - slot][1 if across else 0]
         self.found[slot] = tuple(self.size(dim, (slot, axis), axis) for axis, dim in enumerate(cut))
 
+    def _cut_sequence(self, raw: dict[int, Shape]) -> None:
+        """Recurrent operators: a short sequence, and a small batch where no constant has the batch's size."""
+        node = self.node
+        time, batch = (1, 0) if node.get_int("layout", 0) else (0, 1)
+        states = {slot for slot in (5, 6) if node.input(slot)}
+        small = not any(node.constant(slot) is not None for slot in (*states, 4))
+        for slot, shape in raw.items():
+            if slot == 0:
+                sizes = {time: SMALL + 1, batch: 2} if small else {}
+            else:
+                sizes = {batch: 2} if small and slot in states else {}
+            cut = [sizes.get(axis, dim) for axis, dim in enumerate(shape)]
+            self.found[slot] = tuple(
+                self.size(dim, "batch" if axis == batch else (slot, axis), axis) for axis, dim in enumerate(cut)
+            )
 
-def integers(shapes: Shapes, slot: int) -> Array:
+
+def integers(shapes: Shapes, slot: int) -> NDArray[Any]:
     """A value for an input that is an integer tensor known only at run time: a target shape, or indices.
 
     Raises:
@@ -217,9 +250,25 @@ def integers(shapes: Shapes, slot: int) -> Array:
         ("Resize", 3): lambda: [*first[:2], *(2 * size for size in first[2:])],
     }
     maker = makers.get((node.op, slot))
+    if node.op == "DequantizeLinear" and slot == 0:
+        return _whole_numbers(shapes)
+    if node.op in RECURRENT and slot == 4:
+        time, batch = first[:2] if not node.get_int("layout", 0) else first[1::-1]
+        return np.array([1 + i % time for i in range(batch)], np.int64)
     if maker is None:
         raise NotCertifiedError(f"its input {slot}, {node.inputs[slot]!r}, is known only at run time")
     return np.array(maker(), np.int64)
+
+
+def _whole_numbers(shapes: Shapes) -> NDArray[Any]:
+    """Small ones of either sign, in the shape of what is dequantized."""
+    shape = shapes.node.graph.shape(shapes.node.inputs[0])
+    if shape is None:
+        raise NotCertifiedError("the rank of what it dequantizes is not known")
+    sizes = [shapes.size(dim, (0, axis), axis) for axis, dim in enumerate(shape)]
+    if math.prod(sizes) > LIMIT:
+        raise NotCertifiedError("its tensors are too large to be tested")
+    return (np.arange(math.prod(sizes), dtype=np.int64) % 101 - 50).reshape(sizes)
 
 
 def _target(shapes: Shapes) -> list[int]:

@@ -31,10 +31,24 @@ MAY_CHANGE = {
     "Clip": frozenset({"min", "max"}),
     "Pad": frozenset({"value"}),
     "Resize": frozenset({"extrapolation_value"}),
+    "InstanceNormalization": frozenset({"epsilon"}),
+    "GroupNormalization": frozenset({"epsilon"}),
+    "LayerNormalization": frozenset({"epsilon"}),
+    "RMSNormalization": frozenset({"epsilon"}),
+    "DequantizeLinear": frozenset({"axis"}),
 }
 """Attributes that a fold may change; the numeric test decides whether rightly."""
 
-MAY_APPEAR = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "Pad": 2}
+MAY_APPEAR = {
+    "Conv": 2,
+    "ConvTranspose": 2,
+    "Gemm": 2,
+    "Pad": 2,
+    "LayerNormalization": 2,
+    "LSTM": 3,
+    "GRU": 3,
+    "RNN": 3,
+}
 """The input slot of an optional constant that a fold may add."""
 
 _PAIRS = (("Max", "Min"), ("ReduceMax", "ReduceMin"), ("ArgMax", "ArgMin"))

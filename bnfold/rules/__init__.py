@@ -10,14 +10,18 @@ from bnfold.rules import (
     border,
     convolution,
     dense,
+    einsum,
     elementwise,
     extremes,
     functions,
     gathering,
     indexing,
     movement,
+    normalization,
     pooling,
     products,
+    quantization,
+    recurrent,
     reduction,
     scaling,
     sums,
@@ -30,6 +34,7 @@ RULES: dict[str, Rule] = {
     "ConvTranspose": convolution.conv_transpose,
     "Gemm": dense.gemm,
     "MatMul": dense.matmul,
+    "Einsum": einsum.einsum,
     "BatchNormalization": scaling.batchnorm,
     "Add": sums.add,
     "Sub": sums.add,
@@ -92,6 +97,18 @@ RULES: dict[str, Rule] = {
     "ArgMax": reduction.arg_extreme,
     "ArgMin": reduction.arg_extreme,
     "CumSum": reduction.cumulative_sum,
+    "InstanceNormalization": normalization.instance_norm,
+    "GroupNormalization": normalization.group_norm,
+    "LayerNormalization": normalization.layer_norm,
+    "RMSNormalization": normalization.rms_norm,
+    "LpNormalization": normalization.lp_norm,
+    "Softmax": normalization.softmax,
+    "LogSoftmax": normalization.softmax,
+    "LSTM": recurrent.recurrent,
+    "GRU": recurrent.recurrent,
+    "RNN": recurrent.recurrent,
+    "DequantizeLinear": quantization.dequantize,
+    "QuantizeLinear": quantization.quantize,
     "Shape": elementwise.indifferent,
     "Size": elementwise.indifferent,
 }
@@ -99,6 +116,11 @@ RULES: dict[str, Rule] = {
 _ALL_INPUTS = frozenset({"Add", "Sub", "Sum", "Mean", "Mul", "Div", "Max", "Min", "Concat"})
 _SOME_INPUTS = {"Where": {1, 2}, "CastLike": {0, 1}}
 """Inputs that are data, where these are not the first one, or all."""
+
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"})
+
+_QUANTIZED = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantize", "QAttention", "QGemm")
+"""How the names of operators on integers begin, in ONNX's domain and in ONNX Runtime's."""
 
 
 def apply(view: View) -> list[Accept]:
@@ -116,11 +138,13 @@ def apply(view: View) -> list[Accept]:
     if node.op == "Dropout":
         rule = elementwise.identity if _drops_nothing(view) else None
     moving = set(range(len(node.inputs))) if node.op in _ALL_INPUTS else _SOME_INPUTS.get(node.op, {0})
-    if node.op == "MatMul" or rule is scaling.constant_factor:
-        moving = {slot for slot in (0, 1) if node.constant(slot) is None}
+    if node.op in _WEIGHTED or rule is scaling.constant_factor:
+        moving = {slot for slot in range(len(node.inputs)) if node.constant(slot) is None}
     for key, port in view.ports.items():
         if key >= 0 and key not in moving and not port.storage.is_identity:
             raise view.refuse("opaque-op", f"{port.name!r} steers {node.op}; only its data may be stored differently")
+    if rule is None and node.proto.op_type.startswith(_QUANTIZED):
+        raise quantization.quantized(view, f"{node.op} computes with integers")
     if rule is None:
         raise view.refuse("opaque-op", f"{node.op} is not affine in this tensor, or has no rule")
     return rule(view)

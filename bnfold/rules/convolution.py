@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bnfold.affine import Array
+from bnfold.affine import Array, Storage
 from bnfold.constants import Constant
 from bnfold.plan import Edit, NewConstant
 from bnfold.rules.base import OUT, Accept, View, channels_where, need_decode, need_encode, only_axis
@@ -20,59 +20,93 @@ from bnfold.sums import exact_sum
 def conv(view: View) -> list[Accept]:
     """y = W * x + B.  W' = a W alpha;  B' = a (B + sum(W beta)) + b;  beta = 0 where a window touches zero padding."""
     node = view.node
-    weight = constant_weight(view, 1)
+    weight, shape = _weight(view)
     group, x, y = node.get_int("group", 1), view.port(0), view.port(OUT)
-    if len(weight.shape) < 3 or group < 1 or weight.shape[0] % group:
-        raise view.refuse("unsupported-form", f"the weights of {node.op} have shape {weight.shape}")
-    out_channels, in_channels = weight.shape[0], weight.shape[1] * group
+    out_channels, in_channels = shape[0], shape[1] * group
     alpha, beta = need_decode(view, only_axis(view, x, 1, in_channels))
     a, b = need_encode(view, only_axis(view, y, 1, out_channels))
-    if np.any(beta != 0) and _touches_padding(view, weight.shape[2:]):
+    if np.any(beta != 0) and _touches_padding(view, shape[2:]):
         raise view.refuse(
             "padded-shift",
             f"{node.op} pads its input with zeros, which the shift of {np.count_nonzero(beta)} channels does not reach",
             "pad with the shifted value before the convolution, or make these shifts zero",
             channels_where(beta != 0),
         )
-    tail = (1,) * (len(weight.shape) - 2)
+    tail = (1,) * (len(shape) - 2)
     per_input = _group_rows(alpha, group, out_channels).reshape(*_group_rows(alpha, group, out_channels).shape, *tail)
     factors = _not_one(per_input, a.reshape(-1, 1, *tail))
 
     def moved() -> Array:
         rows = _group_rows(beta, group, out_channels)
-        total = weight.float64().reshape(*weight.shape[:2], -1) * rows[:, :, None]
+        total = constant_weight(view, 1).float64().reshape(*shape[:2], -1) * rows[:, :, None]
         return exact_sum(total.reshape(out_channels, -1))
 
-    edits = _weight_edit(weight, factors) + bias_edit(view, 2, weight.type, a, b, moved if np.any(beta != 0) else None)
-    return [Accept({}, edits)]
+    return [_absorbed(view, weight, factors, a, b, moved if np.any(beta != 0) else None)]
 
 
 def conv_transpose(view: View) -> list[Accept]:
     """As Conv, with W[c, m]; a shift in front only for kernel 1, stride 1 and no output padding."""
     node = view.node
-    weight = constant_weight(view, 1)
+    weight, shape = _weight(view)
     group, x, y = node.get_int("group", 1), view.port(0), view.port(OUT)
-    if len(weight.shape) < 3 or group < 1 or weight.shape[0] % group:
-        raise view.refuse("unsupported-form", f"the weights of {node.op} have shape {weight.shape}")
-    in_channels, per_group = weight.shape[0], weight.shape[1]
+    in_channels, per_group = shape[0], shape[1]
     alpha, beta = need_decode(view, only_axis(view, x, 1, in_channels))
     a, b = need_encode(view, only_axis(view, y, 1, per_group * group))
-    if np.any(beta != 0) and not _pointwise(view, weight.shape[2:]):
+    if np.any(beta != 0) and not _pointwise(view, shape[2:]):
         raise view.refuse(
             "padded-shift",
             f"the outputs of {node.op} see different numbers of inputs, so that a shift does not reach all alike",
             channels=channels_where(beta != 0),
         )
-    tail = (1,) * (len(weight.shape) - 2)
+    tail = (1,) * (len(shape) - 2)
     out_rows = _group_rows(a, group, in_channels)
     factors = _not_one(alpha.reshape(-1, 1, *tail), out_rows.reshape(*out_rows.shape, *tail))
 
     def moved() -> Array:
-        total = weight.float64().reshape(in_channels, per_group) * beta[:, None]
+        total = constant_weight(view, 1).float64().reshape(in_channels, per_group) * beta[:, None]
         return exact_sum(total.reshape(group, -1, per_group).transpose(0, 2, 1)).reshape(-1)
 
-    edits = _weight_edit(weight, factors) + bias_edit(view, 2, weight.type, a, b, moved if np.any(beta != 0) else None)
-    return [Accept({}, edits)]
+    return [_absorbed(view, weight, factors, a, b, moved if np.any(beta != 0) else None)]
+
+
+def _weight(view: View) -> tuple[Constant | None, tuple[int, ...]]:
+    """The weights and their shape; None for weights that the graph computes, which take a scale only."""
+    computed = view.node.constant(1) is None and not view.port(1).pinned
+    weight = None if computed else constant_weight(view, 1)
+    shape = tuple(size for size in view.port(1).shape if isinstance(size, int))
+    if len(shape) < view.port(1).rank:
+        raise view.refuse("unknown-shape", f"the shape of the weights of {view.node.op} is not known")
+    group = view.node.get_int("group", 1)
+    if len(shape) < 3 or group < 1 or shape[0] % group:
+        raise view.refuse("unsupported-form", f"the weights of {view.node.op} have shape {shape}")
+    return weight, shape
+
+
+def _absorbed(
+    view: View,
+    weight: Constant | None,
+    factors: tuple[Array, ...],
+    a: Array,
+    b: Array,
+    moved: Callable[[], Array] | None,
+) -> Accept:
+    """Scale the weights and move the bias; where the graph computes one of them, it must be stored with that."""
+    node, wants = view.node, dict[int, Storage]()
+    edits: tuple[Edit, ...] = ()
+    if weight is not None:
+        edits = _weight_edit(weight, factors)
+    else:
+        if moved is not None:
+            raise view.refuse("dynamic-weight", f"the weights of {node.op} are computed at run time")
+        whole: Array = np.ones((1,) * view.port(1).rank)
+        for factor in factors:
+            whole = whole * factor
+        wants[1] = Storage.encode(whole, np.zeros_like(whole))
+    if not node.input(2) or node.constant(2) is not None or view.port(2).pinned:
+        type_ = node.graph.type(node.outputs[0]) if weight is None else weight.type
+        return view.settle(wants, edits + bias_edit(view, 2, type_, a, b, moved))
+    wants[2] = Storage.encode(a, b if moved is None else a * moved() + b)
+    return view.settle(wants, edits)
 
 
 def constant_weight(view: View, slot: int) -> Constant:

@@ -5,66 +5,114 @@ Source: ONNX operators Gemm-1/6/7/9/11/13, MatMul-1/9/13.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from bnfold.affine import Array, Storage, snap
+from bnfold.constants import Constant
 from bnfold.plan import Edit, NewBias, NewConstant, SetAttribute
-from bnfold.rules.base import OUT, Accept, View, need_decode, need_encode, only_axis, varies_on
-from bnfold.rules.convolution import constant_weight
-from bnfold.sums import exact_sum
+from bnfold.rules.base import OUT, Accept, Port, View, compress, lift, need_encode
+from bnfold.rules.contraction import Labels, Met, Product, arrived, arrived_shape, meet, roles
+from bnfold.rules.einsum import decided
+from bnfold.rules.operands import first_accepted
 
 
 def gemm(view: View) -> list[Accept]:
-    """Y = p A B + q C.  B' = alpha B a;  C' = a (C + p/q beta.B) + b/q;  without C, or with q = 0: q becomes 1."""
+    """Y = p A B + q C.  B' = alpha B a;  C' = a (C + p/q beta.B) + b/q;  without C, or with q = 0: q becomes 1.
+
+    The constant may be A. A scale of rows passes, and C takes it too; a C that is no constant takes a and any shift.
+    """
     node = view.node
-    if node.constant(1) is None and node.constant(0) is not None:
-        raise view.refuse("unsupported-form", "Gemm has its constant on the left; only constants on the right fold")
-    weight = constant_weight(view, 1)
-    trans_a, trans_b = bool(node.get_int("transA", 0)), bool(node.get_int("transB", 0))
-    p, q = node.get_float("alpha", 1.0), node.get_float("beta", 1.0)
-    if len(weight.shape) != 2:
-        raise view.refuse("unsupported-form", f"the weights of Gemm have shape {weight.shape}")
-    k, n = weight.shape[::-1] if trans_b else weight.shape
-    x, y = view.port(0), view.port(OUT)
-    alpha, beta = need_decode(view, only_axis(view, x, 0 if trans_a else 1, k))
-    a, b = need_encode(view, only_axis(view, y, 1, n))
-    axes = (slice(None), None) if not trans_b else (None, slice(None))
-    per_k, per_n = alpha[axes], a[axes[::-1]]
-    factors = tuple(factor for factor in (per_k, per_n) if np.any(factor != 1))
-    edits: tuple[Edit, ...] = ()
-    if factors:
-        edits += (NewConstant(1, "weight", weight.type, weight.shape, weight, factors),)
-
-    def moved() -> Array:
-        matrix = weight.float64() if trans_b else weight.float64().T
-        return exact_sum(matrix * beta[None, :]) * p
-
-    shifted = bool(np.any(beta != 0))
-    return [Accept({}, edits + _gemm_bias(view, weight.type, q, a, b, moved if shifted else None))]
+    a = ("m", "k")[:: -1 if node.get_int("transA", 0) else 1]
+    b = ("k", "n")[:: -1 if node.get_int("transB", 0) else 1]
+    labels = {0: a, 1: b, OUT: ("m", "n")}
+    return _ways(view, lambda x, w: _gemm(Product(view, x, w, labels, node.get_float("alpha", 1.0))))
 
 
-def _gemm_bias(
-    view: View, type_: int, q: float, a: Array, b: Array, moved: Callable[[], Array] | None
-) -> tuple[Edit, ...]:
-    """The new C: a C + (a moved + b) / q."""
-    node, name = view.node, view.node.input(2)
-    used = bool(name) and q != 0
-    old = node.constant(2) if used else None
-    unshifted = moved is None and bool(np.all(b == 0))
-    if used and old is None:
-        if unshifted and np.all(a == 1):
-            return ()
+def _ways(view: View, way: Callable[[int, int], list[Accept]]) -> list[Accept]:
+    found: list[Accept] = []
+
+    def of(x: int, w: int) -> Accept:
+        first, *more = way(x, w)
+        found.extend(more)
+        return first
+
+    return decided([*first_accepted([partial(of, *role) for role in roles(view)], view, "conflict", ""), *found])
+
+
+def _gemm(product: Product) -> list[Accept]:
+    view = product.view
+    node, y, c = view.node, view.port(OUT), _addend(view)
+    if any(len(view.port(key).shape) != 2 for key in (0, 1, OUT)):
+        raise view.refuse("unsupported-form", "the operands of Gemm are no matrices")
+    leads = c is not None and c.fixed and not y.fixed and not c.storage.is_identity
+    met = meet(product, lift(need_encode(view, c.storage)[0], 2) if c is not None and leads else None)
+    if met.passed is not None:
+        raise view.refuse("zero-scale", "rows of scale zero do not pass a Gemm")
+    _, b = need_encode(view, y.storage)
+    if c is None:
+        wants = {**met.wants, OUT: Storage.encode(met.a, b)}
+        return [view.settle(wants, met.edits + _new_addend(product, met, b))]
+    q = node.get_float("beta", 1.0)
+    shift = met.a * arrived(product, met.beta)
+    _, own = need_encode(view, c.storage)
+
+    def to_output() -> Accept:
+        through = q * lift(own, 2) if leads or c.fixed else 0.0
+        storage = c.storage if leads or c.fixed else _addend_storage(view, c, met.a, np.zeros((1, 1)))
+        back = Storage.encode(met.a, snap(through - shift, shift, np.asarray(through)))
+        return view.settle({**met.wants, OUT: back, 2: storage}, met.edits)
+
+    def to_addend() -> Accept:
+        storage = _addend_storage(view, c, met.a, snap(shift + b, shift, b) / q)
+        return view.settle({**met.wants, OUT: Storage.encode(met.a, b), 2: storage}, met.edits)
+
+    return decided(first_accepted([to_addend, to_output], view, "conflict", "no operand is free to take the shift"))
+
+
+def _addend(view: View) -> Port | None:
+    """C where it is computed by the graph; one whose meaning must stay cannot change."""
+    node = view.node
+    if not node.input(2) or node.constant(2) is not None or node.get_float("beta", 1.0) == 0:
+        return None
+    port = view.port(2)
+    own = [view.ports[key].storage.is_identity for key in view.ports if key != 2]
+    if port.pinned and not all(own):
         raise view.refuse("dynamic-weight", "the bias of Gemm is computed at run time")
-    if unshifted and (not used or np.all(a == 1)):
+    return port
+
+
+def _addend_storage(view: View, c: Port, a: Array, b: Array) -> Storage:
+    """Encode (a, b), given for the output, on C; refuses where C lacks an axis on which they vary."""
+    fitted = []
+    for array in (compress(a), compress(b)):
+        shape = (1,) * (2 - c.rank) + tuple(c.shape)
+        if any(n != 1 and dim == 1 for n, dim in zip(array.shape, shape, strict=True)):
+            raise view.refuse("lacks-axis", f"operand {c.name!r} of Gemm has no axis for what varies in its output")
+        fitted.append(array.reshape(array.shape[2 - c.rank :]))
+    return Storage.encode(*fitted)
+
+
+def _new_addend(product: Product, met: Met, b: Array) -> tuple[Edit, ...]:
+    """The new C: a C + (a arrived + b) / q."""
+    node, a, beta = product.view.node, met.a, met.beta
+    q = node.get_float("beta", 1.0)
+    used = bool(node.input(2)) and q != 0
+    old = node.constant(2) if used else None
+    shifted = bool(np.any(beta != 0)) or bool(np.any(b != 0))
+    if not shifted and (not used or np.all(a == 1)):
         return ()
     divisor = q if used else 1.0
-    shift = (lambda: b / divisor) if moved is None else (lambda: (a * moved() + b) / divisor)
-    shape = np.broadcast_shapes(old.shape, a.shape) if old else a.shape
-    edits: tuple[Edit, ...] = (
-        NewConstant(2, "bias", old.type if old else type_, shape, old, (a,) if old else (), shift),
-    )
+    shape = _addend_shape(product, old, a, b, beta)
+
+    def shift() -> Array:
+        value = (a * arrived(product, beta) + b if np.any(beta != 0) else b) / divisor
+        return value.reshape(value.shape[2 - len(shape) :])
+
+    factors = (a.reshape(a.shape[2 - len(shape) :]),) if old is not None else ()
+    edits: tuple[Edit, ...] = (NewConstant(2, "bias", _addend_type(product, old), shape, old, factors, shift),)
     if not used and q != 1.0:
         edits += (SetAttribute("beta", 1.0),)
     if node.version < 7 and not node.get_int("broadcast", 0):
@@ -72,60 +120,87 @@ def _gemm_bias(
     return edits
 
 
+def _addend_type(product: Product, old: Constant | None) -> int:
+    constant, node = old or product.weight, product.view.node
+    return node.graph.type(node.outputs[0]) if constant is None else constant.type
+
+
+def _addend_shape(product: Product, old: Constant | None, a: Array, b: Array, beta: Array) -> tuple[int, ...]:
+    """A vector, or a matrix where it varies along rows too; before opset 7 that is a whole one."""
+    view, shapes = product.view, [b.shape]
+    outputs = view.port(OUT).shape
+    if np.any(beta != 0):
+        shapes.append(arrived_shape(product, beta))
+    if old is not None:
+        shapes += [a.shape, old.shape]
+    shape = np.broadcast_shapes((1, 1), *shapes)
+    if old is None and shape == (1, 1) and isinstance(outputs[1], int):
+        shape = (1, outputs[1])
+    if shape[0] == 1 and (old is None or len(old.shape) < 2):
+        return shape[1:]
+    if shape[0] != 1 and view.node.version < 7:
+        known = tuple(size for size in outputs if isinstance(size, int))
+        if len(known) < 2:
+            raise view.refuse("unknown-shape", "the number of rows of Gemm is not known", "export with shapes")
+        return known
+    return shape
+
+
 def matmul(view: View) -> list[Accept]:
     """y = x W.  W' = alpha W a on its own axes; a (beta.W) + b is a constant shift of the output.
 
     The shift goes on to the Add behind it, or becomes a bias of its own. A scale of rows passes. W x alike.
     """
-    node = view.node
-    left = node.constant(1) is None and node.constant(0) is not None
-    weight = constant_weight(view, 0 if left else 1)
-    x, y = view.port(1 if left else 0), view.port(OUT)
-    if len(weight.shape) < 2 or x.rank < 2:
-        raise view.refuse("unsupported-form", f"MatMul of vectors: weights {weight.shape}, input of rank {x.rank}")
-    axis = -2 if left else -1
-    k, n = (weight.shape[-1], weight.shape[-2]) if left else (weight.shape[-2], weight.shape[-1])
-    rows = _passing_rows(view, 1 if left else 0, axis)
-    if rows is not None:
-        return [view.settle(rows)]
-    alpha, beta = need_decode(view, only_axis(view, x, axis, k))
-    a, b = need_encode(view, only_axis(view, y, axis, n))
-    per_k, per_n = (alpha[None, :], a[:, None]) if left else (alpha[:, None], a[None, :])
-    factors = tuple(factor for factor in (per_k, per_n) if np.any(factor != 1))
-    edits: tuple[Edit, ...] = ()
-    if factors:
-        edits += (NewConstant(0 if left else 1, "weight", weight.type, weight.shape, weight, factors),)
-    arrived = np.zeros_like(b)
-    if np.any(beta != 0):
-        if len(weight.shape) != 2:
-            raise view.refuse(
-                "shift-refused", "MatMul has a batch of weights, and a shift would need a batch of biases"
-            )
-        arrived = a * exact_sum((weight.float64() if left else weight.float64().T) * beta[None, :])
-    bias = snap(arrived + b, arrived, b)
-    along = (1,) * (y.rank - 2) + ((n, 1) if left else (1, n))
+    labels = _matmul_labels(view)
+    return _ways(view, lambda x, w: _matmul(Product(view, x, w, labels)))
+
+
+def _matmul_labels(view: View) -> dict[int, Labels]:
+    """(b1, b0, m, k), (b1, b0, k, n) and (b1, b0, m, n), of which a vector has k only."""
+    first, second = view.port(0).shape, view.port(1).shape
+    if not first or not second:
+        raise view.refuse("unsupported-form", "MatMul of a number")
+    batch = {}
+    for slot, shape, other in ((0, first, second), (1, second, first)):
+        lead, met = shape[:-2][::-1], other[:-2][::-1]
+        alike = [n == 1 and i < len(met) and met[i] != 1 for i, n in enumerate(lead)]
+        batch[slot] = tuple("" if skip else f"b{i}" for i, skip in enumerate(alike))[::-1]
+    rank = max(len(first), len(second)) - 2
+    ends = (("m", "k") if len(first) > 1 else ("k",)), (("k", "n") if len(second) > 1 else ("k",))
+    out = (*(f"b{i}" for i in reversed(range(rank))), *("m",) * (len(first) > 1), *("n",) * (len(second) > 1))
+    return {0: (*batch[0], *ends[0]), 1: (*batch[1], *ends[1]), OUT: out}
+
+
+def _matmul(product: Product) -> list[Accept]:
+    view, y = product.view, product.view.port(OUT)
+    met = meet(product)
+    if met.passed is not None:
+        return [view.settle({**met.wants, OUT: met.passed}, met.edits)]
+    _, b = need_encode(view, y.storage)
+    shift = met.a * arrived(product, met.beta)
+    bias = snap(shift + b, shift, b)
     if np.all(bias == 0):
-        return [Accept({}, edits)]
-    ways: list[Accept] = []
-    if not (view.bias_behind or view.only_moves):
-        ways.append(Accept({}, (*edits, NewBias(weight.type, bias.reshape(along)))))
+        return [view.settle({**met.wants, OUT: Storage.encode(met.a, b)}, met.edits)]
+    ways: list[Callable[[], Accept]] = []
+    if not (view.bias_behind or view.only_moves) and product.weight is not None and _addable(view, bias):
+        added = NewBias(product.weight.type, np.broadcast_to(bias, _bias_shape(view, bias)))
+        ways.append(lambda: view.settle({**met.wants, OUT: Storage.encode(met.a, b)}, (*met.edits, added)))
     if not y.fixed:
-        ways.append(view.settle({OUT: Storage.encode(a.reshape(along), -arrived.reshape(along))}, edits))
+        ways.append(lambda: view.settle({**met.wants, OUT: Storage.encode(met.a, -shift)}, met.edits))
     if not ways and view.only_moves:
         raise view.refuse("would-only-move", "the addition would only move behind a MatMul")
-    if not ways:
-        raise view.refuse("shift-refused", "MatMul has no bias of its own; the Add behind it takes the shift")
-    return ways
+    return first_accepted(
+        ways, view, "shift-refused", "MatMul has no bias of its own; the Add behind it takes the shift"
+    )
 
 
-def _passing_rows(view: View, key: int, axis: int) -> Mapping[int, Storage] | None:
-    """A scale that varies only along rows, with none on the weights' axes, passes from one side to the other."""
-    x, y = view.port(key), view.port(OUT)
-    for one, other, target in ((x, y, OUT), (y, x, key)):
-        varying = varies_on(one.storage)
-        if not one.fixed or not varying or axis % one.rank in varying:
-            continue
-        if not one.storage.is_scale or one.rank != other.rank:
-            raise view.refuse("row-axis", f"a shift that varies along the rows of {view.node.op} does not pass")
-        return {target: one.storage}
-    return None
+def _addable(view: View, bias: Array) -> bool:
+    """Whether an Add can do it: before opset 7 its constant has one axis."""
+    return view.node.version >= 7 or sum(size != 1 for size in bias.shape) <= 1
+
+
+def _bias_shape(view: View, bias: Array) -> tuple[int, ...]:
+    """A bias has the whole last axis, or whatever axis it varies on."""
+    last = view.port(OUT).shape[-1]
+    plain = all(size == 1 for size in bias.shape)
+    return (*bias.shape[:-1], last) if plain and isinstance(last, int) else bias.shape

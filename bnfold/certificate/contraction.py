@@ -1,0 +1,153 @@
+"""MatMul, Gemm and Einsum: what weights and biases should be, by the names of axes.
+
+``x = alpha*x' + beta`` on one operand, ``y' = a*y + b`` on the output, weights w on the other operand.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.affine import Array, Storage
+from bnfold.certificate.affines import storage_of
+from bnfold.certificate.formulas import BIAS, Formula
+from bnfold.certificate.ports import weight_of
+from bnfold.certificate.result import NotCertifiedError
+from bnfold.certificate.rounding import EPS, Exact, read_rows, spans
+from bnfold.certificate.wiring import GraphPair, Pair
+from bnfold.constants import Constant
+from bnfold.graph import Node
+
+
+def letters(node: Node) -> tuple[str, str, str]:
+    """Letters for the axes of both operands and of the output."""
+    ranks = [node.graph.rank(node.inputs[slot]) for slot in (0, 1)]
+    if None in ranks:
+        raise NotCertifiedError("the rank of its operands is not known")
+    first, second = (int(rank or 0) for rank in ranks)
+    if node.op == "Gemm":
+        a, b = ("mk", "km")[node.get_int("transA", 0)], ("kn", "nk")[node.get_int("transB", 0)]
+        return a, b, "mn"
+    if node.op == "MatMul":
+        batch = string.ascii_uppercase[: max(first, second, 2) - 2]
+        one = "k" if first == 1 else batch[len(batch) - first + 2 :] + "mk"
+        other = "k" if second == 1 else batch[len(batch) - second + 2 :] + "kn"
+        return one, other, batch + "m" * (first > 1) + "n" * (second > 1)
+    left, arrow, out = node.get_string("equation", "").replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != 2 or "." in left + out:
+        raise NotCertifiedError("its equation is not one of two operands with named axes")
+    own = "".join(sorted(letter for letter in set("".join(terms)) if left.count(letter) == 1))
+    return terms[0], terms[1], out if arrow else own
+
+
+def _regular(storage: Storage, gone: NDArray[np.bool_]) -> Storage:
+    """A storage in which channels of which nothing is left count as stored as they were."""
+    arrays = zip((storage.den, storage.num, storage.off), (1.0, 1.0, 0.0), strict=True)
+    return Storage(*(np.where(gone, plain, array) for array, plain in arrays))
+
+
+def _at_row(array: Array, names: str, own: str, rows: Mapping[str, int]) -> Array:
+    """The array along the axes of the weights, in their order, and at one index of all others."""
+    at = [slice(None) if name in own else min(rows[name], n - 1) for name, n in zip(names, array.shape, strict=True)]
+    array = array[tuple(at)]
+    kept = [name for name in names if name in own]
+    array = array.transpose([kept.index(name) for name in own if name in kept])
+    return array[tuple(slice(None) if name in kept else None for name in own)]
+
+
+def _product(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
+    """W' = a W alpha;  C' = (a (q C + p beta.W) + b) / q', with p and q as Gemm's alpha and beta."""
+    node = pair.old
+    slot = 1 if node.constant(1) is not None or node.constant(0) is None else 0
+    *names, y = letters(node)
+    x, x_name, own = names[1 - slot], node.inputs[1 - slot], names[slot]
+    found: dict[int, Exact] = {}
+    w = weight_of(node, slot) if node.constant(slot) is not None else None
+    given, made = storage_of(graph, node, x_name), storage_of(graph, node, node.outputs[0])
+    rows = _row((x, given), (y, made), own)
+    given, made = _regular(given, given.num == 0), _regular(made, made.den == 0)
+    alpha, a, b = given.alpha, made.a, made.b
+    if w is not None:
+        whole = tuple(slice(0, 1) if size == 1 else slice(None) for size in w.shape)  # one that meets many is a row
+        factors = _at_row(a, y, own, rows), _at_row(alpha, x, own, rows)
+        found[slot] = Exact.scaled(w, *(factor[whole] for factor in factors))
+    if pair.bias is None and node.op != "Gemm":
+        return found
+    moved, size, count = _arrived(node, w, 1 - slot, given.beta)
+    terms = [a * moved, b]
+    doubt = (count + 8) * EPS * (np.abs(a) * size + np.abs(b))
+    if node.op == "MatMul":
+        found[BIAS] = _sum(terms, doubt, None)
+        return found
+    q, new_q = node.get_float("beta", 1.0), pair.new.get_float("beta", 1.0)
+    c = node.constant(2)
+    if c is not None and q != 0:
+        terms.append(a * q * c.float64())
+        doubt = doubt + 8 * EPS * np.abs(terms[-1])
+    if c is not None or not node.input(2):
+        found[2] = _sum([term / new_q for term in terms], doubt / abs(new_q), pair.new.constant(2))
+    return found
+
+
+def _row(x: tuple[str, Storage], y: tuple[str, Storage], own: str) -> dict[str, int]:
+    """For each axis that the weights lack an index at which neither scale is zero."""
+    found: dict[str, int] = {}
+    for names, storage in (x, y):
+        fine = np.asarray((storage.den != 0) & (storage.num != 0))
+        for axis, name in enumerate(names):
+            along = fine.any(axis=tuple(other for other in range(fine.ndim) if other != axis))
+            if name not in own and (name not in found or along.size > 1):
+                found[name] = int(np.argmax(along))
+    return found
+
+
+def _sum(terms: Sequence[Array], doubt: Array, stored: Constant | None) -> Exact:
+    """The sum of terms; in the shape of what is stored, where that only repeats it."""
+    value = np.asarray(sum(terms[1:], terms[0]))
+    shape = np.broadcast_shapes(value.shape, doubt.shape)
+    if (
+        stored is not None
+        and len(stored.shape) <= 2
+        and np.broadcast_shapes(shape, stored.shape)[-2:] == ((1,) * (2 - len(stored.shape)) + stored.shape)
+    ):
+        shape = np.broadcast_shapes(shape, stored.shape)
+    return Exact.of(np.broadcast_to(value, shape), np.broadcast_to(doubt, shape))
+
+
+def _arrived(node: Node, w: Constant | None, slot: int, beta: Array) -> tuple[Array, Array, int]:
+    """beta . W in the output, the sum of magnitudes, and how many terms it has."""
+    *operands, y = letters(node)
+    x, own = operands[slot], operands[1 - slot]
+    if not np.any(beta):
+        return np.zeros((1,) * len(y)), np.zeros((1,) * len(y)), 0
+    if w is None:
+        raise NotCertifiedError("its weights are not constant, and a shift reaches them")
+    gain = node.get_float("alpha", 1.0) if node.op == "Gemm" else 1.0
+    shape, sizes = node.graph.shape(node.inputs[slot]), list(beta.shape)
+    for axis, name in enumerate(x):
+        if name in y:
+            continue
+        size = w.shape[own.index(name)] if name in own else None if shape is None else shape[axis]
+        if not isinstance(size, int):
+            raise NotCertifiedError("the size of an axis that it sums is not known")
+        sizes[axis] = max(sizes[axis], size)
+    beta = np.broadcast_to(beta * gain, sizes)
+    pieces = []
+    for start, stop in spans(w.shape):
+        piece, at = read_rows(w, start, stop), x.find(own[0])
+        cut = at >= 0 and beta.shape[at] != 1 and w.shape[0] != 1
+        part = beta.take(range(start, stop), at) if cut else beta
+        pieces.append([np.einsum(f"{x},{own}->{y}", *sides) for sides in ((part, piece), (abs(part), abs(piece)))])
+    gone = [size for name, size in zip(own, w.shape, strict=True) if name not in y]
+    if own[0] in y:
+        total, magnitude = (np.concatenate(sides, y.index(own[0])) for sides in zip(*pieces, strict=True))
+    else:
+        total, magnitude = (np.sum(sides, axis=0) for sides in zip(*pieces, strict=True))
+    return total, magnitude, int(np.prod(gone, dtype=np.int64))
+
+
+FORMULAS: Mapping[str, Formula] = dict.fromkeys(("Gemm", "MatMul", "Einsum"), _product)

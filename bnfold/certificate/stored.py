@@ -1,0 +1,65 @@
+"""What the output holds at a node, against its exact value: constants, zero points and float attributes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from onnx import TensorProto
+
+from bnfold.certificate.formulas import BIAS
+from bnfold.certificate.result import NotCertifiedError, WrongError
+from bnfold.certificate.rounding import Exact, compare
+from bnfold.certificate.wiring import Pair
+from bnfold.constants import Constant
+from bnfold.source import FLOATS
+
+DEFAULTS = {"epsilon": 1e-5}
+"""Float attributes that may be left out."""
+
+
+def stored_constant(pair: Pair, slot: int) -> Constant | None:
+    """The new constant in the output."""
+    if slot != BIAS:
+        return pair.new.constant(slot)
+    assert pair.bias is not None
+    return next((c for own in (0, 1) if (c := pair.bias.constant(own)) is not None), None)
+
+
+def check_constant(pair: Pair, slot: int, exact: Exact) -> None:
+    """A new constant has the type of the one that it replaces, or of the weight; and the right values."""
+    stored = stored_constant(pair, slot)
+    if stored is None:
+        raise NotCertifiedError(f"its new input {slot} is no constant")
+    replaced = pair.old.constant(slot) if slot != BIAS else None
+    model = replaced or pair.old.constant(1) or pair.old.constant(0)
+    what = "its bias" if slot == BIAS else f"the constant {stored.name!r} at input {slot}"
+    if replaced is not None and stored.type == replaced.type and stored.type not in FLOATS:
+        _check_zero_point(pair, stored, exact)
+        return
+    of_data = model is None or pair.old.op == "Pad"
+    type_ = pair.old.graph.type(pair.old.inputs[0] if pair.old.op == "Pad" else pair.old.outputs[0])
+    type_ = type_ if of_data or model is None else model.type
+    if stored.type != type_ or stored.type not in FLOATS:
+        raise WrongError("constant", f"{what} has another element type than before")
+    error = compare(stored, exact)
+    if error:
+        text = (
+            f"off by {error:.3g} units in the last place" if math.isfinite(error) else "not finite, or of another shape"
+        )
+        raise WrongError("constant", f"{what} is {text}", error)
+
+
+def _check_zero_point(pair: Pair, stored: Constant, exact: Exact) -> None:
+    """Whole numbers are equal, and a zero point has the shape of its scale."""
+    scale = pair.new.constant(1)
+    if scale is None or stored.shape != scale.shape or not np.array_equal(stored.float64(), exact.value):
+        raise WrongError("constant", f"the zero point {stored.name!r} is not what it was")
+
+
+def check_attribute(pair: Pair, name: str, exact: Exact) -> None:
+    """A float attribute is its exact value, rounded once to the float32 that it is stored in."""
+    held = np.asarray(pair.new.get_float(name, DEFAULTS.get(name, math.nan)), np.float32)
+    error = compare(Constant(name, TensorProto.FLOAT, (), lambda: held), exact)
+    if error:
+        raise WrongError("constant", f"its attribute {name!r} is off by {error:.3g} units in the last place", error)

@@ -1,0 +1,63 @@
+"""Einsum of a tensor and weights.
+
+Source: ONNX operator Einsum-12.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from bnfold.affine import Storage, snap
+from bnfold.rules.base import OUT, Accept, View, need_encode
+from bnfold.rules.contraction import Labels, Product, arrived, meet, roles
+from bnfold.rules.operands import first_accepted
+
+
+def einsum(view: View) -> list[Accept]:
+    """y = sum x w over labels.  W' = a W alpha;  scales of rows pass;  a shift of x passes on, sum beta w."""
+    terms, out = _equation(view)
+    labels = {0: terms[0], 1: terms[1], OUT: out}
+    ways = [Product(view, x, w, labels) for x, w in roles(view)]
+    return decided(first_accepted([partial(_met, way) for way in ways], view, "conflict", "no operand is free"))
+
+
+def decided(accepts: list[Accept]) -> list[Accept]:
+    """One way is enough where none leaves anything to decide."""
+    return next(([accept] for accept in accepts if not accept.assign), accepts)
+
+
+def _met(product: Product) -> Accept:
+    view = product.view
+    met = meet(product)
+    if met.passed is not None:
+        return view.settle({**met.wants, OUT: met.passed}, met.edits)
+    shift, y = met.a * arrived(product, met.beta), view.port(OUT)
+    if y.fixed:
+        _, b = need_encode(view, y.storage)
+        if np.any(snap(shift + b, shift, b) != 0):
+            raise view.refuse("shift-refused", "Einsum has no bias that would take a shift")
+        return view.settle({**met.wants, OUT: y.storage}, met.edits)
+    return view.settle({**met.wants, OUT: Storage.encode(met.a, -shift)}, met.edits)
+
+
+def _equation(view: View) -> tuple[list[Labels], Labels]:
+    """The labels of both operands and of the output."""
+    equation = view.node.get_string("equation", "").replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    terms = [tuple(term) for term in left.split(",")]
+    if not arrow:
+        letters = sorted({letter for term in terms for letter in term})
+        right = "".join(letter for letter in letters if left.count(letter) == 1)
+    if "." in equation or len(terms) != 2 or any(len(set(term)) < len(term) for term in (*terms, tuple(right))):
+        raise view.refuse("unsupported-form", f"the equation {equation!r} is not one of two plain operands")
+    if any(len(view.port(slot).shape) != len(terms[slot]) for slot in (0, 1)):
+        raise view.refuse("unsupported-form", f"the equation {equation!r} does not fit its operands")
+    return [_met_by(view, slot, terms) for slot in (0, 1)], tuple(right)
+
+
+def _met_by(view: View, slot: int, terms: list[Labels]) -> Labels:
+    """An operand's labels, without those of axes of size one that meet larger ones."""
+    shape, other = view.port(slot).shape, dict(zip(terms[1 - slot], view.port(1 - slot).shape, strict=True))
+    return tuple("" if n == 1 and other.get(name, 1) != 1 else name for name, n in zip(terms[slot], shape, strict=True))
