@@ -12,67 +12,102 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import ArrayLike
+from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bnfold.graph import Model
 from bnfold.solver import solve
 from bnfold.source import read
-from tests.builder import Builder
 
 WIDTH, GROWTH, LAYERS = 8, 4, 24
 ALLOWED = 1.5
 
 
-def bn(b: Builder, x: str, negative: float) -> str:
-    """A BatchNormalization, a share of whose gammas is negative, and 3% a hundred times smaller."""
-    channels = b.shape(x)[1]
-    gamma = b.rng.lognormal(0, 0.3, channels) * np.where(b.rng.random(channels) < negative, -1, 1)
-    return b.bn(x, gamma=gamma * np.where(b.rng.random(channels) < 0.03, 0.01, 1))
+class Stack:
+    """A graph under construction; every operation costs the same, however large the graph is by then."""
+
+    def __init__(self, negative: float) -> None:
+        self.negative = negative
+        self.rng = np.random.default_rng(0)
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[TensorProto] = []
+
+    def constant(self, values: ArrayLike) -> str:
+        name = f"c{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
+        return name
+
+    def node(self, op: str, *inputs: str, **attributes: Any) -> str:
+        name = f"{op.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def relu_bn(self, x: str, channels: int) -> str:
+        """BN and ReLU: a share of the gammas is negative, 3% are a hundred times smaller."""
+        gamma = self.rng.lognormal(0, 0.3, channels) * np.where(self.rng.random(channels) < self.negative, -1, 1)
+        gamma *= np.where(self.rng.random(channels) < 0.03, 0.01, 1)
+        others = (
+            self.rng.normal(0, 0.3, channels),
+            self.rng.normal(0, 0.5, channels),
+            self.rng.lognormal(0, 0.5, channels),
+        )
+        return self.node("Relu", self.node("BatchNormalization", x, *map(self.constant, (gamma, *others))))
+
+    def conv(self, x: str, channels: int, out: int, kernel: int) -> str:
+        """Padded, without bias."""
+        weight = self.constant(self.rng.normal(size=(out, channels, kernel, kernel)) / kernel / channels**0.5)
+        return self.node("Conv", x, weight, pads=[kernel // 2] * 4)
+
+    def model(self, y: str) -> onnx.ModelProto:
+        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", WIDTH, 8, 8]) for name in ("x", y)]
+        graph = helper.make_graph(self.nodes, "stack", ends[:1], ends[1:], self.initializers)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def conv(b: Builder, x: str, out: int, kernel: int) -> str:
-    """A padded convolution without bias."""
-    return b.conv(x, out, kernel, bias=False, pads=[kernel // 2] * 4, scale=0.1)
-
-
-def chain(b: Builder, n: int, negative: float) -> None:
-    x = b.input(2, WIDTH, 8, 8)
+def chain(stack: Stack, n: int) -> str:
+    x = "x"
     for _ in range(n):
-        x = b.node("Relu", bn(b, conv(b, x, WIDTH, 3), negative))
+        x = stack.relu_bn(stack.conv(x, WIDTH, WIDTH, 3), WIDTH)
+    return stack.conv(x, WIDTH, WIDTH, 1)
 
 
-def post_activation(b: Builder, n: int, negative: float) -> None:
-    x = conv(b, b.input(2, WIDTH, 8, 8), WIDTH, 3)
+def post_activation(stack: Stack, n: int) -> str:
+    x = stack.conv("x", WIDTH, WIDTH, 3)
     for _ in range(n // 2):
-        y = b.node("Relu", bn(b, conv(b, x, WIDTH, 3), negative))
-        x = b.node("Relu", b.node("Add", x, bn(b, conv(b, y, WIDTH, 3), negative)))
+        y = stack.conv(stack.relu_bn(stack.conv(x, WIDTH, WIDTH, 3), WIDTH), WIDTH, WIDTH, 3)
+        x = stack.relu_bn(stack.node("Add", x, y), WIDTH)
+    return stack.conv(x, WIDTH, WIDTH, 1)
 
 
-def pre_activation(b: Builder, n: int, negative: float) -> None:
-    x = conv(b, b.input(2, WIDTH, 8, 8), WIDTH, 3)
+def pre_activation(stack: Stack, n: int) -> str:
+    x = stack.conv("x", WIDTH, WIDTH, 3)
     for _ in range(n // 2):
-        y = conv(b, b.node("Relu", bn(b, x, negative)), WIDTH, 3)
-        x = b.node("Add", x, conv(b, b.node("Relu", bn(b, y, negative)), WIDTH, 3))
-    conv(b, x, WIDTH, 1)
+        y = stack.conv(stack.relu_bn(x, WIDTH), WIDTH, WIDTH, 3)
+        x = stack.node("Add", x, stack.conv(stack.relu_bn(y, WIDTH), WIDTH, WIDTH, 3))
+    return stack.conv(x, WIDTH, WIDTH, 1)
 
 
-def dense_blocks(b: Builder, n: int, negative: float) -> None:
-    x, made = conv(b, b.input(2, WIDTH, 8, 8), WIDTH, 3), 0
+def dense_blocks(stack: Stack, n: int) -> str:
+    x, made = stack.conv("x", WIDTH, WIDTH, 3), 0
     while made < n:
+        channels = WIDTH
         for _ in range(LAYERS):
-            y = conv(b, b.node("Relu", bn(b, x, negative)), 2 * GROWTH, 1)
-            y = conv(b, b.node("Relu", bn(b, y, negative)), GROWTH, 3)
-            x = b.node("Concat", x, y, axis=1)
-            made += 2
-        x = conv(b, b.node("Relu", bn(b, x, negative)), WIDTH, 1)
+            y = stack.conv(stack.relu_bn(x, channels), channels, 2 * GROWTH, 1)
+            y = stack.conv(stack.relu_bn(y, 2 * GROWTH), 2 * GROWTH, GROWTH, 3)
+            x = stack.node("Concat", x, y, axis=1)
+            channels, made = channels + GROWTH, made + 2
+        x = stack.conv(stack.relu_bn(x, channels), channels, WIDTH, 1)
         made += 1
+    return x
 
 
-STACKS: dict[str, Callable[[Builder, int, float], None]] = {
+STACKS: dict[str, Callable[[Stack, int], str]] = {
     "chain": chain,
     "residual stack": post_activation,
     "pre-activation residual stack": pre_activation,
@@ -80,11 +115,10 @@ STACKS: dict[str, Callable[[Builder, int, float], None]] = {
 }
 
 
-def measure(make: Callable[[Builder, int, float], None], n: int, negative: float) -> tuple[int, int, float]:
+def measure(make: Callable[[Stack, int], str], n: int, negative: float) -> tuple[int, int, float]:
     """Affines, affines left, and CPU seconds for solving."""
-    b = Builder(17, onnx.TensorProto.FLOAT)
-    make(b, n, negative)
-    model = Model(read(b.model()))
+    stack = Stack(negative)
+    model = Model(read(stack.model(make(stack, n))))
     gc.collect()
     start = time.process_time()
     outcomes = solve(model).outcomes
