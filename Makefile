@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheel-check test-lowest table large clean check-python
+.PHONY: help demo test lint format wheel-check test-lowest clean check-python
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,14 +41,8 @@ wheel-check: $(TEST_VENV)/.installed ## build the wheel and run it in a bare env
 test-lowest: $(LOWEST_VENV)/.installed ## the tests on the oldest dependencies that pyproject.toml allows
 	@$(LOWEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
-table: $(TEST_VENV)/.installed ## optimise every model of MODELS=folder, print a Markdown table (docs/models.md)
-	@$(TEST_PY) tests/zoo/table.py $(MODELS)
-
-large: $(TEST_VENV)/.installed ## fold 3 GB of external data, print the memory it took (6 GB in TMPDIR)
-	@$(TEST_PY) tests/zoo/large.py
-
 clean: ## remove the environments and all build output
-	rm -rf $(VENV) $(TEST_VENV) $(LOWEST_VENV) .venv-train build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TEST_VENV) $(LOWEST_VENV) .venv-train .venv-zoo .venv-rivals build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # $(call environment,DIR,EXTRAS,CONSTRAINTS): an editable bnfold with pinned dependencies. The build backend is installed
 # first, so that it is pinned too.
@@ -73,4 +67,4 @@ $(LOWEST_VENV)/.installed: pyproject.toml constraints.txt .ci/lowest | check-pyt
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "bnfold needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing). Name one: make $(or $(MAKECMDGOALS),test) PYTHON=python3.12" >&2; exit 1; }
 
--include models/targets.mk
+-include models/targets.mk tests/zoo/targets.mk
