@@ -20,12 +20,8 @@ from tests.zoo.forks import Worker
 from tests.zoo.judge import judge
 from tests.zoo.results import Outcome, Report, Row
 
-FUNCTION = pytest.mark.xfail(reason="functions are not inlined", raises=AssertionError)
 
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=FUNCTION if name == "hand_bn_in_function" else ()) for name in hand.CASES]
-)
+@pytest.mark.parametrize("name", hand.CASES)
 def test_corner_cases_fold_as_far_as_is_possible(name: str) -> None:
     model = hand.CASES[name].model()
     folded = bnfold.optimize(model, verify=False).proto

@@ -123,9 +123,8 @@ def read_report(path: Path, message: str) -> Report:
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() and path.stat().st_size else {}
     if "status" not in found:
         return Report("failed", message or "no report", (0, 0), None, None, 0.0, {})
-    batchnorms, others = [], []
-    for affine in found["affines"]:
-        (batchnorms if affine["op"] == "BatchNormalization" else others).append(affine)
+    others = [affine for affine in found["affines"] if affine["op"] != "BatchNormalization"]
+    batchnorms = [affine for affine in found["affines"] if affine["op"] == "BatchNormalization"]
     kept = Counter(affine["code"] for affine in batchnorms if affine["status"] == "kept")
     outputs = found["verify"].get("noise", {}).get("outputs", [])
     outputs = [output for output in outputs if output["before"] and output["after"]]
