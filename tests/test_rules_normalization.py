@@ -192,3 +192,11 @@ def test_shapes_are_known_behind_a_group_normalization() -> None:
     )
     graph = Model(read(b.model())).main
     assert graph.shape("einsum") == (3, 4, 7, 5)
+
+
+@pytest.mark.parametrize("apply", [instance(), groups(3), layer(5), layer(6, 7, 5, axis=1)])
+def test_one_scale_written_for_every_element(apply: Apply) -> None:
+    b = Builder(21)
+    x = b.node("Mul", b.input(3, 6, 7, 5), b.constant(np.full((6, 7, 5), -0.25)))
+    b.absorber(apply(b, x))
+    certified(law(b.model(), 0))

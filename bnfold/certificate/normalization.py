@@ -36,7 +36,9 @@ def _by_channel(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     if not isinstance(size, int):
         raise NotCertifiedError("the number of its channels is not known")
     alpha, _ = decode_of(graph, node, node.inputs[0])
-    vectors = [vector(array, 1, size) for array in (np.sign(alpha), *encode_of(graph, node))]
+    others = [axis for axis in range(alpha.ndim) if axis != 1]
+    arrays = (np.sign(alpha), *encode_of(graph, node))
+    vectors = [vector(one_for_all(array, others), 1, size) for array in arrays]
     if node.op == "GroupNormalization" and node.version < 21:
         vectors = [v.reshape(node.get_int("num_groups", 1), -1)[:, 0] for v in vectors]
     return _scale_and_bias(pair, *vectors)
