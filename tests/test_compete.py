@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 from bnfold.graph import Model
 from bnfold.solver import solve
+from bnfold.solver.compete import compete
+from bnfold.solver.sweep import GraphSolver
 from bnfold.source import read
 from tests.builder import Builder
 from tests.law import check, fold, law
@@ -142,3 +145,28 @@ def test_each_part_of_the_channels_goes_its_own_way() -> None:
     b.conv(parts[1], 2, 1)
     case = law(b.model(), left=0)
     assert [o.way for o in case.solution.outcomes] == ["split"]
+
+
+def affines_that_come_back(b: Builder) -> None:
+    """Trials take back affines that then take up what others demand."""
+    y = b.input(3, 4, 5, 5)
+    for kind in "nbsbtsbnt":
+        y = b.affine(y, kind)
+    b.node("Relu", y)
+    z = b.node("Add", y, b.affine(b.conv(y, 4, 1), "n"))
+    b.affine(b.affine(b.node("Relu", z), "s"), "b")
+
+
+@pytest.mark.parametrize("make", [two_parties, two_streams, dense_block, affines_that_come_back])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_plan_edits_every_node_that_sees_a_restored_tensor(make: Callable[[Builder], None], seed: int) -> None:
+    b = Builder(seed=seed)
+    make(b)
+    solver = GraphSolver(Model(read(shuffled(b.model(), seed))).main, (), (), frozenset(), math.inf)
+    solver.sweep(solver.sources)
+    compete(solver)
+    state = solver.state
+    for node in state.graph.nodes:
+        if node.index not in state.leaving:
+            (accept,) = state.ask(node, {}, everything_fixed=True)
+            assert len(accept.edits) == len(state.plan.edits.get(node.index, ())), node.label

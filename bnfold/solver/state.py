@@ -204,7 +204,7 @@ class State:
         for fold in reversed(folds):
             index = fold.source.node.index
             del self.leaving[index], plan.removed[index]
-            nodes |= fold.nodes
+            nodes |= {index, *fold.nodes}
             for name, storage in fold.before.items():
                 self.owner.pop(name, None)
                 if storage is None:

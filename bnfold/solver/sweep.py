@@ -124,7 +124,7 @@ class GraphSolver:
         if level >= len(STEPS) - 1:
             self.far -= sum(failure.steps for failure in failures)
         if not found:
-            self._keep(index, failures, () if ways else self.verdicts.stuck[index].failures)
+            self._keep(index, failures, level == len(STEPS))
             return None
         best = min(found, key=lambda each: each.cost)
         restored = self.state.commit(source, best.attempt.decided, best.edits)
@@ -133,7 +133,11 @@ class GraphSolver:
         self.verdicts.done[index] = Outcome(source.node, True, best.way.name, into, note=source.note)
         return frozenset(node.index for name in restored for node in self.state.neighbours(name)) | {index}
 
-    def _keep(self, index: int, failures: list[Failure], earlier: tuple[Failure, ...]) -> None:
+    def _keep(self, index: int, failures: list[Failure], last: bool) -> None:
+        earlier = self.verdicts.stuck[index].failures if last and index in self.verdicts.stuck else ()
+        if not failures and not earlier:
+            label = self.graph.nodes[index].label
+            failures = [Failure(Reason("unknown-shape", "the rank of its output is not known", label))]
         self.verdicts.stuck[index] = Stuck((*earlier, *failures))
 
     def _ends(self, source: Source) -> Ends | None:
