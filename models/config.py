@@ -75,10 +75,13 @@ RECIPES: dict[str, Config] = {
         _PLAIN.with_(name="inception-tuned", decay=3.0),
         _PLAIN.with_(name="inception-default-init", init="default"),
         _PLAIN.with_(name="inception-x5", lr=5 * BASE_RATE),
+        _PLAIN.with_(name="inception-paper-rate", lr=PAPER_RATE),
         _PLAIN.with_(name="inception-sigmoid", nonlinearity="sigmoid"),
         _BASELINE.with_(dropout=0.4, lrn=True),  # the same as Inception, with BN before each nonlinearity
         _FAST.with_(name="bn-x5", lr=5 * BASE_RATE),
         _FAST.with_(name="bn-x30", lr=30 * BASE_RATE),
+        _FAST.with_(name="bn-x5-paper-rate", lr=5 * PAPER_RATE),
+        _FAST.with_(name="bn-x30-paper-rate", lr=30 * PAPER_RATE),
         _FAST.with_(name="bn-x5-sigmoid", lr=5 * BASE_RATE, nonlinearity="sigmoid"),
         # Section 4.1. No momentum, no decay: the paper names neither.
         Config("mnist-mlp", model="mlp", data="mnist", steps=50_000, batch=60, lr=0.1, momentum=0.0, l2=0.0, decay=0.0,

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -268,6 +269,7 @@ def inputs(split: Split, batch: int = 250) -> Iterator[Tensor]:
         yield split.fetch(np.arange(start, min(start + batch, len(split))), 0)[0]
 
 
+@lru_cache(maxsize=2)
 def order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
     """The order of an epoch: a full shuffle (section 4.2.1's within-shard shuffling taken to its end)."""
     return np.random.default_rng((seed, epoch)).permutation(length)

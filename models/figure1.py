@@ -21,7 +21,7 @@ NETS: dict[str, dict[str, Any]] = {
     "plain, tuned": {"norm": "none", "init_std": 0.1, "lr": 3.0},
     "BN, same start and rate": {"init_std": 0.1, "lr": 3.0},
 }
-SCALES = {"quick": (4_000, 200, 1), "full": (20_000, 250, 3)}  # steps, evaluation grid, seeds
+SCALES = {"quick": (4_000, 200, 1), "full": (50_000, 250, 3)}  # steps, evaluation grid, seeds
 
 
 def jobs(scale: str, root: Path = RUNS) -> list[Job]:
