@@ -46,6 +46,7 @@ class Config:
     population_batches: int = 200  # Algorithm 2 at the end; 0 keeps the moving averages
     # the run
     eval_every: int = 100
+    eval_batches: int = 0  # evaluate with Algorithm 2 over the last so many mini-batches; 0: with the moving averages
     checkpoint_every: int = 500
     device: str = "cpu"
     amp: str = "off"  # off | bf16 | fp16
@@ -80,8 +81,7 @@ RECIPES: dict[str, Config] = {
         _BASELINE.with_(dropout=0.4, lrn=True),  # the same as Inception, with BN before each nonlinearity
         _FAST.with_(name="bn-x5", lr=5 * BASE_RATE),
         _FAST.with_(name="bn-x30", lr=30 * BASE_RATE),
-        _FAST.with_(name="bn-x5-paper-rate", lr=5 * PAPER_RATE),
-        _FAST.with_(name="bn-x30-paper-rate", lr=30 * PAPER_RATE),
+        _FAST.with_(name="bn-tuned", lr=0.015, decay=0.5),
         _FAST.with_(name="bn-x5-sigmoid", lr=5 * BASE_RATE, nonlinearity="sigmoid"),
         # Section 4.1. No momentum, no decay: the paper names neither.
         Config("mnist-mlp", model="mlp", data="mnist", steps=50_000, batch=60, lr=0.1, momentum=0.0, l2=0.0, decay=0.0,

@@ -27,7 +27,9 @@ SCALES = {"quick": (4_000, 200, 1), "full": (50_000, 250, 3)}  # steps, evaluati
 def jobs(scale: str, root: Path = RUNS) -> list[Job]:
     """Every run of the figure."""
     steps, grid, seeds = SCALES[scale]
-    base = RECIPES["mnist-mlp"].with_(steps=steps, eval_every=grid, checkpoint_every=10_000, population_batches=0)
+    base = RECIPES["mnist-mlp"].with_(
+        steps=steps, eval_every=grid, eval_batches=20, checkpoint_every=10_000, population_batches=0
+    )
     return [
         Job(name, base.with_(seed=seed, **changes), root / f"figure1-{scale}" / f"{i}-{seed}")
         for i, (name, changes) in enumerate(NETS.items())

@@ -74,6 +74,24 @@ def scaled(channels: int, width: float) -> int:
     return max(1, int(channels * width + 0.5)) if channels else 0
 
 
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution of stride 1: over channels last it is one matrix product of all positions.
+
+    In training a small one goes to the matrix product directly, which spares what oneDNN's convolution does to the
+    weights on each call: 1.3 to 1.9 times faster forward and backward. Large ones, and inference, are left to oneDNN.
+    """
+
+    SMALL = 2**23  # multiply-adds
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, cin, H, W) to (N, cout, H, W)."""
+        small = input.numel() * self.out_channels < self.SMALL
+        if not (self.training and small and input.is_contiguous(memory_format=torch.channels_last)):
+            return super().forward(input)
+        last = nn.functional.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+        return last.permute(0, 3, 1, 2)
+
+
 Unit = Callable[..., nn.Module]
 
 
@@ -88,17 +106,18 @@ class ConvUnit(nn.Sequential):
         self, cin: int, cout: int, kernel: int = 1, stride: int = 1,
         *, norm: str = "torch", nonlinearity: str = "relu", multiplier: int = 0, activations: int = 0,
     ) -> None:  # fmt: skip
-        conv = partial(nn.Conv2d, bias=norm == "none")
-        padding = kernel // 2
+        bias, padding = norm == "none", kernel // 2
         layers: list[nn.Module]
         if multiplier:
             deep = cin * multiplier
             layers = [
                 nn.Conv2d(cin, deep, kernel, stride, padding, groups=cin, bias=False),
-                conv(deep, cout, 1),
+                Pointwise(deep, cout, 1, bias=bias),
             ]
+        elif kernel == 1:
+            layers = [Pointwise(cin, cout, 1, bias=bias)]
         else:
-            layers = [conv(cin, cout, kernel, stride, padding)]
+            layers = [nn.Conv2d(cin, cout, kernel, stride, padding, bias=bias)]
         if norm != "none":
             layers.append(_norm(norm, cout, activations))
         super().__init__(*layers, nn.Sigmoid() if nonlinearity == "sigmoid" else nn.ReLU(inplace=True))

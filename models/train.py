@@ -60,6 +60,13 @@ def rate(config: Config, step: int) -> float:
     return config.lr * math.exp(-config.decay * step / config.steps)
 
 
+def precision(config: Config) -> tuple[torch.autocast, torch.amp.GradScaler]:
+    """The forward pass in bf16 or fp16 where asked, and the loss scaling that fp16 needs."""
+    dtype = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.amp]
+    scaler = torch.amp.GradScaler(config.device, enabled=config.amp == "fp16")
+    return torch.autocast(config.device, dtype, enabled=config.amp != "off"), scaler
+
+
 @dataclass(frozen=True)
 class Ranks:
     """A process's place among those that train together."""
@@ -80,6 +87,7 @@ def ranks(config: Config) -> Iterator[Ranks]:
     dist.init_process_group("nccl" if config.device == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
+        dist.barrier()  # the others wait while the first one evaluates
     finally:
         dist.destroy_process_group()
 
@@ -132,9 +140,7 @@ def _train(config: Config, out: Path, data: Data, place: Ranks, *, quiet: bool) 
     model = build(config, data).to(device=device, memory_format=layout)
     torch.manual_seed(config.seed * 1_000_003 + place.rank)  # dropout differs between ranks, the weights do not
     sgd = optimizer(model, config)
-    dtype = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.amp]
-    scaler = torch.amp.GradScaler(config.device, enabled=config.amp == "fp16")
-    amp = torch.autocast(config.device, dtype, enabled=config.amp != "off")
+    amp, scaler = precision(config)
     run = Run(config, out, place, model, sgd, scaler, running=torch.zeros((), device=device))
     run.resume()
     # BN buffers are each rank's own while training (nn.SyncBatchNorm raises on CPU) and averaged when they are used.
@@ -143,6 +149,12 @@ def _train(config: Config, out: Path, data: Data, place: Ranks, *, quiet: bool) 
         parallel = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
     forward = torch.compile(parallel) if config.compile else parallel
     log = _Log(run, quiet=quiet)
+
+    def population(steps: range) -> None:
+        """Algorithm 2 over the mini-batches of some steps. Training never looks at what it writes."""
+        if config.norm != "none":
+            again = batches(data.train, config.with_(steps=steps.stop), steps.start, place.rank, place.world)
+            population_statistics(model, (x.to(device, memory_format=layout) for x, _ in again))
 
     model.train()
     started, since = time.perf_counter(), run.step
@@ -162,6 +174,8 @@ def _train(config: Config, out: Path, data: Data, place: Ranks, *, quiet: bool) 
         if run.step % config.eval_every == 0 or run.step == config.steps:
             seconds = time.perf_counter() - started
             average_over_ranks(model)
+            if config.eval_batches:
+                population(range(max(0, run.step - config.eval_batches), run.step))
             if place.rank == 0:
                 top1, test_loss = evaluate(model, data.test, device=device)
                 figure1 = {"percentiles": watch(model, data.test, device)} if isinstance(model, MLP) else {}
@@ -175,15 +189,12 @@ def _train(config: Config, out: Path, data: Data, place: Ranks, *, quiet: bool) 
         if run.step % config.checkpoint_every == 0 or run.step == config.steps:
             run.save()
 
-    if config.population_batches and config.norm != "none":
-        again = config.with_(steps=config.population_batches)
-        population_statistics(model, (x.to(device) for x, _ in batches(data.train, again, 0, place.rank, place.world)))
+    if config.population_batches:
+        population(range(config.population_batches))
     if place.rank == 0:
         top1, test_loss = evaluate(model, data.test, device=device)
         log.write(step=run.step, final=True, test_accuracy=top1, test_loss=test_loss)
         _write(out / "final.pt", {"config": config.as_dict(), "model": model.state_dict(), "test_accuracy": top1})
-    if place.world > 1:
-        dist.barrier()
     return model
 
 
