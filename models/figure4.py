@@ -7,7 +7,6 @@ hidden layers. Here the rate is BN-x5's (x30 is too hot at this scale, see Figur
 shifts by -1, 0, 1 pixels, each mirrored or not.
 """
 
-import argparse
 from pathlib import Path
 from statistics import mean
 
@@ -16,10 +15,9 @@ from torch import Tensor, nn
 
 from models.config import RECIPES
 from models.data import Arrays
-from models.sweep import DOCS, Job, machine, plot, publish, run, save, spread, table
+from models.sweep import RUNS, Job, command_line, finish, plot, spread, table
 from models.train import restore
 
-RUNS = Path("models/runs")
 MEMBERS = (
     {"init_scale": 1.5},
     {"dropout": 0.05},
@@ -66,16 +64,9 @@ def error(scores: Tensor, labels: Tensor, k: int) -> float:
     return 100 * (1 - (scores.topk(k).indices == labels[:, None]).any(1).double().mean().item())
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", choices=SCALES, default="quick")
-    parser.add_argument("--jobs", type=int, default=1)
-    args = parser.parse_args()
+def report(todo: list[Job], scale: str) -> None:
+    """The table and the plot of finished runs."""
     torch.set_num_threads(1)
-    todo, full = jobs(args.scale), args.scale == "full"
-    run(todo, args.jobs)
-
     both = []
     for job in todo:
         _, model, data = restore(job.out)
@@ -90,19 +81,17 @@ def main() -> None:
         rows.append([f"{len(todo)} nets, {kind}", *(f"{error(averaged, labels, k):.2f}" for k in (1, 2))])
         bars += [mean(error(p, labels, 1) for p in ones), error(averaged, labels, 1)]
     text = table(["what", "top-1 error %", "top-2 error %"], rows)
-    count, steps = SCALES[args.scale]
+    count, steps = SCALES[scale]
     text += (
         f"\n\nFashion-MNIST test set, {count} nets of width 0.125, {steps:,} steps each, shifts and mirroring in "
-        f"training; one net: mean ± standard deviation over the {count}. {machine()}."
+        f"training; one net: mean ± standard deviation over the {count}."
     )
-    image = (DOCS / "images" if full else RUNS / "figure4-quick") / "figure4.png"
-    figure, (axis,) = plot(image)
+    figure, (axis,) = plot()
     axis.bar([r[0] for r in rows], bars, color=["C0", "C1"])
     axis.set(ylabel="top-1 error, %", ylim=(0.8 * min(bars), 1.05 * max(bars)))
     axis.tick_params(axis="x", labelsize=8)
-    save(figure, image)
-    publish("figure4", text, page=DOCS / "training.md" if full else None)
+    finish("figure4", scale, text, figure)
 
 
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, SCALES, jobs, report)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.bn import affine, batchnorms, only_batchnorm_training, population_statistics
 from models.data import batches, inputs
-from models.sweep import DOCS, machine, publish, table
+from models.sweep import PAGE, machine, publish, table
 from models.train import accuracy, logits, restore
 
 
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--docs", action="store_true", help="put the table into docs/training.md")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    publish("statistics", measure(args.run), page=DOCS / "training.md" if args.docs else None)
+    publish("statistics", measure(args.run), page=PAGE if args.docs else None)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""What the figures share: many training runs, finished ones skipped; summaries over seeds; tables put into the docs."""
+"""What the figures share: one command line; many training runs, finished ones skipped; summaries over seeds; tables
+and plots put into the docs.
+"""
 
+import argparse
 import os
 import platform
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -19,6 +22,8 @@ from models.train import read_log
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+PAGE = DOCS / "training.md"
+RUNS = Path("models/runs")
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,36 @@ class Job:
     def curve(self) -> list[dict[str, Any]]:
         """Its evaluations in training, oldest first."""
         return [e for e in read_log(self.out) if not e.get("final")]
+
+    def best(self) -> float:
+        """The best test accuracy on the evaluation grid."""
+        return max(e["test_accuracy"] for e in self.curve())
+
+    def first(self, target: float) -> int | None:
+        """The first evaluation that reaches a test accuracy."""
+        return next((e["step"] for e in self.curve() if e["test_accuracy"] >= target), None)
+
+
+def command_line(
+    doc: str | None, scales: Collection[str], jobs: Callable[[str], list[Job]],
+    report: Callable[[list[Job], str], None], grids: Mapping[str, list[Job]] | None = None,
+    tuned: Callable[[list[Job]], str] = str,
+) -> None:  # fmt: skip
+    """A figure's command: train what is missing at a scale, then `report` it; or, with --tune, one grid of `grids`."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", choices=scales, default="quick")
+    parser.add_argument("--jobs", type=int, default=1, help="training runs at a time, one thread each")
+    parser.set_defaults(tune=None)
+    if grids:
+        parser.add_argument("--tune", choices=grids, help="only this net's grid, its table into docs/training.md")
+    args = parser.parse_args()
+    if grids and args.tune:
+        run(grids[args.tune], args.jobs)
+        publish(f"tuning-{args.tune}", tuned(grids[args.tune]), page=PAGE)
+        return
+    todo = jobs(args.scale)
+    run(todo, args.jobs)
+    report(todo, args.scale)
 
 
 def run(jobs: Sequence[Job], parallel: int = 1) -> None:
@@ -72,6 +107,14 @@ def spread(values: Sequence[float], form: str = "{:.1f}") -> str:
     return f"{middle} ± {form.format(stdev(values))}" if len(values) > 1 else middle
 
 
+def steps_reached(steps: Sequence[int | None]) -> str:
+    """Mean and spread of the steps at which runs reached something; how many did, where not all."""
+    there = [s for s in steps if s is not None]
+    if not there:
+        return "never"
+    return spread(there, "{:.0f}") + (f" ({len(there)} of {len(steps)} seeds)" if len(there) < len(steps) else "")
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
@@ -99,22 +142,25 @@ def publish(name: str, text: str, *, page: Path | None) -> None:
     page.write_text(block.sub(lambda m: f"{m[1]}{text}\n{m[2]}", before))
 
 
-def plot(path: Path, panels: int = 1) -> tuple[Any, Any]:
-    """A matplotlib figure and its axes in one row; save it with `save`."""
+def plot(panels: int = 1) -> tuple[Any, Any]:
+    """A matplotlib figure and its axes in one row."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(1, panels, figsize=(4.2 * panels + 2, 3.6), layout="constrained", squeeze=False)
     return figure, list(axes[0])
 
 
-def save(figure: Any, path: Path) -> None:
-    """Write a figure without a date, so that the same runs give the same file."""
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    print(f"wrote {path}", file=sys.stderr)
+def finish(name: str, scale: str, text: str, figure: Any) -> None:
+    """Save a figure's plot and publish its table, `machine` added: in docs/ at full scale, else below models/runs."""
+    full = scale == "full"
+    image = (DOCS / "images" if full else RUNS / f"{name}-{scale}") / f"{name}.png"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(image, dpi=110, metadata={"Software": None})  # no date: the same runs give the same file
+    print(f"wrote {image}", file=sys.stderr)
+    publish(name, f"{text} {machine()}.", page=PAGE if full else None)
 
 
 def shade(axis: Any, label: str, jobs: Sequence[Job], key: str = "test_accuracy", **style: Any) -> None:

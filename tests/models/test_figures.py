@@ -76,6 +76,50 @@ def test_tables_go_between_their_marks(tmp_path: Path) -> None:
         sweep.publish("u", "new", page=page)
 
 
+def test_the_command_line_reports_a_scale_or_publishes_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- tuning-a -->\n<!-- /tuning-a -->\n")
+    monkeypatch.setattr(sweep, "PAGE", page)
+    job = finished(tmp_path, "inception", 0, [0.5])
+    (job.out / "final.pt").touch()  # trained already
+    seen = []
+
+    def command(*argv: str) -> None:
+        monkeypatch.setattr("sys.argv", ["figure", *argv])
+        reports = lambda todo, scale: seen.append((scale, todo))  # noqa: E731
+        sweep.command_line("", ("quick", "full"), lambda scale: [job], reports, {"a": [job]}, lambda grid: grid[0].row)
+
+    command("--scale", "full")
+    assert seen == [("full", [job])]
+    command("--tune", "a", "--jobs", "2")
+    assert page.read_text() == "<!-- tuning-a -->\ninception\n<!-- /tuning-a -->\n"
+    assert len(seen) == 1
+
+
+def test_a_plot_and_its_table_are_kept_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "training.md"
+    page.write_text("<!-- f -->\n<!-- /f -->\n")
+    for name, value in (("PAGE", page), ("DOCS", tmp_path), ("RUNS", tmp_path / "runs")):
+        monkeypatch.setattr(sweep, name, value)
+    for scale, image in (("quick", "runs/f-quick/f.png"), ("full", "images/f.png")):
+        assert ("a table" in page.read_text()) is False, "only at full scale"
+        figure, (axis,) = sweep.plot()
+        axis.plot([1, 2], [3, 4])
+        sweep.finish("f", scale, "a table.", figure)
+        assert (tmp_path / image).stat().st_size > 1000
+    assert "a table. " + sweep.machine() in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("tuned", "grid"), [(figure1.tuned, figure1.tuning()), *((figure3.tuned, figure3.tuning(n)) for n in figure3.GRIDS)]
+)
+def test_a_grid_has_a_line_for_each_of_its_runs(tuned: Any, grid: list[Any], tmp_path: Path) -> None:
+    assert len({j.out for j in grid}) == len(grid)
+    ran = [sweep.Job(j.row, j.config, finished(tmp_path, "bn-x5", i, [0.5, 0.95]).out) for i, j in enumerate(grid)]
+    assert tuned(ran).count("95.0") == len(grid)
+
+
 @pytest.mark.parametrize("module", [figure1, figure3, figure4])
 @pytest.mark.parametrize("scale", ["quick", "full"])
 def test_every_run_is_a_command_that_parses_back(module: Any, scale: str) -> None:

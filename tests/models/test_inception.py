@@ -110,3 +110,37 @@ def test_per_activation_in_the_last_module() -> None:
     norms = [m for m in net.blocks[-1].modules() if isinstance(m, bn.PerActivationNorm)]
     assert len(norms) == 7
     assert net(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_pointwise_is_a_convolution_in_value_and_gradient(bias: bool, channels_last: bool) -> None:
+    layer = inception.Pointwise(5, 3, 1, bias=bias).double()
+    x = torch.randn(4, 5, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    seen = []
+    for forward in (layer, lambda x: nn.functional.conv2d(x, layer.weight, layer.bias)):
+        layer.zero_grad()
+        x.requires_grad_().grad = None
+        y = forward(x)
+        (y**3).sum().backward()
+        assert y.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        seen.append([y, x.grad, *(p.grad for p in layer.parameters())])
+    for ours, theirs in zip(*seen, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("training", "channels_last", "positions", "matrix_product"),
+    [(True, True, 4, True), (True, True, 2**12, False), (True, False, 4, False), (False, True, 4, False)],
+)
+def test_only_a_small_pointwise_in_training_is_a_matrix_product(
+    training: bool, channels_last: bool, positions: int, matrix_product: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convolved = []
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: convolved.append(x))
+    x = torch.zeros(2, 32, positions, 2)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    inception.Pointwise(32, 32, 1).train(training)(x.contiguous(memory_format=layout))
+    assert bool(convolved) != matrix_product

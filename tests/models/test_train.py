@@ -96,6 +96,25 @@ def test_switches(options: list[str], idx_folder: Path, tmp_path: Path) -> None:
     assert all(v.isfinite().all() for v in weights(out).values())
 
 
+def test_evaluation_by_algorithm_2_leaves_training_alone(idx_folder: Path, tmp_path: Path) -> None:
+    """The statistics are those of the last mini-batches; the weights are the same with and without."""
+    weights = []
+    for count in ("0", "4"):
+        options = ["--steps", "10", "--eval-batches", count, "--population-batches", "0"]
+        chosen, out = train.parse(command(idx_folder, tmp_path / count, *options)[2:])
+        net = train.train(chosen, out, quiet=True)
+        weights.append({k: v.clone() for k, v in net.state_dict().items() if "num_batches" not in k})
+    loaded = data.load(chosen.data, augment=True)
+    bn.population_statistics(net, (x for x, _ in data.batches(loaded.train, chosen, 6)))
+    expected = net.state_dict()
+    for name, moving in weights[0].items():
+        if "running" in name:
+            assert not torch.allclose(weights[1][name], moving)
+            torch.testing.assert_close(weights[1][name], expected[name], rtol=1e-5, atol=1e-6)
+        else:
+            assert torch.equal(weights[1][name], moving)
+
+
 def test_it_learns_and_logs(idx_folder: Path, tmp_path: Path) -> None:
     chosen, out = train.parse(
         ["mnist-mlp", "--data", str(idx_folder), "--steps", "200", "--batch", "32", "--eval-every", "100",
