@@ -2,13 +2,13 @@
 
     python -m models.throughput [--width 0.25 --size 28 --stem-stride 4]
 
-Forward, backward and SGD on random images; images per CPU-second, one thread, channels_last; rounds alternate between
-the nets and the median counts, because the machine may be shared.
+Forward, backward and SGD on random images; images per CPU-second, one thread, channels_last. The machine may be shared,
+so the nets take turns, in an order that turns round each time, and a ratio is taken between neighbours of one round.
 """
 
 import argparse
 import time
-from statistics import median
+from statistics import quantiles
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from models.config import Config
 from models.inception import Inception, rows, scaled
 from models.sweep import machine, table
 from models.train import optimizer
+
+PLAIN = "assembled plainly"
 
 
 def conv_bn_relu(cin: int, cout: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -84,6 +86,12 @@ class Trainer:
         return steps * len(self.y) / (time.process_time() - started)
 
 
+def middle(values: list[float], form: str) -> str:
+    """Median and quartiles."""
+    low, half, high = (form.format(q) for q in quantiles(values, n=4))
+    return f"{half} ({low} to {high})"
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,7 +106,7 @@ def main() -> None:
     torch.set_num_threads(1)
     nets = {
         "ours": Inception(10, args.channels, width=args.width, stem="dense", stem_stride=args.stem_stride),
-        "assembled plainly": plain(args.width, args.stem_stride, args.channels),
+        PLAIN: plain(args.width, args.stem_stride, args.channels),
         "ours, BN of models.bn": Inception(
             10, args.channels, width=args.width, stem="dense", stem_stride=args.stem_stride, norm="paper"
         ),
@@ -113,16 +121,16 @@ def main() -> None:
     for trainer in trainers.values():
         trainer.rate(3)
     seen: dict[str, list[float]] = {name: [] for name in trainers}
-    for _ in range(args.rounds):
-        for name, trainer in trainers.items():
-            seen[name].append(trainer.rate(args.steps))
-    reference = median(seen["assembled plainly"])
+    for turn in range(args.rounds):
+        for name in list(trainers)[:: 1 if turn % 2 else -1]:
+            seen[name].append(trainers[name].rate(args.steps))
     lines = [
-        [name, f"{median(v):.1f}", f"{min(v):.1f} to {max(v):.1f}", f"{median(v) / reference:.3f}"]
-        for name, v in seen.items()
+        [name, middle(rates, "{:.0f}"), middle([r / p for r, p in zip(rates, seen[PLAIN], strict=True)], "{:.3f}")]
+        for name, rates in seen.items()
     ]
-    print(table(["network", "images per CPU-second, median", "range", "ratio"], lines))
-    print(f"\nwidth {args.width:g}, {args.size} px, stem stride {args.stem_stride}, batch {args.batch}. {machine()}.")
+    print(table(["network", "images per CPU-second", "ratio within a round"], lines))
+    print(f"\nMedian and quartiles of {args.rounds} rounds of {args.steps} steps; ", end="")
+    print(f"width {args.width:g}, {args.size} px, stem stride {args.stem_stride}, batch {args.batch}. {machine()}.")
 
 
 if __name__ == "__main__":
