@@ -27,6 +27,7 @@ from onnx import helper, numpy_helper
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "demo"
 TRAINED = ROOT / "models" / "trained"
+SAMPLES = TRAINED / "fashion_test_1000.npz"
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_inception_v2.onnx"
 
 Floats = NDArray[np.float32]
@@ -41,18 +42,20 @@ def main() -> None:
     lines = [tell(light, bench=False), tell(random, bench=True)]
     trained = TRAINED / "bn_inception_fashion.onnx"
     if trained.exists():
-        line = tell(trained, bench=True)
-        lines.append(f"{line}; {same_answers(trained, folded_of(trained))}")
+        images = preprocessed(trained)
+        np.save(OUT / "fashion_test_1000.npy", images)
+        line = tell(trained, bench=True, inputs=OUT / "fashion_test_1000.npy")
+        lines.append(f"{line}; {same_answers(trained, folded_of(trained), images)}")
     print(f"\nmake demo, {time.perf_counter() - started:.0f} s")
     print(*lines, sep="\n", flush=True)
 
 
-def tell(model: Path, bench: bool) -> str:
-    """Run the commands on one model, and say in one line what came of it."""
+def tell(model: Path, bench: bool, inputs: Path | None = None) -> str:
+    """Run the commands on one model, verified on `inputs` where given, and say in one line what came of it."""
     folded, report = folded_of(model), OUT / f"{model.stem}.json"
     print(f"\n--- {model.name}", flush=True)
     bnfold("optimize", model, "-o", folded, "--force", "--json", report)
-    bnfold("verify", model, folded, "--seed", 1, "--samples", 1)
+    bnfold("verify", model, folded, *(("--inputs", inputs) if inputs else ("--seed", 1)), "--samples", 1)
     if bench:
         bnfold("bench", model, folded, "--seconds", 4)
     found = json.loads(report.read_text())
@@ -81,17 +84,27 @@ def batchnorms(path: Path) -> int:
     return sum(node.op_type == "BatchNormalization" for node in onnx.load(path, load_external_data=False).graph.node)
 
 
-def same_answers(original: Path, folded: Path) -> str:
-    """Top-1 of both models on the 1,000 test images that stand beside the trained one."""
-    card = json.loads(original.with_suffix(".json").read_text())["preprocessing"]
-    kept = np.load(TRAINED / "fashion_test_1000.npz")
-    mean, std = (np.asarray(card[key], np.float32).reshape(1, -1, 1, 1) for key in ("mean", "std"))
-    images = (kept["images"].astype(np.float32) * np.float32(card["scale"]) - mean) / std
-    before, after = (run(path, images)[0].argmax(1) for path in (original, folded))
-    same, right = int((before == after).sum()), [int((top == kept["labels"]).sum()) for top in (before, after)]
+def preprocessed(model: Path) -> Floats:
+    """The 1,000 test images that stand beside the trained model, as its card wants them: (1000, 1, 28, 28)."""
+    card = json.loads(model.with_suffix(".json").read_text())["preprocessing"]
+    with np.load(SAMPLES) as kept:
+        mean, std = (np.asarray(card[key], np.float32).reshape(1, -1, 1, 1) for key in ("mean", "std"))
+        return (kept["images"].astype(np.float32) * np.float32(card["scale"]) - mean) / std
+
+
+def same_answers(original: Path, folded: Path, images: Floats) -> str:
+    """Top-1 of both models on the test images, and how far their logits are apart."""
+    with np.load(SAMPLES) as kept:
+        labels = kept["labels"]
+    before, after = (run(path, images)[0] for path in (original, folded))
+    same = int((before.argmax(1) == after.argmax(1)).sum())
+    right = [int((logits.argmax(1) == labels).sum()) for logits in (before, after)]
     if same != len(images):
         sys.exit(f"error: {original.name}: only {same} of {len(images)} answers are the same after folding")
-    return f"the same answer on all {same:,} test images, {right[1]:,} of them right (before: {right[0]:,})"
+    return (
+        f"the same answer on all {same:,} test images, {right[1]:,} of them right (before: {right[0]:,}); "
+        f"largest logit difference {np.abs(before - after).max():.1e} of {np.abs(before).max():.1f}"
+    )
 
 
 def run(model: Path | bytes, values: Floats) -> list[Floats]:
