@@ -22,7 +22,7 @@ NETS = (
 )  # fmt: skip
 PLAIN = ("inception-tuned", "inception", "inception-paper-rate", "inception-default-init")
 QUICK = ("inception-tuned", "bn-baseline", "bn-x5")
-SCALES = {"quick": (QUICK, 600, 50, 1), "full": (NETS, 1000, 50, 3)}  # nets, steps, evaluation grid, seeds
+SCALES = {"quick": (QUICK, 600, 50, 1), "full": (NETS, 3000, 100, 3)}  # nets, steps, evaluation grid, seeds
 WIDTH = 0.125
 EVAL_BATCHES = 20
 CHANCE = 0.15
