@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from bnfold.graph import Model
 from bnfold.patch import Patched, patch, tensors, witness_of
 from bnfold.results import Affine, Count, Explained, Facts, Optimized
 from bnfold.runtime import resolve_providers
-from bnfold.solver import Outcome, Solution
+from bnfold.solver import Outcome, Solution, names
 from bnfold.source import ModelLike, Source, is_external, read, tensor_nbytes
 from bnfold.witness import Witness
 from bnfold.write import destination, staged
@@ -234,12 +233,12 @@ def _affine(outcome: Outcome, ops: Mapping[str, str]) -> Affine:
 
 def _unmatched(solution: Solution, keep: Iterable[str], only: Iterable[str]) -> tuple[str, ...]:
     """A warning for every pattern that names no affine."""
-    names = [outcome.node.label for outcome in solution.outcomes]
+    labels = [outcome.node.label for outcome in solution.outcomes]
     return tuple(
         f"{option} {pattern!r} matches no node that could be folded"
         for option, patterns in (("--keep", keep), ("--only", only))
         for pattern in patterns
-        if not any(fnmatchcase(name, pattern) for name in names)
+        if not any(names(pattern, label) for label in labels)
     )
 
 

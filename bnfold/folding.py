@@ -58,7 +58,7 @@ class Folder:
         found: list[tuple[str, str, Reason]] = []
         for label, function, obstacle in self._everything[1].kept:
             text = f"it is part of the model-local function {function.name!r}, which cannot be inlined: {obstacle}"
-            reason = Reason("inside-function", text, label, "export the function in the model's own opset")
+            reason = Reason("inside-function", text, label, "export without functions, or inline it by hand")
             found += [(f"{label}/{name}", "BatchNormalization", reason) for name in self._batchnorms(function)]
         return found
 

@@ -18,7 +18,7 @@ from bnfold.graph import Graph
 from bnfold.plan import Edit, NewBias, NewConstant, SetAttribute, SetOperator
 from bnfold.reasons import Reason
 from bnfold.rules import Source
-from bnfold.rules.base import channels_where
+from bnfold.rules.base import channels_where, faults
 from bnfold.rules.scaling import SIGMAS
 from bnfold.source import FLOATS
 
@@ -86,7 +86,7 @@ class Spreads:
             f"of which {limit:g} are allowed",
             name,
             "retrain or prune the channels whose gamma is almost zero",
-            channels_where(worse),
+            *faults(worse, bits),
         )
 
     def most(self, decided: Mapping[str, Storage]) -> float:

@@ -5,7 +5,7 @@ Every refusal has a stable code (part of the JSON surface), the node at fault, o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 CODES: dict[str, str] = {
     "training-mode": "the BatchNormalization normalises with batch statistics, which no constant can replace",
@@ -53,8 +53,25 @@ class Reason:
     """Name of the node or tensor at fault."""
     unlock: str = ""
     """What the user could change to make the fold possible; empty where nothing would."""
-    channels: tuple[int, ...] = field(default=())
-    """The channels at fault, at most the first eight."""
+    channels: tuple[int, ...] = ()
+    """The channels at fault, at most the first eight, as they are counted where it ended."""
+    values: tuple[float, ...] = ()
+    """What is wrong in each of these channels, where it is a number: its scale, its shift, the bits that it loses."""
+    because: tuple[str, ...] = ()
+    """Affine nodes, at most four, but for whose folds this could have gone on."""
 
     def __post_init__(self) -> None:
         assert self.code in CODES, self.code
+        assert len(self.values) in (0, len(self.channels)), self
+
+    def behind(self, rivals: tuple[str, ...]) -> Reason:
+        """This reason, where affines that left stand in the way."""
+        if not rivals:
+            return self
+        instead = f"--keep {'it' if len(rivals) == 1 else 'them'}, so that another leaves instead"
+        return replace(self, because=rivals, unlock=f"{self.unlock}, or {instead}" if self.unlock else instead)
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 node`, `2 nodes`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

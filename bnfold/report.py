@@ -13,15 +13,17 @@ from typing import IO
 from rich.console import Console
 from rich.text import Text
 
+from bnfold import stays
 from bnfold.api import Affine, Explained, Optimized
 from bnfold.benchmark import Bench, BenchRow, Timing
 from bnfold.noise import K, OutputCheck
+from bnfold.reasons import plural
 from bnfold.verification import CERTIFIED_ONLY, DIFFERENT, RuntimeCheck, Verification, badness
 
 BATCHNORM = "BatchNormalization"
 
 LISTED = 12
-"""Up to this many folded affines are listed one by one without being asked."""
+"""Up to this many folded, and this many kept affines are listed one by one without being asked."""
 
 _LABEL = 20
 _GOOD, _BAD, _LOUD, _FAINT = "green", "bold red", "bold yellow", "dim"
@@ -176,7 +178,7 @@ def _warnings(warnings: Iterable[str]) -> list[Line]:
 
 
 def _affines(result: Explained, done: str, verbose: bool) -> Iterator[Line]:
-    """Folded ones by kind (or one by one where they are few, or all are asked for); kept ones always one by one."""
+    """One by one where they are few, or all are asked for; else folded ones by kind, kept ones by reason."""
     if not result.affines:
         yield _line("no BatchNormalization, and no scale or shift by constants")
         return
@@ -199,7 +201,7 @@ def _affines(result: Explained, done: str, verbose: bool) -> Iterator[Line]:
     if kept:
         yield _line()
         yield _line(f"kept: {len(kept)}", "bold")
-        yield from map(_kept, kept)
+        yield from _kept(kept, verbose)
 
 
 def _targets(affine: Affine) -> str:
@@ -217,13 +219,17 @@ def _groups(affines: Sequence[Affine], done: str) -> Iterator[Line]:
     yield _line("(-v lists every one)", _FAINT, "  ")
 
 
-def _kept(affine: Affine) -> Line:
-    reason = affine.reasons[0]
-    where = f" at {reason.at}" if reason.at and reason.at != affine.node else ""
-    unlock = f"; to unlock: {reason.unlock}" if reason.unlock else ""
-    line = _line(f"{affine.node}  {affine.op}  {reason.code}{where}: {reason.text}{unlock}", head="  ", hang=6)
-    line.body.stylize(_LOUD, 0, len(clean(affine.node)))
-    return line
+def _kept(kept: Sequence[Affine], verbose: bool) -> Iterator[Line]:
+    if not verbose and len(kept) > LISTED:
+        yield from (_line(stays.group(group), head="  ", hang=6) for group in stays.groups(kept))
+        yield _line("(-v lists every one)", _FAINT, "  ")
+        return
+    for affine in kept:
+        line = _line(f"{affine.node}  {stays.one(affine)}", head="  ", hang=6)
+        line.body.stylize(_LOUD, 0, len(clean(affine.node)))
+        yield line
+        if verbose:
+            yield from (_line(text, head="      ", hang=8) for text in stays.others(affine))
 
 
 # ---------------------------------------------------------------------------------------------------- verify and bench
@@ -307,11 +313,6 @@ def _timing(timing: Timing) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 node`, `2 nodes`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def size(count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -48,7 +49,12 @@ class Affine:
 
 def _reason_json(reason: Reason) -> dict[str, Any]:
     entry: dict[str, Any] = {"code": reason.code, "reason": reason.text, "at": reason.at, "unlock": reason.unlock}
-    return entry | ({"channels": list(reason.channels)} if reason.channels else {})
+    lists = {"channels": reason.channels, "values": map(_finite, reason.values), "because": reason.because}
+    return entry | {name: found for name, values in lists.items() if (found := list(values))}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)

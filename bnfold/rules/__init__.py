@@ -142,7 +142,8 @@ def apply(view: View) -> list[Accept]:
         moving = {slot for slot in range(len(node.inputs)) if node.constant(slot) is None}
     for key, port in view.ports.items():
         if key >= 0 and key not in moving and not port.storage.is_identity:
-            raise view.refuse("opaque-op", f"{port.name!r} steers {node.op}; only its data may be stored differently")
+            text = f"{port.name!r} steers {node.op}; only its data may be stored differently"
+            raise view.refuse("opaque-op", text, f"compute {port.name!r} from something else")
     if rule is None and node.proto.op_type.startswith(_QUANTIZED):
         raise quantization.quantized(view, f"{node.op} computes with integers")
     if rule is None:

@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 from bnfold.affine import Array, Storage
 from bnfold.plan import NewConstant
 from bnfold.rules import functions
-from bnfold.rules.base import OUT, Accept, Rule, View, channels_where, compress, lift, refuse_signs
+from bnfold.rules.base import OUT, Accept, Rule, View, arriving, compress, faults, lift, refuse_signs
 from bnfold.rules.dead import passes_constants
 from bnfold.rules.elementwise import refuse_dead, refuse_shift, same_on_both
 from bnfold.rules.float_attributes import set_float
+from bnfold.rules.unlocks import NOT_ZERO, OPSET_7, OTHER_OPERATOR, POSITIVE
 
 
 def homogeneous(view: View, storage: Storage) -> NDArray[np.bool_]:
     """Refuse what f(a x) = a f(x) for a > 0 does not pass; returns where the scale is negative."""
     lost = storage.num == 0
-    refuse_shift(view, ~lost & (storage.off != 0))
+    refuse_shift(view, storage, ~lost & (storage.off != 0))
     if np.any(lost & (storage.off * storage.den < 0)):
-        raise view.refuse("zero-scale", f"{view.node.op} would cut off a constant channel")
+        raise view.refuse("zero-scale", f"{view.node.op} would cut off a constant channel", NOT_ZERO)
     return np.asarray(storage.num * storage.den < 0)
 
 
@@ -33,7 +34,8 @@ def relu(view: View) -> list[Accept]:
     """y = max(x, 0): a > 0, b = 0 pass."""
 
     def check(storage: Storage) -> Storage:
-        refuse_signs(view, homogeneous(view, storage))
+        homogeneous(view, storage)
+        refuse_signs(view, storage)
         return storage
 
     return same_on_both(view, check)
@@ -53,13 +55,13 @@ def _kinked(view: View, slopes: Array | None) -> tuple[Accept, NDArray[np.bool_]
     if not np.any(negative):
         return view.settle({0 if backwards else OUT: storage}), negative
     if slopes is None:
-        refuse_signs(view, negative)
+        refuse_signs(view, storage)
         raise AssertionError
     blocked = negative & ((slopes <= 0) if backwards else (slopes == 0))
     if np.any(blocked):
         which = "positive" if backwards else "non-zero"
         text = f"{view.node.op} passes a negative scale only where its slope is {which}"
-        raise view.refuse("negative-scale", text, channels=channels_where(blocked))
+        raise view.refuse("negative-scale", text, POSITIVE, *faults(blocked, arriving(storage)[0]))
     factor = compress(np.where(negative, slopes, 1.0))
     moved = (
         Storage(storage.den, storage.num * factor, storage.off)
@@ -85,7 +87,7 @@ def _slopes(view: View) -> Array | None:
 def _prelu(view: View, values: Sequence[Array]) -> Array:
     slopes = _slopes(view)
     if slopes is None:
-        raise view.refuse("zero-scale", "PRelu has slopes computed at run time")
+        raise view.refuse("zero-scale", "PRelu has slopes computed at run time", NOT_ZERO)
     return np.where(values[0] < 0, values[0] * slopes, values[0])
 
 
@@ -102,7 +104,8 @@ def prelu(view: View) -> list[Accept]:
         factor = compress(np.where(flipped, slopes, 1.0) ** -2.0)
     if view.node.version < 7:
         if any(size != 1 for axis, size in enumerate(factor.shape) if axis != 1):
-            raise view.refuse("unsupported-form", "before opset 7 PRelu has one slope for each channel")
+            text = "before opset 7 PRelu has one slope for each channel"
+            raise view.refuse("unsupported-form", text, OPSET_7)
         factor = factor.reshape(-1)
     while factor.ndim > len(constant.shape) and factor.shape[0] == 1:
         factor = factor[0]
@@ -122,14 +125,14 @@ def leaky_relu(view: View) -> list[Accept]:
     if not np.any(flipped):
         return [accept]
     if not np.all(flipped):
-        refuse_signs(view, flipped)
+        refuse_signs(view, next(view.port(key).storage for key in (0, OUT) if view.port(key).fixed), flipped)
     return [Accept(accept.assign, (set_float(view, "alpha", 1.0 / k, exactly=True),))]
 
 
 def _signs(view: View, storage: Storage) -> NDArray[np.bool_]:
     """Where v' = -v; refuses what is not v' = +-v."""
     if np.any(storage.off != 0) or np.any(np.abs(storage.num) != np.abs(storage.den)) or np.any(storage.num == 0):
-        raise view.refuse("opaque-op", f"{view.node.op} is not affine: it passes a sign at most")
+        raise view.refuse("opaque-op", f"{view.node.op} is not affine: it passes a sign at most", OTHER_OPERATOR)
     return np.asarray(storage.num * storage.den < 0)
 
 
@@ -164,7 +167,7 @@ def _mirrored(view: View) -> list[Accept]:
         away = y.storage.num * y.storage.den < 0
         flip = Storage(np.where(away, -1.0, 1.0), one, np.where(away, -1.0, 0.0))  # y' = 1 - y
         if not y.storage.agrees(flip):
-            raise view.refuse("opaque-op", f"{view.node.op} is not affine: at most 1 - y passes")
+            raise view.refuse("opaque-op", f"{view.node.op} is not affine: at most 1 - y passes", OTHER_OPERATOR)
         return [view.settle({0: Storage.encode(np.where(away, -1.0, 1.0), np.zeros_like(one))})]
     away = _signs(view, x.storage)
     return [view.settle({OUT: Storage.encode(np.where(away, -1.0, 1.0), np.where(away, 1.0, 0.0))})]
@@ -187,7 +190,7 @@ def hard_sigmoid(view: View) -> list[Accept]:
 def _opaque(view: View) -> list[Accept]:
     for key in (0, OUT):
         if not view.port(key).storage.is_identity:
-            raise view.refuse("opaque-op", f"{view.node.op} is not affine in this tensor")
+            raise view.refuse("opaque-op", f"{view.node.op} is not affine in this tensor", OTHER_OPERATOR)
     return [Accept()]
 
 
@@ -203,9 +206,9 @@ def absolute(view: View) -> list[Accept]:
     x, y = view.port(0), view.port(OUT)
     backwards = y.fixed and not x.fixed
     storage = y.storage if backwards else x.storage
-    refuse_shift(view, (storage.num != 0) & (storage.off != 0))
+    refuse_shift(view, storage, (storage.num != 0) & (storage.off != 0))
     if backwards:
         refuse_dead(view, storage)
-        refuse_signs(view, storage.num * storage.den < 0)
+        refuse_signs(view, storage)
         return [view.settle({0: storage})]
     return [view.settle({OUT: Storage(np.abs(storage.den), np.abs(storage.num), np.abs(storage.off))})]

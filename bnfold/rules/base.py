@@ -19,7 +19,10 @@ from bnfold.affine import Array, Storage
 from bnfold.constants import Constant
 from bnfold.graph import Dim, Node, Shape
 from bnfold.plan import Edit, NewConstant
-from bnfold.reasons import Reason
+from bnfold.reasons import Reason, plural
+from bnfold.rules.unlocks import NOT_ZERO, ONE_EACH, POSITIVE, UNIFORM
+
+Mask = NDArray[np.bool_]
 
 OUT = -1
 """The port of a node's first output."""
@@ -74,19 +77,26 @@ class View:
     only_moves: bool = False
     """Whether an Add put behind this node would only replace the Add that is to leave."""
 
-    def refuse(self, code: str, text: str, unlock: str = "", channels: tuple[int, ...] = ()) -> Refused:
+    def refuse(
+        self, code: str, text: str, unlock: str = "", channels: tuple[int, ...] = (), values: tuple[float, ...] = ()
+    ) -> Refused:
         """A refusal at this node."""
-        return Refused(Reason(code, text, self.node.label, unlock, channels))
+        return Refused(Reason(code, text, self.node.label, unlock, channels, values))
 
     def port(self, key: int) -> Port:
         """The port of this number; refuses where its rank is unknown."""
         port = self.ports.get(key)
         if port is None:
             where = f"input {key}" if key >= 0 else f"output {-key - 1}"
-            raise self.refuse(
-                "unknown-shape", f"the rank of {where} of {self.node.op} is not known", "export with shapes"
-            )
+            text = f"the rank of {where} of {self.node.op} is not known"
+            raise self.refuse("unknown-shape", text, "export with shapes")
         return port
+
+    def _refuse_pinned(self) -> None:
+        """Refuse with the pin of a port, where one has any: it is what the others cannot agree with."""
+        for port in self.ports.values():
+            if port.pinned:
+                raise Refused(pinned_reason(port.pinned, port.name))
 
     def settle(self, wants: Mapping[int, Storage], edits: tuple[Edit, ...] = ()) -> Accept:
         """Accept with these storages: agree with what is fixed, assign what is free, refuse a contradiction."""
@@ -94,15 +104,15 @@ class View:
         for key, want in wants.items():
             port = self.port(key)
             if want.is_degenerate:
-                raise self.refuse("zero-scale", "a channel would be constant before and after", channels=())
+                raise self.refuse("zero-scale", "a channel would be constant before and after", NOT_ZERO)
             if port.storage.agrees(want):
                 continue
             if port.pinned:
                 raise Refused(pinned_reason(port.pinned, port.name))
             if port.fixed:
-                raise self.refuse(
-                    "conflict", f"tensor {port.name!r} would have to be stored in two different ways at {self.node.op}"
-                )
+                self._refuse_pinned()
+                text = f"tensor {port.name!r} would have to be stored in two different ways at {self.node.op}"
+                raise self.refuse("conflict", text, ONE_EACH)
             assign[key] = want
         return Accept(assign, edits)
 
@@ -113,29 +123,49 @@ Rule = Callable[[View], list[Accept]]
 def pinned_reason(code: str, name: str) -> Reason:
     """Why a tensor whose meaning must stay refuses every demand."""
     texts = {
-        "graph-output": ("the values of graph output {!r} must stay", ""),
-        "graph-input": ("the demand reaches {!r}, which this graph does not compute", ""),
-        "captured": ("tensor {!r} is also read inside a subgraph", ""),
+        "graph-output": ("the values of graph output {!r} must stay", "do not make {!r} an output of the graph"),
+        "graph-input": (
+            "the demand reaches {!r}, which this graph does not compute",
+            "put a layer with weights behind {!r}, or apply the node to the data outside",
+        ),
+        "captured": ("tensor {!r} is also read inside a subgraph", "compute {!r} once more for the subgraph"),
         "annotated": ("a quantization annotation names {!r}", "fold before quantising"),
     }
     text, unlock = texts[code]
-    return Reason(code, text.format(name), name, unlock)
+    return Reason(code, text.format(name), name, unlock.format(name))
 
 
-def refuse_signs(view: View, negative: NDArray[np.bool_]) -> None:
-    """Refuse where a scale is negative."""
-    if np.any(negative):
-        raise view.refuse(
-            "negative-scale",
-            f"{view.node.op} passes only positive scales; {np.count_nonzero(negative)} channels are negative",
-            "train or re-parameterise these channels with a positive gamma",
-            channels_where(negative),
-        )
+def refuse_signs(view: View, storage: Storage, blocked: Mask | None = None) -> None:
+    """Refuse where the scale is negative, or where it is `blocked` for its sign."""
+    mask = storage.num * storage.den < 0 if blocked is None else blocked
+    if np.any(mask):
+        text = f"{view.node.op} passes only positive scales, and that of {channel_count(mask)} is not"
+        raise view.refuse("negative-scale", text, POSITIVE, *faults(mask, arriving(storage)[0]))
 
 
-def channels_where(mask: Array | np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> tuple[int, ...]:
+def arriving(storage: Storage) -> tuple[Array, Array]:
+    """Scale and shift as they come along: (a, b) from behind, (alpha, beta) from in front, 0 for what is lost."""
+    behind = storage.den == 1
+    divisor = np.where(storage.num == 0, 1.0, storage.num)
+    scale = np.where(behind | (storage.num == 0), storage.num, storage.den / divisor)
+    return scale, np.where(behind, storage.off, -storage.off / divisor)
+
+
+def channel_count(mask: Mask) -> str:
+    """`1 channel`, `2 channels`: those at which a mask is true."""
+    return plural(int(np.count_nonzero(mask)), "channel")
+
+
+def channels_where(mask: Mask) -> tuple[int, ...]:
     """The first eight channels (flat positions) at which a mask is true."""
     return tuple(int(i) for i in np.flatnonzero(mask)[:8])
+
+
+def faults(mask: Mask, values: Array) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The first eight channels at which a mask is true, and the value of each."""
+    channels = channels_where(mask)
+    flat = np.broadcast_to(values, np.shape(mask)).reshape(-1)
+    return channels, tuple(float(flat[channel]) for channel in channels)
 
 
 def lift(array: Array, rank: int) -> Array:
@@ -163,9 +193,8 @@ def only_axis(view: View, port: Port, axis: int, size: Dim) -> Storage:
     """The port's storage as vectors of length `size` along one axis; refuses where it varies on another."""
     others = varies_on(port.storage) - {axis % port.rank}
     if others:
-        raise view.refuse(
-            "row-axis", f"the demand on {port.name!r} varies on axis {min(others)}, where {view.node.op} has no weights"
-        )
+        text = f"the demand on {port.name!r} varies on axis {min(others)}, where {view.node.op} has no weights"
+        raise view.refuse("row-axis", text, UNIFORM)
     if not isinstance(size, int):
         raise view.refuse("unknown-shape", f"the channel count of {port.name!r} is not known", "export with shapes")
     return port.storage.map(lambda array: np.broadcast_to(array.reshape(-1), (size,)))
@@ -174,22 +203,16 @@ def only_axis(view: View, port: Port, axis: int, size: Dim) -> Storage:
 def need_encode(view: View, storage: Storage) -> tuple[Array, Array]:
     """(a, b) with v' = a*v + b; refuses where v' is dead."""
     if not storage.has_encode:
-        raise view.refuse(
-            "zero-scale",
-            f"a channel of scale zero reaches {view.node.op}, which cannot undo it",
-            channels=channels_where(storage.den == 0),
-        )
+        text = f"a channel of scale zero reaches {view.node.op}, which cannot undo it"
+        raise view.refuse("zero-scale", text, NOT_ZERO, channels_where(storage.den == 0))
     return storage.a, storage.b
 
 
 def need_decode(view: View, storage: Storage) -> tuple[Array, Array]:
     """(alpha, beta) with v = alpha*v' + beta; refuses where v is lost."""
     if not storage.has_decode:
-        raise view.refuse(
-            "zero-scale",
-            f"a channel of scale zero was pulled out of a tensor that {view.node.op} also reads",
-            channels=channels_where(storage.num == 0),
-        )
+        text = f"a channel of scale zero was pulled out of a tensor that {view.node.op} also reads"
+        raise view.refuse("zero-scale", text, NOT_ZERO, channels_where(storage.num == 0))
     return storage.alpha, storage.beta
 
 
@@ -203,5 +226,6 @@ def restored_constant(view: View, key: int, hint: str) -> tuple[Edit, ...]:
     shape = np.broadcast_shapes(port.constant.shape, a.shape, b.shape)
     since = 8 if view.node.op in ("Max", "Min", "Sum", "Mean") else 7
     if view.node.version < since and shape != port.constant.shape:
-        raise view.refuse("unsupported-form", f"the constant of {view.node.op} cannot grow before opset {since}")
+        text = f"the constant of {view.node.op} cannot grow before opset {since}"
+        raise view.refuse("unsupported-form", text, f"convert the model to opset {since} or newer")
     return (NewConstant(key, hint, port.constant.type, shape, port.constant, (a,), lambda: b),)

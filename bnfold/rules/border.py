@@ -16,6 +16,7 @@ from bnfold.rules.base import OUT, Accept, View, channels_where, compress, varie
 from bnfold.rules.elementwise import refuse_dead, same_on_both
 from bnfold.rules.float_attributes import set_float
 from bnfold.rules.reduction import uniform_on
+from bnfold.rules.unlocks import CONSTANT, SIZED, UNIFORM
 
 
 def one_border(view: View, storage: Storage, border: float) -> float:
@@ -34,7 +35,8 @@ def one_border(view: View, storage: Storage, border: float) -> float:
         raise view.refuse(
             "padded-shift",
             f"{view.node.op} puts {border:g} beside every channel, for which they would need different numbers",
-            channels=channels_where(different),
+            "pad with edge, reflect or wrap, or let all channels agree",
+            channels_where(different),
         )
     return new
 
@@ -74,12 +76,12 @@ def _pads(view: View) -> dict[int, tuple[int, int]]:
     if given is not None:
         pads = given.ints()
     if pads is None:
-        raise view.refuse("opaque-op", "the pads are computed at run time")
+        raise view.refuse("opaque-op", "the pads are computed at run time", CONSTANT)
     axes = list(range(rank))
     if node.input(3):
         chosen = node.constant(3)
         if chosen is None:
-            raise view.refuse("opaque-op", "the axes of Pad are computed at run time")
+            raise view.refuse("opaque-op", "the axes of Pad are computed at run time", CONSTANT)
         axes = [axis % rank for axis in chosen.ints()]
     both = {axis: (pads[i], pads[len(axes) + i]) for i, axis in enumerate(axes)}
     return {axis: ends for axis, ends in both.items() if any(ends)}
@@ -91,10 +93,10 @@ def _border(view: View) -> float:
         return node.get_float("value", 0.0)
     constant = node.constant(2)
     if constant is None:
-        raise view.refuse("opaque-op", "the constant of Pad is computed at run time")
+        raise view.refuse("opaque-op", "the constant of Pad is computed at run time", CONSTANT)
     border = float(constant.float64().reshape(()))
     if not np.isfinite(border):
-        raise view.refuse("out-of-range", f"Pad puts {border} around the tensor")
+        raise view.refuse("out-of-range", f"Pad puts {border} around the tensor", "pad with a finite number")
     return border
 
 
@@ -116,7 +118,7 @@ def _ends(view: View, storage: Storage, pads: dict[int, tuple[int, int]]) -> dic
     found = {axis: both for axis, both in pads.items() if axis in varies_on(storage)}
     for axis, both in found.items():
         if min(both) < 0:
-            raise view.refuse("not-uniform", f"Pad crops axis {axis}, on which the demand varies")
+            raise view.refuse("not-uniform", f"Pad crops axis {axis}, on which the demand varies", UNIFORM)
     return found
 
 
@@ -130,7 +132,7 @@ def _outside(view: View, storage: Storage, pads: dict[int, tuple[int, int]], shi
     def grow(array: Array, value: float) -> Array:
         sizes = [view.port(0).shape[axis] if axis in ends else size for axis, size in enumerate(array.shape)]
         if not all(isinstance(size, int) for size in sizes):
-            raise view.refuse("unknown-shape", f"Pad grows an axis of unknown size: {sizes}", "export with shapes")
+            raise view.refuse("unknown-shape", f"Pad grows an axis of unknown size: {sizes}", SIZED)
         full = np.broadcast_to(array, [int(size or 1) for size in sizes])
         return np.pad(full, width, constant_values=value)
 
@@ -215,6 +217,6 @@ def _regions(view: View) -> list[tuple[float, float]]:
     """Begin and end of what tf_crop_and_resize reads, as parts of the size."""
     constant = view.node.constant(1)
     if constant is None:
-        raise view.refuse("opaque-op", f"{view.node.op} crops a region that is computed at run time")
+        raise view.refuse("opaque-op", f"{view.node.op} crops a region that is computed at run time", CONSTANT)
     values = [float(value) for value in constant.float64().ravel()]
     return list(zip(values[: len(values) // 2], values[len(values) // 2 :], strict=True))

@@ -13,7 +13,8 @@ import numpy as np
 from bnfold.affine import Array, Storage
 from bnfold.constants import Constant
 from bnfold.plan import Edit, NewConstant
-from bnfold.rules.base import OUT, Accept, View, channels_where, need_decode, need_encode, only_axis
+from bnfold.rules.base import OUT, Accept, View, channel_count, faults, need_decode, need_encode, only_axis
+from bnfold.rules.unlocks import CONSTANT, CONSTANTS, NO_SHIFT
 from bnfold.sums import exact_sum
 
 
@@ -28,9 +29,9 @@ def conv(view: View) -> list[Accept]:
     if np.any(beta != 0) and _touches_padding(view, shape[2:]):
         raise view.refuse(
             "padded-shift",
-            f"{node.op} pads its input with zeros, which the shift of {np.count_nonzero(beta)} channels does not reach",
-            "pad with the shifted value before the convolution, or make these shifts zero",
-            channels_where(beta != 0),
+            f"{node.op} pads its input with zeros, which the shift of {channel_count(beta != 0)} does not reach",
+            f"do not pad, or {NO_SHIFT}",
+            *faults(beta != 0, beta),
         )
     tail = (1,) * (len(shape) - 2)
     per_input = _group_rows(alpha, group, out_channels).reshape(*_group_rows(alpha, group, out_channels).shape, *tail)
@@ -56,7 +57,8 @@ def conv_transpose(view: View) -> list[Accept]:
         raise view.refuse(
             "padded-shift",
             f"the outputs of {node.op} see different numbers of inputs, so that a shift does not reach all alike",
-            channels=channels_where(beta != 0),
+            f"use kernel size 1 and stride 1, or {NO_SHIFT}",
+            *faults(beta != 0, beta),
         )
     tail = (1,) * (len(shape) - 2)
     out_rows = _group_rows(a, group, in_channels)
@@ -122,9 +124,10 @@ def constant_weight(view: View, slot: int) -> Constant:
                 f"{name!r} is a graph input with a default value, which a caller may override",
                 f"remove {name!r} from the graph's inputs",
             )
-        raise view.refuse("dynamic-weight", f"the weights of {node.op} are computed at run time")
+        raise view.refuse("dynamic-weight", f"the weights of {node.op} are computed at run time", CONSTANTS)
     if not constant.is_float:
-        raise view.refuse("unsupported-form", f"the weights of {node.op} are not of a float type")
+        text = f"the weights of {node.op} are not of a float type"
+        raise view.refuse("unsupported-form", text, "fold before quantising")
     return constant
 
 
@@ -137,7 +140,7 @@ def bias_edit(
     if name and old is None:
         if np.all(a == 1) and np.all(b == 0) and moved is None:
             return ()
-        raise view.refuse("dynamic-weight", f"the bias of {view.node.op} is computed at run time")
+        raise view.refuse("dynamic-weight", f"the bias of {view.node.op} is computed at run time", CONSTANT)
     if moved is None and np.all(b == 0) and (old is None or np.all(a == 1)):
         return ()
     shift = (lambda: b) if moved is None else (lambda: a * moved() + b)

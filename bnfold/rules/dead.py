@@ -11,15 +11,13 @@ from dataclasses import replace
 from functools import wraps
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnfold.affine import Array, Storage
-from bnfold.rules.base import OUT, Accept, Port, Rule, View, compress, lift
+from bnfold.rules.base import OUT, Accept, Mask, Port, Rule, View, compress, lift
+from bnfold.rules.unlocks import NOT_ZERO
 
 Combine = Callable[[View, Sequence[Array]], Array]
 """(view, the value at each input) to the value of the output, of constant channels."""
-
-Mask = NDArray[np.bool_]
 
 
 def passes_constants(combine: Combine, annihilates: bool = False) -> Callable[[Rule], Rule]:
@@ -74,9 +72,10 @@ def _value(view: View, combine: Combine, dead: Mask) -> Array:
         with np.errstate(all="ignore"):
             value = np.where(dead, combine(view, values), 0.0)
     except ValueError as error:
-        raise view.refuse("zero-scale", f"a constant channel does not fit the operands of {view.node.op}") from error
+        text = f"a constant channel does not fit the operands of {view.node.op}"
+        raise view.refuse("zero-scale", text, NOT_ZERO) from error
     if not np.all(np.isfinite(value)):
-        raise view.refuse("zero-scale", f"{view.node.op} of a constant channel is not finite")
+        raise view.refuse("zero-scale", f"{view.node.op} of a constant channel is not finite", NOT_ZERO)
     return value + 0.0  # no negative zeros
 
 

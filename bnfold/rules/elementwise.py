@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 
 from bnfold.affine import Storage
-from bnfold.rules.base import OUT, Accept, View, channels_where
+from bnfold.rules.base import OUT, Accept, Mask, View, arriving, channel_count, channels_where, faults
+from bnfold.rules.unlocks import NO_SHIFT, NOT_ZERO
 from bnfold.source import FLOATS
 
 
@@ -29,18 +30,14 @@ def refuse_dead(view: View, storage: Storage) -> None:
     dead = storage.den == 0
     if np.any(dead):
         text = f"a dead channel cannot go backwards through {view.node.op}"
-        raise view.refuse("zero-scale", text, channels=channels_where(dead))
+        raise view.refuse("zero-scale", text, NOT_ZERO, channels_where(dead))
 
 
-def refuse_shift(view: View, shifted: object) -> None:
-    """Refuse where there is a shift."""
-    mask = np.asarray(shifted, np.bool_)
-    if np.any(mask):
-        raise view.refuse(
-            "shift-through-nonlinear",
-            f"{view.node.op} does not pass a shift ({np.count_nonzero(mask)} channels)",
-            channels=channels_where(mask),
-        )
+def refuse_shift(view: View, storage: Storage, shifted: Mask) -> None:
+    """Refuse where there is a shift that counts."""
+    if np.any(shifted):
+        text = f"{view.node.op} does not pass the shift of {channel_count(shifted)}"
+        raise view.refuse("shift-through-nonlinear", text, NO_SHIFT, *faults(shifted, arriving(storage)[1]))
 
 
 def identity(view: View) -> list[Accept]:

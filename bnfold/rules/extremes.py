@@ -16,6 +16,7 @@ from bnfold.rules.base import OUT, Accept, View, lift, need_encode, refuse_signs
 from bnfold.rules.dead import passes_constants
 from bnfold.rules.float_attributes import set_float
 from bnfold.rules.operands import constant_edits, fitted, refuse_axis
+from bnfold.rules.unlocks import CONSTANT, NOT_ZERO, POSITIVE, UNIFORM
 
 OPPOSITE = {"Max": "Min", "Min": "Max", "ReduceMax": "ReduceMin", "ReduceMin": "ReduceMax"}
 OPPOSITE |= {"ArgMax": "ArgMin", "ArgMin": "ArgMax"}
@@ -27,7 +28,7 @@ def swapped(view: View, storage: Storage) -> tuple[Edit, ...]:
     negative = storage.num * storage.den < 0
     if np.any(negative) and np.all(negative):
         return (SetOperator(OPPOSITE[view.node.op]),)
-    refuse_signs(view, negative)
+    refuse_signs(view, storage)
     return ()
 
 
@@ -82,6 +83,9 @@ def _clipped(view: View, values: Sequence[Array]) -> Array:
     return found
 
 
+_ONE_BOUND = "Clip has one bound only, which a negative scale would make the other one"
+
+
 @passes_constants(_clipped)
 def clip(view: View) -> list[Accept]:
     """y = min(max(x, low), high): one a != 0 for all channels, any b. The bounds become a m + b; a < 0 swaps them."""
@@ -89,10 +93,11 @@ def clip(view: View) -> list[Accept]:
     storage = y.storage if y.fixed and not x.fixed else x.storage
     mixed = varies_on(storage)
     if mixed:
-        raise view.refuse("not-uniform", f"Clip has one bound for axis {min(mixed)}, on which the demand varies")
+        text = f"Clip has one bound for axis {min(mixed)}, on which the demand varies"
+        raise view.refuse("not-uniform", text, UNIFORM)
     a, b = (float(part.reshape(())) for part in need_encode(view, storage))
     if a == 0:
-        raise view.refuse("zero-scale", "Clip cannot undo a scale of zero")
+        raise view.refuse("zero-scale", "Clip cannot undo a scale of zero", NOT_ZERO)
     accept = view.settle({OUT: storage, 0: storage})
     if (a, b) == (1.0, 0.0):
         return [accept]
@@ -104,9 +109,9 @@ def _input_bounds(view: View, a: float, b: float) -> tuple[Edit, ...]:
     node = view.node
     bounds = {slot: node.constant(slot) for slot in (1, 2) if node.input(slot)}
     if None in bounds.values():
-        raise view.refuse("opaque-op", "the bounds of Clip are computed at run time")
+        raise view.refuse("opaque-op", "the bounds of Clip are computed at run time", CONSTANT)
     if a < 0 and len(bounds) == 1:
-        raise view.refuse("negative-scale", "Clip has one bound only, which a negative scale would make the other one")
+        raise view.refuse("negative-scale", _ONE_BOUND, POSITIVE)
     found: list[Edit] = []
     for slot, hint in ((1, "min"), (2, "max")):
         bound = bounds.get(slot if a > 0 else 3 - slot)
@@ -124,6 +129,6 @@ def _attribute_bounds(view: View, a: float, b: float) -> tuple[Edit, ...]:
     node = view.node
     names = [name for name in ("min", "max") if name in node.attributes]
     if a < 0 and len(names) == 1:
-        raise view.refuse("negative-scale", "Clip has one bound only, which a negative scale would make the other one")
+        raise view.refuse("negative-scale", _ONE_BOUND, POSITIVE)
     target = {"min": "min", "max": "max"} if a > 0 else {"min": "max", "max": "min"}
     return tuple(set_float(view, target[name], a * node.get_float(name, 0.0) + b) for name in names)

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from bnfold.affine import Array
 from bnfold.rules.base import OUT, Accept, View, compress
 from bnfold.rules.indexing import Positions, along_axis, picks
+from bnfold.rules.unlocks import CONSTANT
 
 
 def _indices(view: View) -> NDArray[np.int64]:
     constant = view.node.constant(1)
     if constant is None:
-        raise view.refuse("opaque-op", "the indices of Gather are computed at run time")
+        raise view.refuse("opaque-op", "the indices of Gather are computed at run time", CONSTANT)
     return np.asarray(constant.load(), np.int64)
 
 
@@ -30,7 +31,7 @@ def _gather(view: View, index: Positions, _: int) -> Positions:
 def _compressed(view: View, index: Positions, _: int) -> Positions:
     chosen = view.node.constant(1)
     if chosen is None:
-        raise view.refuse("opaque-op", "the condition of Compress is computed at run time")
+        raise view.refuse("opaque-op", "the condition of Compress is computed at run time", CONSTANT)
     if "axis" not in view.node.attributes:
         raise view.refuse("opaque-op", "Compress without an axis flattens")
     return np.compress(np.asarray(chosen.load(), np.bool_).reshape(-1), index, view.node.get_int("axis", 0))

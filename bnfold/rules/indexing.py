@@ -18,6 +18,7 @@ from bnfold.affine import Array, Storage
 from bnfold.constants import as_slice
 from bnfold.graph import Dim
 from bnfold.rules.base import OUT, Accept, Refused, Rule, View, compress, lift, varies_on
+from bnfold.rules.unlocks import CONSTANT, SIZED, UNIFORM
 
 Positions = NDArray[np.int64]
 Picks = Callable[[View, Positions, int], Positions]
@@ -70,7 +71,7 @@ def _positions(view: View, sizes: Mapping[int, int | None], given: Sequence[Stor
         if axis in sizes:
             size = sizes[axis] or view.port(0).shape[axis]
         if not isinstance(size, int):
-            raise view.refuse("unknown-shape", f"axis {axis} of {view.node.op} has no known size", "fix its shape")
+            raise view.refuse("unknown-shape", f"axis {axis} of {view.node.op} has no known size", SIZED)
         shape.append(size)
     return np.arange(math.prod(shape)).reshape(shape)
 
@@ -92,7 +93,7 @@ def _has_pattern(storage: Storage, sizes: Mapping[int, int | None]) -> bool:
 
 
 def _pattern(view: View) -> Refused:
-    return view.refuse("not-uniform", f"{view.node.op} would need a demand that alternates along an axis")
+    return view.refuse("not-uniform", f"{view.node.op} would need a demand that alternates along an axis", UNIFORM)
 
 
 def _backward(view: View, x: Storage, y: Storage, positions: Positions, index: Positions) -> Storage:
@@ -103,9 +104,8 @@ def _backward(view: View, x: Storage, y: Storage, positions: Positions, index: P
         flat[positions.reshape(-1)] = values
         clash = flat[positions.reshape(-1)] != values
         if np.any(clash):
-            raise view.refuse(
-                "not-uniform", f"{view.node.op} reads one element for outputs that would be stored differently"
-            )
+            text = f"{view.node.op} reads one element for outputs that would be stored differently"
+            raise view.refuse("not-uniform", text, UNIFORM)
         parts.append(compress(flat.reshape(index.shape)))
     return Storage(*parts)
 
@@ -113,7 +113,8 @@ def _backward(view: View, x: Storage, y: Storage, positions: Positions, index: P
 def _spread(view: View, array: Array, index: Positions) -> Array:
     """The array, flat, with one value for every position."""
     if any(size not in (1, full) for size, full in zip(array.shape, index.shape, strict=True)):
-        raise view.refuse("not-uniform", f"{view.node.op} repeats one pattern along an axis on which the demand varies")
+        text = f"{view.node.op} repeats one pattern along an axis on which the demand varies"
+        raise view.refuse("not-uniform", text, UNIFORM)
     return np.broadcast_to(array, index.shape).reshape(-1)
 
 
@@ -139,7 +140,7 @@ def _ints(view: View, slot: int) -> list[int] | None:
         return None
     constant = view.node.constant(slot)
     if constant is None:
-        raise view.refuse("opaque-op", f"input {slot} of {view.node.op} is computed at run time")
+        raise view.refuse("opaque-op", f"input {slot} of {view.node.op} is computed at run time", CONSTANT)
     return constant.ints()
 
 
@@ -187,7 +188,7 @@ def _tile(view: View, index: Positions, _: int) -> Positions:
 def _repeats(view: View) -> list[int]:
     repeats = _ints(view, 1)
     if repeats is None or len(repeats) != view.port(0).rank:
-        raise view.refuse("opaque-op", "the repeats of Tile are not known")
+        raise view.refuse("opaque-op", "the repeats of Tile are not known", CONSTANT)
     return repeats
 
 
@@ -214,5 +215,6 @@ def expand(view: View) -> list[Accept]:
         return [view.settle({OUT: x.storage.map(lambda array: lift(array, y.rank))})]
     grown = {axis for axis in varies_on(y.storage) if axis < y.rank - x.rank or x.shape[axis - y.rank + x.rank] == 1}
     if grown:
-        raise view.refuse("not-uniform", f"Expand repeats along axis {min(grown)}, on which the demand varies")
+        text = f"Expand repeats along axis {min(grown)}, on which the demand varies"
+        raise view.refuse("not-uniform", text, UNIFORM)
     return [view.settle({0: y.storage.map(lambda array: array.reshape(array.shape[y.rank - x.rank :]))})]

@@ -15,6 +15,7 @@ from bnfold.affine import Array, Storage
 from bnfold.graph import Dim, Shape
 from bnfold.rules.base import OUT, Accept, View, compress, restored_constant
 from bnfold.rules.elementwise import refuse_shift, same_on_both
+from bnfold.rules.unlocks import SIZED
 from bnfold.sizes import factors
 
 
@@ -66,7 +67,7 @@ def _reshaped(view: View, array: Array, old: Shape, new: Shape) -> Array:
         known_old = [dim for dim in old_dims if isinstance(dim, int)]
         known_new = [dim for dim in new_dims if isinstance(dim, int)]
         if len(known_old) != len(old_dims) or len(known_new) != len(new_dims):
-            raise view.refuse("not-uniform", f"{view.node.op} mixes channels with a dimension of unknown size")
+            raise view.refuse("not-uniform", f"{view.node.op} mixes channels with a dimension of unknown size", SIZED)
         if math.prod(known_old) != math.prod(known_new):
             raise view.refuse("unknown-shape", f"{view.node.op} goes from {old} to {new}, which do not match")
         full += known_old
@@ -151,7 +152,7 @@ def triangle(view: View) -> list[Accept]:
     """y = x with zeros above or below a diagonal (Trilu): b = 0, any a for each element."""
 
     def check(storage: Storage) -> Storage:
-        refuse_shift(view, storage.off != 0)
+        refuse_shift(view, storage, storage.off != 0)
         return storage
 
     return same_on_both(view, check)
@@ -164,7 +165,7 @@ def concat(view: View) -> list[Accept]:
     ports = [view.port(slot) for slot in range(len(node.inputs))]
     sizes = [size for port in ports if isinstance(size := port.shape[axis], int)]
     if len(sizes) != len(ports):
-        raise view.refuse("unknown-shape", f"the size of an input of {node.op} along axis {axis} is not known")
+        raise view.refuse("unknown-shape", f"the size of an input of {node.op} along axis {axis} is not known", SIZED)
     wants: dict[int, Storage] = {}
     if out.fixed:
         ends = np.cumsum(sizes)

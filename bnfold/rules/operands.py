@@ -10,13 +10,14 @@ from bnfold.affine import Array, Storage
 from bnfold.graph import Shape
 from bnfold.plan import Edit
 from bnfold.rules.base import Accept, Port, Refused, View, compress, lift, restored_constant
+from bnfold.rules.unlocks import OPSET_7, UNIFORM
 
 
 def refuse_axis(view: View) -> None:
     """Refuse the broadcasting of operators before opset 7, which begins at an axis."""
     node = view.node
     if node.version < 7 and node.get_int("broadcast", 0) and "axis" in node.attributes:
-        raise view.refuse("opaque-op", "broadcasting along an axis, as before opset 7")
+        raise view.refuse("opaque-op", "broadcasting along an axis, as before opset 7", OPSET_7)
 
 
 def first_accepted(ways: Sequence[Callable[[], Accept]], view: View, code: str, text: str) -> list[Accept]:
@@ -49,7 +50,8 @@ def _drop_axes(view: View, port: Port, array: Array, shape: Shape, rank: int) ->
     padded: Shape = (1,) * (rank - len(shape)) + tuple(shape)
     lacking = [axis for axis in range(rank) if array.shape[axis] != 1 and padded[axis] == 1]
     if lacking:
-        raise view.refuse("lacks-axis", f"operand {port.name!r} of {view.node.op} has no axis {lacking[0]} to vary on")
+        text = f"operand {port.name!r} of {view.node.op} has no axis {lacking[0]} to vary on"
+        raise view.refuse("lacks-axis", text, f"compute {port.name!r} for all of it, or {UNIFORM}")
     return array.reshape(array.shape[rank - len(shape) :])
 
 

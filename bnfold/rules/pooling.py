@@ -11,14 +11,16 @@ import numpy as np
 
 from bnfold.affine import Storage
 from bnfold.rules.activation import absolute
-from bnfold.rules.base import Accept, Rule, View, channels_where, refuse_signs, varies_on
+from bnfold.rules.base import Accept, Rule, View, arriving, channels_where, faults, refuse_signs, varies_on
 from bnfold.rules.elementwise import same_on_both
+from bnfold.rules.unlocks import NO_SHIFT, NOT_ZERO, UNIFORM
 
 
 def _refuse_within(view: View, storage: Storage) -> None:
     pooled = {axis for axis in varies_on(storage) if axis >= 2}
     if pooled:
-        raise view.refuse("not-uniform", f"{view.node.op} pools over axis {min(pooled)}, on which the demand varies")
+        text = f"{view.node.op} pools over axis {min(pooled)}, on which the demand varies"
+        raise view.refuse("not-uniform", text, UNIFORM)
 
 
 def pool(counts_padding: Callable[[View], bool], any_sign: bool) -> Rule:
@@ -29,13 +31,15 @@ def pool(counts_padding: Callable[[View], bool], any_sign: bool) -> Rule:
             _refuse_within(view, storage)
             constant = (storage.num == 0) | (storage.den == 0)
             if any(view.node.outputs[1:]) and np.any(constant):
-                raise view.refuse("zero-scale", "a constant channel has no indices", channels=channels_where(constant))
+                text = "a constant channel has no indices"
+                raise view.refuse("zero-scale", text, NOT_ZERO, channels_where(constant))
             if not any_sign:
-                refuse_signs(view, storage.num * storage.den < 0)
-            if np.any(storage.off != 0) and counts_padding(view):
-                raise view.refuse(
-                    "padded-shift", f"{view.node.op} counts padded zeros", channels=channels_where(storage.off != 0)
-                )
+                refuse_signs(view, storage)
+            shifted = storage.off != 0
+            if np.any(shifted) and counts_padding(view):
+                text = f"{view.node.op} counts padded zeros, which have no shift"
+                unlock = f"pool without counting the padding, or {NO_SHIFT}"
+                raise view.refuse("padded-shift", text, unlock, *faults(shifted, arriving(storage)[1]))
             return storage
 
         return same_on_both(view, check)
@@ -64,5 +68,5 @@ def lp_pool(view: View) -> list[Accept]:
     for port in view.ports.values():
         _refuse_within(view, port.storage)
         if np.any(port.storage.den == 0):
-            raise view.refuse("zero-scale", f"a constant channel reaches {view.node.op}")
+            raise view.refuse("zero-scale", f"a constant channel reaches {view.node.op}", NOT_ZERO)
     return absolute(view)

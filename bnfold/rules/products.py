@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bnfold.affine import Array, Storage
-from bnfold.rules.base import OUT, Accept, View, channels_where, lift, need_encode, refuse_signs
+from bnfold.rules.base import OUT, Accept, View, channels_where, faults, lift, need_encode, refuse_signs
 from bnfold.rules.dead import passes_constants
 from bnfold.rules.elementwise import refuse_shift
 from bnfold.rules.operands import constant_edits, first_accepted, fitted_scale, refuse_axis
+from bnfold.rules.unlocks import CONSTANT, NO_SHIFT, NOT_ZERO
 
 
 def _product(view: View, values: Sequence[Array]) -> Array:
@@ -39,11 +40,10 @@ def _with_powers(view: View, powers: tuple[int, int]) -> list[Accept]:
         port = view.port(key)
         scale, shift = need_encode(view, port.storage)
         if np.any(shift != 0):
-            raise view.refuse(
-                "shift-through-nonlinear", f"a shift does not pass a product of two tensors ({port.name!r})"
-            )
+            text = f"a shift does not pass a product of two tensors ({port.name!r})"
+            raise view.refuse("shift-through-nonlinear", text, NO_SHIFT, *faults(shift != 0, shift))
         if powers[key] < 0 and np.any(scale == 0):
-            raise view.refuse("zero-scale", "a divisor cannot become zero", channels=channels_where(scale == 0))
+            raise view.refuse("zero-scale", "a divisor cannot become zero", NOT_ZERO, channels_where(scale == 0))
         scales[key] = lift(scale, out.rank)
     made = scales[0] * scales[1] ** powers[1]
     edits = constant_edits(view, (0, 1), "factor")
@@ -73,11 +73,12 @@ def power(view: View) -> list[Accept]:
     p = _exponent(view)
     x, y = view.port(0), view.port(OUT)
     backwards = y.fixed and not x.fixed
-    a, b = need_encode(view, (y if backwards else x).storage)
-    refuse_shift(view, b != 0)
+    storage = (y if backwards else x).storage
+    a, b = need_encode(view, storage)
+    refuse_shift(view, storage, b != 0)
     needs_positive = not p.is_integer() or (backwards and p % 2 == 0)
     if np.any(a == 0) or (needs_positive and np.any(a < 0)):
-        refuse_signs(view, a <= 0)
+        refuse_signs(view, storage, a <= 0)
     if p == 0:
         raise view.refuse("opaque-op", "a power of zero")
     with np.errstate(all="ignore"):
@@ -92,5 +93,5 @@ def _exponent(view: View) -> float:
         return {"Sqrt": 0.5, "Reciprocal": -1.0}[view.node.op]
     constant = view.node.constant(1)
     if constant is None or int(np.prod(constant.shape, dtype=np.int64)) != 1:
-        raise view.refuse("opaque-op", "the exponent is not one constant number")
+        raise view.refuse("opaque-op", "the exponent is not one constant number", CONSTANT)
     return float(np.asarray(constant.load(), np.float64).reshape(()))

@@ -16,6 +16,7 @@ from bnfold.plan import Edit
 from bnfold.rules.base import OUT, Accept, Rule, View, refuse_signs, varies_on
 from bnfold.rules.elementwise import refuse_dead, refuse_shift, same_on_both
 from bnfold.rules.extremes import swapped
+from bnfold.rules.unlocks import CONSTANT, NOT_ZERO, SIZED, UNIFORM
 
 
 def _axes(view: View) -> list[int]:
@@ -25,7 +26,7 @@ def _axes(view: View) -> list[int]:
     if axes is None and node.input(1):
         constant = node.constant(1)
         if constant is None:
-            raise view.refuse("opaque-op", f"the axes of {node.op} are computed at run time")
+            raise view.refuse("opaque-op", f"the axes of {node.op} are computed at run time", CONSTANT)
         axes = constant.ints()
     if not axes and node.get_int("noop_with_empty_axes", 0):
         return []
@@ -36,7 +37,8 @@ def uniform_on(view: View, storage: Storage, axes: Sequence[int]) -> None:
     """Refuse a demand that varies on one of these axes."""
     mixed = varies_on(storage) & set(axes)
     if mixed:
-        raise view.refuse("not-uniform", f"{view.node.op} works along axis {min(mixed)}, on which the demand varies")
+        text = f"{view.node.op} works along axis {min(mixed)}, on which the demand varies"
+        raise view.refuse("not-uniform", text, UNIFORM)
 
 
 Move = Callable[[View, Storage, list[int], bool], tuple[Storage, tuple[Edit, ...]]]
@@ -79,7 +81,7 @@ def _added(view: View, storage: Storage, axes: list[int], backwards: bool) -> tu
     sizes = [view.port(0).shape[axis] for axis in axes]
     known = [size for size in sizes if isinstance(size, int)]
     if len(known) != len(sizes):
-        raise view.refuse("unknown-shape", "ReduceSum adds a number of elements that is not known", "fix its shape")
+        raise view.refuse("unknown-shape", "ReduceSum adds a number of elements that is not known", SIZED)
     count = float(math.prod(known))
     return Storage(storage.den, storage.num, storage.off / count if backwards else storage.off * count), ()
 
@@ -90,9 +92,9 @@ def _chosen(view: View, storage: Storage, axes: list[int], backwards: bool) -> t
 
 def _sized(view: View, storage: Storage, axes: list[int], backwards: bool) -> tuple[Storage, tuple[Edit, ...]]:
     _refuse_noop(view, axes)
-    refuse_shift(view, storage.off != 0)
+    refuse_shift(view, storage, storage.off != 0)
     refuse_dead(view, storage)
-    refuse_signs(view, storage.num * storage.den < 0)
+    refuse_signs(view, storage)
     return storage, ()
 
 
@@ -143,7 +145,7 @@ def arg_extreme(view: View) -> list[Accept]:
     x = view.port(0)
     uniform_on(view, x.storage, [view.node.get_int("axis", 0) % x.rank])
     if np.any(x.storage.num == 0) or np.any(x.storage.den == 0):
-        raise view.refuse("zero-scale", "a constant channel has no indices")
+        raise view.refuse("zero-scale", "a constant channel has no indices", NOT_ZERO)
     return [Accept({}, swapped(view, x.storage))]
 
 
@@ -151,12 +153,12 @@ def cumulative_sum(view: View) -> list[Accept]:
     """y = running sums of x along an axis: what does not vary on it passes, b = 0."""
     constant = view.node.constant(1)
     if constant is None:
-        raise view.refuse("opaque-op", "the axis of CumSum is computed at run time")
+        raise view.refuse("opaque-op", "the axis of CumSum is computed at run time", CONSTANT)
     axis = constant.ints()[0] % view.port(0).rank
 
     def check(storage: Storage) -> Storage:
         uniform_on(view, storage, [axis])
-        refuse_shift(view, storage.off != 0)
+        refuse_shift(view, storage, storage.off != 0)
         return storage
 
     return same_on_both(view, check)

@@ -19,7 +19,21 @@ from bnfold.constants import Constant
 from bnfold.graph import Node, Shape
 from bnfold.plan import NewConstant
 from bnfold.reasons import Reason
-from bnfold.rules.base import OUT, Accept, View, channels_where, lift, need_decode, need_encode, only_axis
+from bnfold.rules.base import (
+    OUT,
+    Accept,
+    Refused,
+    View,
+    channel_count,
+    channels_where,
+    compress,
+    faults,
+    lift,
+    need_decode,
+    need_encode,
+    only_axis,
+)
+from bnfold.rules.unlocks import CONSTANT, NOT_ZERO, OPSET_7
 from bnfold.source import FLOATS
 
 
@@ -54,8 +68,10 @@ def as_source(node: Node) -> Source | Reason | None:
 
 
 def _batchnorm_source(node: Node) -> Source | Reason:
-    def no(code: str, text: str, unlock: str = "", channels: tuple[int, ...] = ()) -> Reason:
-        return Reason(code, text, node.label, unlock, channels)
+    def no(
+        code: str, text: str, unlock: str = "", channels: tuple[int, ...] = (), values: tuple[float, ...] = ()
+    ) -> Reason:
+        return Reason(code, text, node.label, unlock, channels, values)
 
     version = node.version
     if version >= 14 and node.get_int("training_mode", 0):
@@ -68,7 +84,11 @@ def _batchnorm_source(node: Node) -> Source | Reason:
     if used or (len([name for name in node.outputs if name]) > 1 and version < 14):
         return no("training-mode", "its statistics outputs are used", "export the model in evaluation mode")
     if version < 9 and not node.get_int("spatial", 1):
-        return no("unsupported-form", "spatial is 0: one statistic for every position, not for every channel")
+        return no(
+            "unsupported-form",
+            "spatial is 0: one statistic for every position, not for every channel",
+            "set spatial to 1",
+        )
     parameters: list[Constant] = []
     for slot, what in enumerate(("scale", "bias", "mean", "variance"), start=1):
         constant, name = node.constant(slot), node.input(slot)
@@ -80,7 +100,7 @@ def _batchnorm_source(node: Node) -> Source | Reason:
                 f"remove {name!r} from the graph's inputs",
             )
         if constant is None:
-            return no("dynamic-parameters", f"its {what} is computed at run time")
+            return no("dynamic-parameters", f"its {what} is computed at run time", CONSTANT)
         if not constant.is_float:
             return no("unsupported-form", f"its {what} is not of a float type")
         parameters.append(constant)
@@ -101,7 +121,8 @@ def _batchnorm_source(node: Node) -> Source | Reason:
     with np.errstate(invalid="ignore"):
         bad = ~(total > 0) | ~np.isfinite(total) | ~np.isfinite(gamma) | ~np.isfinite(bias) | ~np.isfinite(mean)
     if np.any(bad):
-        return no("invalid-statistics", "var + epsilon <= 0 or a parameter is not finite", "", channels_where(bad))
+        text = f"in {channel_count(bad)} var + epsilon <= 0, or a parameter is not finite"
+        return no("invalid-statistics", text, "repair or prune these channels", *faults(bad, total))
     scale = gamma / np.sqrt(total)
     along = (1, -1) + (1,) * (len(shape) - 2)
     shift = bias - scale * mean
@@ -146,14 +167,15 @@ def _operand_source(node: Node) -> Source | Reason | None:
         return Reason("unknown-shape", "the rank of its input is not known", node.label, "export with shapes")
     value = aligned(node, constant, len(shape))
     if value is None or not _keeps_shape(value.shape, shape, out):
-        return Reason(
-            "changes-shape", f"its constant of shape {constant.shape} enlarges the tensor {shape}", node.label
-        )
+        text = f"its constant of shape {constant.shape} enlarges the tensor {shape}"
+        return Reason("changes-shape", text, node.label, "expand the tensor before the node")
+    value = compress(value)
     one, zero = np.ones((1,) * len(shape)), np.zeros((1,) * len(shape))
     with np.errstate(divide="ignore", over="ignore"):
         inverse = 1.0 / value if node.op == "Div" else one
     if not np.all(np.isfinite(value)) or not np.all(np.isfinite(inverse)):
-        return Reason("invalid-statistics", "its constant is not finite, or divides by zero", node.label)
+        text = "its constant is not finite, or divides by zero"
+        return Reason("invalid-statistics", text, node.label, "repair or prune these channels")
     maps = {
         "Mul": Affine(value, zero),
         "Div": Affine(inverse, zero),
@@ -188,7 +210,7 @@ def batchnorm(view: View) -> list[Accept]:
     """Any demand: gamma' = a gamma alpha;  B' = a (B + gamma/sigma (beta - mu + alpha mu)) + b."""
     source = as_source(view.node)
     if isinstance(source, Reason):
-        raise view.refuse(source.code, source.text, source.unlock)
+        raise Refused(source)
     assert source is not None
     scale, bias, mean = (view.node.constant(slot) for slot in (1, 2, 3))
     assert scale is not None and bias is not None and mean is not None
@@ -235,7 +257,7 @@ def constant_factor(view: View) -> list[Accept]:
         alpha, beta = need_decode(view, x.storage)
         missing = np.broadcast_to((a * s == 0) & (b != 0), np.broadcast_shapes(a.shape, s.shape, b.shape))
         if np.any(missing):
-            raise view.refuse("zero-scale", "a shift cannot pass a factor of zero", channels=channels_where(missing))
+            raise view.refuse("zero-scale", "a shift cannot pass a factor of zero", NOT_ZERO, channels_where(missing))
         with np.errstate(divide="ignore", invalid="ignore"):
             passed = np.where(b == 0, 0.0, -b / (a * s))
         if np.any(snap(passed - beta, passed, beta) != 0):
@@ -251,13 +273,14 @@ def _scaled_operand(view: View, slot: int, constant: Constant, factor: Array, ra
         return ()
     if view.node.op == "Div":
         if np.any(factor == 0):
-            raise view.refuse("zero-scale", "a divisor cannot take a factor of zero")
+            raise view.refuse("zero-scale", "a divisor cannot take a factor of zero", NOT_ZERO)
         factor = 1.0 / factor
     if view.node.version < 7:  # the constant's axis is an attribute
         own = aligned(view.node, constant, rank)
         assert own is not None
         if np.broadcast_shapes(own.shape, factor.shape) != own.shape:
-            raise view.refuse("unsupported-form", f"the constant of {view.node.op} cannot grow before opset 7")
+            text = f"the constant of {view.node.op} cannot grow before opset 7"
+            raise view.refuse("unsupported-form", text, OPSET_7)
         factor = np.broadcast_to(factor, own.shape).reshape(constant.shape)
     while factor.ndim > len(constant.shape) and factor.shape[0] == 1:
         factor = factor[0]

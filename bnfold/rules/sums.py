@@ -13,6 +13,7 @@ from bnfold.affine import Array, snap
 from bnfold.rules.base import OUT, Accept, View, lift, need_encode
 from bnfold.rules.dead import passes_constants
 from bnfold.rules.operands import constant_edits, first_accepted, fitted, refuse_axis
+from bnfold.rules.unlocks import NOT_ZERO
 
 
 def _weights(view: View) -> dict[int, float]:
@@ -50,7 +51,7 @@ def add(view: View) -> list[Accept]:
             shifts[key] = lift(own_b, out.rank)
         else:  # the shift is relative to what is stored: it scales along
             if np.any(own_a == 0):
-                raise view.refuse("zero-scale", "a constant channel meets one that varies")
+                raise view.refuse("zero-scale", "a constant channel meets one that varies", NOT_ZERO)
             shifts[key] = lift(own_b, out.rank) * a / lift(own_a, out.rank)
     terms = [weights[key] * shifts[key] for key in weights]
     rest = snap(shifts[OUT] - sum(terms[1:], terms[0]), shifts[OUT], *terms)

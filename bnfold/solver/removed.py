@@ -10,6 +10,7 @@ from bnfold.affine import Array, Storage
 from bnfold.graph import Node
 from bnfold.rules import Accept, Source, View
 from bnfold.rules.base import OUT
+from bnfold.rules.unlocks import NOT_ZERO
 
 
 def removed(view: View, source: Source) -> Accept:
@@ -22,7 +23,7 @@ def removed(view: View, source: Source) -> Accept:
     back = y.storage.before(source.affine)
     free = (back.den == 0) & (back.num == 0)
     if np.any(free & (back.off != 0)):
-        raise view.refuse("zero-scale", "a constant channel would have to be two constants")
+        raise view.refuse("zero-scale", "a constant channel would have to be two constants", NOT_ZERO)
     if np.any(free):  # y is dead there, and x may stay as it is
         pick: Callable[[Array, Array], Array] = lambda own, other: np.where(free, own, other)  # noqa: E731
         back = Storage(pick(x.storage.den, back.den), pick(x.storage.num, back.num), pick(x.storage.off, back.off))

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from bnfold.affine import Storage
 from bnfold.graph import Node
-from bnfold.reasons import Reason
+from bnfold.reasons import Reason, plural
 from bnfold.rules import Accept, Refused
+from bnfold.rules.unlocks import ONE_EACH
 from bnfold.solver.state import State
 
 RETRIES = 20
@@ -42,6 +43,8 @@ class Failure:
     chain: frozenset[int] = NOTHING
     """The nodes that led to the refusal: only a change at one of them can change the answer."""
     steps: int = 0
+    partial: bool = False
+    """Whether only those channels were tried that turned out to have no way at all."""
 
 
 @dataclass(eq=False)
@@ -80,7 +83,7 @@ class Search:
             led = walk.chain()
             blockers, chain = blockers | walk.blockers(led), chain | led
             if self.steps > self.limit:
-                reason = Reason("search-limit", f"more than {self.limit} steps", self.skip.label)
+                reason = self.too_far(self.skip)
                 break
             if not self._turn(frozenset(walk.chosen[index] for index in led if index in walk.chosen)):
                 break
@@ -88,6 +91,12 @@ class Search:
         if self.steps <= self.limit:
             self.state.trouble |= chain
         return Failure(reason, blockers, chain, self.steps)
+
+    def too_far(self, node: Node) -> Reason:
+        """Why a search ends at a node without an answer."""
+        text = f"the search for it takes more than {plural(self.limit, 'step')}"
+        unlock = "bring a layer with weights nearer, or fold it alone with --only"
+        return Reason("search-limit", text, node.label, unlock)
 
     def _turn(self, relevant: frozenset[int]) -> bool:
         """Take the next alternative of the last choice that matters; false where there is none."""
@@ -140,7 +149,7 @@ class _Walk:
             self.waiting.discard(node.index)
             self.at = self.asked[node.index] = node
             if self.search.steps > self.search.limit:
-                raise Refused(Reason("search-limit", f"more than {self.search.limit} steps", node.label))
+                raise Refused(self.search.too_far(node))
             accepts = self.state.ask(node, self.decided)
             if len(accepts) == 1:
                 self._assign(node, accepts[0])
@@ -169,7 +178,8 @@ class _Walk:
             known = self.decided.get(name)
             if known is not None:
                 if not known.agrees(storage):
-                    raise Refused(Reason("conflict", f"two ports of one node want {name!r} differently", node.label))
+                    text = f"two ports of one node want {name!r} differently"
+                    raise Refused(Reason("conflict", text, node.label, ONE_EACH))
                 continue
             self.decided[name] = storage
             self.cause[name] = node.index

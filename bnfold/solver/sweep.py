@@ -12,7 +12,8 @@ from bnfold.guards import Spreads, misfits
 from bnfold.plan import Edit, NewConstant
 from bnfold.reasons import Reason
 from bnfold.rules import Refused, Source
-from bnfold.rules.base import channels_where, pinned_reason
+from bnfold.rules.base import Mask, channels_where, pinned_reason
+from bnfold.rules.unlocks import NOT_ZERO
 from bnfold.solver.removed import is_matmul_bias
 from bnfold.solver.search import Attempt, Failure, Search
 from bnfold.solver.state import State
@@ -64,7 +65,8 @@ class GraphSolver:
 
     def outcomes(self) -> list[Outcome]:
         """What became of every affine, in graph order."""
-        kept = {i: Outcome(self.graph.nodes[i], False, reasons=s.reasons) for i, s in self.verdicts.stuck.items()}
+        left, stuck = self.state.leaving, self.verdicts.stuck
+        kept = {i: Outcome(self.graph.nodes[i], False, reasons=s.reasons(left)) for i, s in stuck.items()}
         found = {**self.refused, **kept, **self.verdicts.done}
         return [found[index] for index in sorted(found)]
 
@@ -99,7 +101,7 @@ class GraphSolver:
                     higher -= open_
 
     def _may_go_further(self, index: int) -> bool:
-        return any(reason.code == "search-limit" for reason in self.verdicts.stuck[index].reasons)
+        return any(failure.reason.code == "search-limit" for failure in self.verdicts.stuck[index].failures)
 
     def _fold(self, index: int, level: int) -> frozenset[int] | None:
         """Let one affine leave; the nodes around what was re-stored, or None where it stays."""
@@ -170,8 +172,7 @@ class GraphSolver:
                 else:
                     ranked.append((tried.cost, way))
             if not ranked:
-                channels = channels_where(mask)
-                failures += [replace(f, reason=replace(f.reason, channels=channels)) for f in refusals]
+                failures += [replace(f, reason=_of(mask, f.reason), partial=True) for f in refusals]
                 return None
             mixed = min(ranked, key=lambda pair: pair[0])[1].only(mask, mixed)
         found = self.attempt(source, mixed, limit)
@@ -196,9 +197,8 @@ class GraphSolver:
             current, pinned = state.current(name), state.pinned(name)
             assert current is not None
             if alone and storage.is_degenerate:
-                return Failure(
-                    Reason("zero-scale", "a channel would be constant before and after", node.label), chain=around
-                )
+                text = "a channel would be constant before and after"
+                return Failure(Reason("zero-scale", text, node.label, NOT_ZERO), chain=around)
             if pinned and not storage.agrees(current):
                 return Failure(pinned_reason(pinned, name), chain=around)
         if all(state.is_named(name) for name, _ in ends):
@@ -242,3 +242,8 @@ class GraphSolver:
             if reason is not None:
                 return reason
         return edits
+
+
+def _of(mask: Mask, reason: Reason) -> Reason:
+    """The reason with the channels that were tried, where it names none."""
+    return reason if reason.channels else replace(reason, channels=channels_where(mask))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -48,13 +49,14 @@ class Stuck:
     failures: tuple[Failure, ...]
     """One for each way."""
 
-    @property
-    def reasons(self) -> tuple[Reason, ...]:
-        """Without repetition, the most telling first."""
+    def reasons(self, leaving: Mapping[int, Source]) -> tuple[Reason, ...]:
+        """Without repetition, the most telling first, with the affines among `leaving` that stood in the way."""
         found: dict[tuple[str, str], Reason] = {}
-        for failure in self.failures:
-            found.setdefault((failure.reason.code, failure.reason.at), failure.reason)
-        return tuple(sorted(found.values(), key=_telling))
+        for failure in sorted(self.failures, key=_telling):
+            reason, blockers = failure.reason, sorted(failure.blockers & leaving.keys())
+            because = tuple(leaving[index].node.label for index in blockers[:RIVALS])
+            found.setdefault((reason.code, reason.at), reason.behind(because))
+        return tuple(found.values())
 
     @property
     def blockers(self) -> list[frozenset[int]]:
@@ -92,16 +94,25 @@ def priority(source: Source) -> tuple[int, int, str]:
     return URGENT.index(node.op), -elements, node.label
 
 
+def names(pattern: str, label: str) -> bool:
+    """Whether a name or a glob is meant for a node of this label, which may hold brackets itself."""
+    return pattern == label or fnmatchcase(label, pattern)
+
+
 def opted_out(node: Node, keep: tuple[str, ...], only: tuple[str, ...], drop: frozenset[str]) -> Reason | None:
     """Why the user's wishes or an earlier verification keep a node."""
     if node.label in drop:
-        return Reason("verification-failed", "its fold did not pass verification", node.label)
-    if any(fnmatchcase(node.label, pattern) for pattern in keep):
+        text, unlock = "its fold did not pass verification", "nothing in the model: it is a bug, please report it"
+        return Reason("verification-failed", text, node.label, unlock)
+    if any(names(pattern, node.label) for pattern in keep):
         return Reason("kept-by-user", "--keep names it", node.label, "remove --keep")
-    if only and not any(fnmatchcase(node.label, pattern) for pattern in only):
+    if only and not any(names(pattern, node.label) for pattern in only):
         return Reason("kept-by-user", "--only does not name it", node.label, "add it to --only")
     return None
 
+
+RIVALS = 4
+"""Affines that a reason names at most."""
 
 _TELLING = (
     "precision-loss",
@@ -112,8 +123,11 @@ _TELLING = (
     "zero-scale",
     "shift-through-nonlinear",
 )
+_ENDS = ("graph-input", "graph-output")
 
 
-def _telling(reason: Reason) -> int:
-    """Rank of a reason: those that name an obstacle of the algebra before those that name an end of the graph."""
-    return _TELLING.index(reason.code) if reason.code in _TELLING else len(_TELLING)
+def _telling(failure: Failure) -> tuple[bool, bool, int]:
+    """Rank of a failure: the channels that no way serves, then other folds, then the algebra, then the graph's ends."""
+    code = failure.reason.code
+    rank = _TELLING.index(code) if code in _TELLING else len(_TELLING) + (code in _ENDS)
+    return not failure.partial, not failure.blockers, rank

@@ -108,7 +108,7 @@ class Ends:
             for seam in seams(graph, self.source, varying[0]):
                 parts[seam:] += 1
             keys = keys + 8 * parts.reshape(along)
-        values = np.unique(keys)
+        values = np.unique(keys)[::-1]  # positive scales first: where these have no way, the others do not matter
         return [keys == value for value in values] if len(values) <= CLASSES else []
 
 

@@ -1,0 +1,12 @@
+"""What a user can change, where one change unlocks refusals of several rules."""
+
+POSITIVE = "train or re-parameterise these channels with a positive gamma"
+NOT_ZERO = "make the scale of these channels nonzero"
+OTHER_OPERATOR = "use an operator that passes a positive scale, such as LeakyRelu"
+NO_SHIFT = "make these shifts zero"
+ONE_EACH = "compute the tensor once for each of its uses"
+CONSTANT = "make it a constant"
+CONSTANTS = "make them constants"
+UNIFORM = "use one scale and one shift along that axis"
+SIZED = "fix its shape"
+OPSET_7 = "convert the model to opset 7 or newer"
