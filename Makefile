@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheel-check test-lowest clean check-python
+.PHONY: help demo test lint format wheel-check test-lowest reasons clean check-python
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ wheel-check: $(TEST_VENV)/.installed ## build the wheel and run it in a bare env
 
 test-lowest: $(LOWEST_VENV)/.installed ## the tests on the oldest dependencies that pyproject.toml allows
 	@$(LOWEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+reasons: $(TEST_VENV)/.installed ## write docs/reasons.md anew from the code
+	@$(TEST_PY) -m tests.reasons_doc
 
 clean: ## remove the environments and all build output
 	rm -rf $(VENV) $(TEST_VENV) $(LOWEST_VENV) .venv-train .venv-zoo .venv-rivals build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

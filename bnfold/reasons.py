@@ -64,6 +64,10 @@ class Reason:
         assert self.code in CODES, self.code
         assert len(self.values) in (0, len(self.channels)), self
 
+    def on(self, channels: tuple[int, ...]) -> Reason:
+        """This reason, of these channels where it names none itself."""
+        return self if self.channels or not channels else replace(self, channels=channels)
+
     def behind(self, rivals: tuple[str, ...]) -> Reason:
         """This reason, where affines that left stand in the way."""
         if not rivals:

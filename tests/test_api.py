@@ -20,6 +20,7 @@ from bnfold.plan import Edit, NewConstant
 from bnfold.rules import Accept, View
 from bnfold.runtime import CUDA, unavailable
 from bnfold.solver import solve
+from tests.builder import Builder
 from tests.program import foldable, listing, names, plain, saved, stubborn
 
 
@@ -125,6 +126,26 @@ def test_keep_and_only_take_names_and_globs() -> None:
     chosen = bnfold.explain(model, only=["first"]).affines
     assert [(a.node, a.status) for a in chosen] == [("first", "folded"), ("middle", "kept"), ("last", "kept")]
     assert chosen[1].reasons[0].code == "kept-by-user"
+
+
+@pytest.mark.parametrize("pattern", ["layer[0].bn", "layer[[]0].*"])
+def test_a_name_with_brackets_is_a_name_and_a_glob_can_still_find_it(pattern: str) -> None:
+    b = Builder()
+    b.bn(b.conv(b.input(2, 4, 5, 6), 4, 1), name="layer[0].bn")
+    result = bnfold.explain(b.model(), keep=[pattern])
+    assert [affine.reasons[0].code for affine in result.affines] == ["kept-by-user"]
+    assert not result.warnings
+
+
+def test_a_node_without_a_name_goes_by_its_first_output() -> None:
+    model = foldable()
+    for node in model.graph.node:
+        node.name = ""
+    names = [affine.node for affine in bnfold.explain(model).affines]
+    assert [n.output[0] for n in model.graph.node if n.op_type == "BatchNormalization"] == names
+    kept = bnfold.explain(model, keep=names[:1])
+    assert [affine.status for affine in kept.affines] == ["kept", "folded"]
+    assert not kept.warnings
 
 
 def test_a_kept_node_is_in_the_output() -> None:

@@ -135,6 +135,22 @@ def test_labels_say_which_call() -> None:
     assert result.affines[1].reasons[0].code != "inside-function"
 
 
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ({"keep": ["one/norm"]}, ["kept", "folded"]),
+        ({"keep": ["*/norm"]}, ["kept", "kept"]),
+        ({"only": ["two/*"]}, ["kept", "folded"]),
+        ({"keep": ["norm"]}, ["folded", "folded"]),
+    ],
+)
+def test_labels_of_calls_can_be_asked_to_stay(options: dict[str, list[str]], status: list[str]) -> None:
+    model = build(f"{CONV} [one] c = f.norm(a) [two] y = f.norm(c)", CONSTANTS)
+    result = api.explain(model, **options)
+    assert [affine.status for affine in result.affines] == status
+    assert bool(result.warnings) == (options == {"keep": ["norm"]})
+
+
 def test_only_the_calls_that_a_fold_needs_are_replaced() -> None:
     graph = f"{CONV} [one] c = f.norm(a) d = Tanh(c) [two] e = f.norm(d) g = f.act(e) y = f.other(g)"
     other = RELU.replace("act", "other").replace("Relu", "Tanh")

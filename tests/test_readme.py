@@ -15,6 +15,7 @@ from bnfold import bench, explain, optimize, verify
 from bnfold.reasons import CODES
 from bnfold.rules import RULES
 from tests.program import bnfold, different, foldable, saved, stubborn
+from tests.reason_examples import rivals
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -107,7 +108,7 @@ def test_every_operator_with_a_rule_stands_in_the_table() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    pages = [ROOT / "README.md", ROOT / "docs" / "cli.md", ROOT / "docs" / "json.md"]
+    pages = [ROOT / "README.md", ROOT / "docs" / "cli.md", ROOT / "docs" / "json.md", ROOT / "docs" / "reasons.md"]
     for page in pages:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
@@ -140,6 +141,7 @@ def test_the_json_is_documented_key_by_key(tmp_path: Path) -> None:
     results = [
         explain(model).to_json(),
         optimize(model, keep=["first"]).to_json(),
+        explain(rivals(False)).to_json(),
         verify(model, other).to_json(),
         bench(model, other, seconds=0).to_json(),
     ]

@@ -12,7 +12,7 @@ from bnfold.benchmark import Bench, BenchRow, Timing
 from bnfold.certificate import Certificate
 from bnfold.noise import Deviation, OutputCheck
 from bnfold.placement import PlacementVerdict
-from bnfold.reasons import Reason
+from bnfold.reasons import CODES, Reason
 from bnfold.verification import CERTIFIED_ONLY, DIFFERENT, EQUIVALENT, NoiseCheck, RuntimeCheck, Verification
 
 CHECK = OutputCheck(
@@ -96,10 +96,48 @@ def test_a_shared_target_counts_once_and_every_kind_is_named() -> None:
     assert "  20 of 21 BatchNormalization folded into 19 Conv + 1 Gemm\n" in said
 
 
-def test_kept_ones_are_always_listed_with_place_and_key() -> None:
-    said = text(report.optimized(result(*map(bn, range(40)), *(kept(f"bn_{n}") for n in range(40, 60)))))
-    assert "kept: 20\n" in said
-    assert said.count("BatchNormalization  padded-shift at conv_9: zeros pad it; to unlock: pad with the shift\n") == 20
+def test_kept_ones_have_place_channels_and_key() -> None:
+    said = text(report.optimized(result(*map(bn, range(40)), *(kept(f"bn_{n}") for n in range(40, 52)))))
+    assert "kept: 12\n" in said
+    assert (
+        said.count(
+            "BatchNormalization  padded-shift at conv_9: zeros pad it (channels 0, 1); to unlock: pad with the shift\n"
+        )
+        == 12
+    )
+
+
+def test_a_reason_shows_three_channels_with_their_values_and_what_left() -> None:
+    reason = Reason(
+        "negative-scale", "no", "relu", "be positive", (3, 5, 8, 9), (-0.125, -2, -1e-9, -1), ("bn_1", "bn_2")
+    )
+    said = text(report.explained(result(kept(reason=reason))))
+    assert "relu: no (channel 3: -0.125, 5: -2, 8: -1e-09, ...), because bn_1 and bn_2 left; to unlock: be posi" in said
+
+
+def many_kept() -> Optimized:
+    at_home = [kept(f"bn_{n}", Reason("training-mode", "batch statistics", f"bn_{n}")) for n in range(3)]
+    rivals = [kept(f"bn_{n}", replace(PADDED, text=f"zeros pad {n}", because=("bn_99",))) for n in range(3, 13)]
+    return result(*at_home, *rivals, kept("bn_13"))
+
+
+def test_more_than_a_dozen_are_told_by_reason_the_most_first() -> None:
+    lines = text(report.optimized(many_kept())).splitlines()
+    sentence, unlock = CODES["padded-shift"], f"; to unlock: {PADDED.unlock}"
+    assert lines[lines.index("kept: 14") + 1 :] == [
+        f"  10 BatchNormalization, from bn_3 to bn_12  padded-shift at conv_9: {sentence}, because bn_99 left{unlock}",
+        "  3 BatchNormalization, from bn_0 to bn_2  training-mode: batch statistics",
+        f"  bn_13  BatchNormalization  padded-shift at conv_9: zeros pad it (channels 0, 1){unlock}",
+        "  (-v lists every one)",
+    ]  # fmt: skip
+
+
+def test_verbose_lists_every_one_with_all_its_ways() -> None:
+    reasons = (PADDED, Reason("graph-input", "it is the input", "x", "", (7,)))
+    two = Affine("bn_20", "BatchNormalization", "kept", reasons=reasons)
+    said = text(report.explained(replace(many_kept(), affines=(*many_kept().affines, two)), verbose=True))
+    assert said.count("  BatchNormalization  padded") + said.count("  BatchNormalization  training") == 15
+    assert said.endswith("pad with the shift\n      also graph-input at x: it is the input (channel 7)\n")
 
 
 def test_a_reason_at_the_node_itself_names_it_once() -> None:

@@ -61,7 +61,7 @@ def _kinked(view: View, slopes: Array | None) -> tuple[Accept, NDArray[np.bool_]
     if np.any(blocked):
         which = "positive" if backwards else "non-zero"
         text = f"{view.node.op} passes a negative scale only where its slope is {which}"
-        raise view.refuse("negative-scale", text, POSITIVE, *faults(blocked, arriving(storage)[0]))
+        raise view.refuse("negative-scale", text, POSITIVE, *faults(blocked, arriving(view, storage)[0]))
     factor = compress(np.where(negative, slopes, 1.0))
     moved = (
         Storage(storage.den, storage.num * factor, storage.off)

@@ -140,15 +140,16 @@ def refuse_signs(view: View, storage: Storage, blocked: Mask | None = None) -> N
     mask = storage.num * storage.den < 0 if blocked is None else blocked
     if np.any(mask):
         text = f"{view.node.op} passes only positive scales, and that of {channel_count(mask)} is not"
-        raise view.refuse("negative-scale", text, POSITIVE, *faults(mask, arriving(storage)[0]))
+        raise view.refuse("negative-scale", text, POSITIVE, *faults(mask, arriving(view, storage)[0]))
 
 
-def arriving(storage: Storage) -> tuple[Array, Array]:
-    """Scale and shift as they come along: (a, b) from behind, (alpha, beta) from in front, 0 for what is lost."""
-    behind = storage.den == 1
-    divisor = np.where(storage.num == 0, 1.0, storage.num)
-    scale = np.where(behind | (storage.num == 0), storage.num, storage.den / divisor)
-    return scale, np.where(behind, storage.off, -storage.off / divisor)
+def arriving(view: View, storage: Storage) -> tuple[Array, Array]:
+    """Scale and shift as they come along: (a, b) from behind, (alpha, beta) from in front; what is lost counts as 0."""
+    behind = storage is view.port(OUT).storage
+    above, below = (storage.num, storage.den) if behind else (storage.den, storage.num)
+    lost, sign = below == 0, 1.0 if behind else -1.0
+    divisor = np.where(lost, 1.0, below)
+    return np.where(lost, 0.0, above / divisor), np.where(lost, 0.0, sign * storage.off / divisor)
 
 
 def channel_count(mask: Mask) -> str:

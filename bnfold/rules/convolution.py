@@ -14,7 +14,7 @@ from bnfold.affine import Array, Storage
 from bnfold.constants import Constant
 from bnfold.plan import Edit, NewConstant
 from bnfold.rules.base import OUT, Accept, View, channel_count, faults, need_decode, need_encode, only_axis
-from bnfold.rules.unlocks import CONSTANT, CONSTANTS, NO_SHIFT
+from bnfold.rules.unlocks import CONSTANT, CONSTANTS, NO_SHIFT, SIZED
 from bnfold.sums import exact_sum
 
 
@@ -77,7 +77,7 @@ def _weight(view: View) -> tuple[Constant | None, tuple[int, ...]]:
     weight = None if computed else constant_weight(view, 1)
     shape = tuple(size for size in view.port(1).shape if isinstance(size, int))
     if len(shape) < view.port(1).rank:
-        raise view.refuse("unknown-shape", f"the shape of the weights of {view.node.op} is not known")
+        raise view.refuse("unknown-shape", f"the shape of the weights of {view.node.op} is not known", SIZED)
     group = view.node.get_int("group", 1)
     if len(shape) < 3 or group < 1 or shape[0] % group:
         raise view.refuse("unsupported-form", f"the weights of {view.node.op} have shape {shape}")
@@ -99,7 +99,7 @@ def _absorbed(
         edits = _weight_edit(weight, factors)
     else:
         if moved is not None:
-            raise view.refuse("dynamic-weight", f"the weights of {node.op} are computed at run time")
+            raise view.refuse("dynamic-weight", f"the weights of {node.op} are computed at run time", CONSTANTS)
         whole: Array = np.ones((1,) * view.port(1).rank)
         for factor in factors:
             whole = whole * factor

@@ -17,6 +17,7 @@ from bnfold.rules.base import OUT, Accept, Port, View, compress, lift, need_enco
 from bnfold.rules.contraction import Labels, Met, Product, arrived, arrived_shape, meet, roles
 from bnfold.rules.einsum import decided
 from bnfold.rules.operands import first_accepted
+from bnfold.rules.unlocks import CONSTANT, NOT_ZERO, UNIFORM
 
 
 def gemm(view: View) -> list[Accept]:
@@ -50,7 +51,7 @@ def _gemm(product: Product) -> list[Accept]:
     leads = c is not None and c.fixed and not y.fixed and not c.storage.is_identity
     met = meet(product, lift(need_encode(view, c.storage)[0], 2) if c is not None and leads else None)
     if met.passed is not None:
-        raise view.refuse("zero-scale", "rows of scale zero do not pass a Gemm")
+        raise view.refuse("zero-scale", "rows of scale zero do not pass a Gemm", NOT_ZERO)
     _, b = need_encode(view, y.storage)
     if c is None:
         wants = {**met.wants, OUT: Storage.encode(met.a, b)}
@@ -80,7 +81,7 @@ def _addend(view: View) -> Port | None:
     port = view.port(2)
     own = [view.ports[key].storage.is_identity for key in view.ports if key != 2]
     if port.pinned and not all(own):
-        raise view.refuse("dynamic-weight", "the bias of Gemm is computed at run time")
+        raise view.refuse("dynamic-weight", "the bias of Gemm is computed at run time", CONSTANT)
     return port
 
 
@@ -90,7 +91,9 @@ def _addend_storage(view: View, c: Port, a: Array, b: Array) -> Storage:
     for array in (compress(a), compress(b)):
         shape = (1,) * (2 - c.rank) + tuple(c.shape)
         if any(n != 1 and dim == 1 for n, dim in zip(array.shape, shape, strict=True)):
-            raise view.refuse("lacks-axis", f"operand {c.name!r} of Gemm has no axis for what varies in its output")
+            raise view.refuse(
+                "lacks-axis", f"operand {c.name!r} of Gemm has no axis for what varies in its output", UNIFORM
+            )
         fitted.append(array.reshape(array.shape[2 - c.rank :]))
     return Storage.encode(*fitted)
 
@@ -146,6 +149,9 @@ def _addend_shape(product: Product, old: Constant | None, a: Array, b: Array, be
     return shape
 
 
+NEEDS_ADD = "give the MatMul a bias: an Add behind it"
+
+
 def matmul(view: View) -> list[Accept]:
     """y = x W.  W' = alpha W a on its own axes; a (beta.W) + b is a constant shift of the output.
 
@@ -188,9 +194,13 @@ def _matmul(product: Product) -> list[Accept]:
     if not y.fixed:
         ways.append(lambda: view.settle({**met.wants, OUT: Storage.encode(met.a, -shift)}, met.edits))
     if not ways and view.only_moves:
-        raise view.refuse("would-only-move", "the addition would only move behind a MatMul")
+        raise view.refuse(
+            "would-only-move",
+            "the addition would only move behind a MatMul",
+            NEEDS_ADD,
+        )
     return first_accepted(
-        ways, view, "shift-refused", "MatMul has no bias of its own; the Add behind it takes the shift"
+        ways, view, "shift-refused", "MatMul has no bias of its own; the Add behind it takes the shift", NEEDS_ADD
     )
 
 

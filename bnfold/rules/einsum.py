@@ -13,6 +13,7 @@ from bnfold.affine import Storage, snap
 from bnfold.rules.base import OUT, Accept, View, need_encode
 from bnfold.rules.contraction import Labels, Product, arrived, meet, roles
 from bnfold.rules.operands import first_accepted
+from bnfold.rules.unlocks import NO_SHIFT
 
 
 def einsum(view: View) -> list[Accept]:
@@ -37,7 +38,9 @@ def _met(product: Product) -> Accept:
     if y.fixed:
         _, b = need_encode(view, y.storage)
         if np.any(snap(shift + b, shift, b) != 0):
-            raise view.refuse("shift-refused", "Einsum has no bias that would take a shift")
+            raise view.refuse(
+                "shift-refused", "Einsum has no bias that would take a shift", f"use a Gemm, or {NO_SHIFT}"
+            )
         return view.settle({**met.wants, OUT: y.storage}, met.edits)
     return view.settle({**met.wants, OUT: Storage.encode(met.a, -shift)}, met.edits)
 

@@ -37,7 +37,7 @@ def refuse_shift(view: View, storage: Storage, shifted: Mask) -> None:
     """Refuse where there is a shift that counts."""
     if np.any(shifted):
         text = f"{view.node.op} does not pass the shift of {channel_count(shifted)}"
-        raise view.refuse("shift-through-nonlinear", text, NO_SHIFT, *faults(shifted, arriving(storage)[1]))
+        raise view.refuse("shift-through-nonlinear", text, NO_SHIFT, *faults(shifted, arriving(view, storage)[1]))
 
 
 def identity(view: View) -> list[Accept]:

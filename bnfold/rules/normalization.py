@@ -15,7 +15,8 @@ import numpy as np
 from bnfold.affine import ROUNDING, Array
 from bnfold.constants import Constant
 from bnfold.plan import Edit, NewConstant, SetAttribute
-from bnfold.rules.base import OUT, Accept, View, channels_where, need_decode, need_encode
+from bnfold.rules.base import OUT, Accept, View, faults, need_decode, need_encode
+from bnfold.rules.unlocks import CONSTANT, NO_SHIFT, OTHER_OPERATOR, POSITIVE, UNIFORM
 
 EPSILON = float(np.float32(1e-5))
 """Default of `epsilon` in every one of these operators."""
@@ -69,7 +70,7 @@ def rms_norm(view: View) -> list[Accept]:
     alpha, beta = need_decode(view, view.port(0).storage)
     a, b = need_encode(view, view.port(OUT).storage)
     if np.any(beta != 0) or np.any(b != 0):
-        raise view.refuse("shift-refused", "RMSNormalization neither removes nor adds a shift")
+        raise view.refuse("shift-refused", "RMSNormalization neither removes nor adds a shift", NO_SHIFT)
     _uniform(view, a, "output's scale", range(first))
     sign = np.sign(_one(view, alpha, "scale"))
     a = a[(0,) * first]
@@ -80,12 +81,11 @@ def lp_norm(view: View) -> list[Accept]:
     """y = x / norm(x) along an axis: a positive scale that is uniform there vanishes, a sign passes."""
     alpha, beta = need_decode(view, view.port(0).storage)
     if np.any(beta != 0):
-        raise view.refuse("shift-through-nonlinear", "a shift does not pass LpNormalization")
+        raise view.refuse("shift-through-nonlinear", "a shift does not pass LpNormalization", NO_SHIFT)
     _uniform(view, alpha, "scale", [view.node.get_int("axis", -1) % alpha.ndim])
     if np.any(alpha <= 0):
-        raise view.refuse(
-            "negative-scale", "LpNormalization drops positive scales only", "", channels_where(alpha <= 0)
-        )
+        text = "LpNormalization drops positive scales only"
+        raise view.refuse("negative-scale", text, POSITIVE, *faults(alpha <= 0, alpha))
     _untouched_output(view)
     return [Accept()]
 
@@ -95,7 +95,7 @@ def softmax(view: View) -> list[Accept]:
     node, port = view.node, view.port(0)
     alpha, beta = need_decode(view, port.storage)
     if np.any(alpha != 1):
-        raise view.refuse("opaque-op", f"a scale does not pass {node.op}")
+        raise view.refuse("opaque-op", f"a scale does not pass {node.op}", OTHER_OPERATOR)
     axis = node.get_int("axis", -1 if node.version >= 13 else 1)
     first = axis % port.rank if axis < port.rank else port.rank
     _uniform(view, beta, "shift", [first] if node.version >= 13 else range(first, port.rank))
@@ -128,7 +128,9 @@ def _uniform(view: View, array: Array, what: str, axes: Iterable[int]) -> None:
     """Refuses an array that varies along one of these axes by more than rounding."""
     for axis in axes:
         if array.shape[axis] > 1 and np.any(np.ptp(array, axis=axis) > ROUNDING * np.max(np.abs(array))):
-            raise view.refuse("not-uniform", f"the {what} varies on axis {axis} in a way that {view.node.op} mixes")
+            raise view.refuse(
+                "not-uniform", f"the {what} varies on axis {axis} in a way that {view.node.op} mixes", UNIFORM
+            )
 
 
 def _vector(view: View, array: Array, what: str, size: int) -> Array:
@@ -159,6 +161,7 @@ def _epsilon(view: View, alpha: Array) -> tuple[Edit, ...]:
             "not-uniform",
             f"{view.node.op} has one epsilon, and its input would be scaled by {np.min(sizes):.3g} to "
             f"{np.max(sizes):.3g}",
+            UNIFORM,
         )
     old = view.node.get_float("epsilon", EPSILON)
     with np.errstate(over="ignore", under="ignore"):
@@ -196,7 +199,6 @@ def _grown(constant: Constant, *factors: Array) -> tuple[int, ...]:
 def _parameter(view: View, slot: int) -> Constant:
     found = view.node.constant(slot)
     if found is None or not found.is_float:
-        raise view.refuse(
-            "dynamic-parameters", f"the {'scale' if slot == 1 else 'bias'} of {view.node.op} is computed at run time"
-        )
+        text = f"the {'scale' if slot == 1 else 'bias'} of {view.node.op} is computed at run time"
+        raise view.refuse("dynamic-parameters", text, CONSTANT)
     return found

@@ -10,7 +10,7 @@ from bnfold.affine import Array, Storage
 from bnfold.graph import Shape
 from bnfold.plan import Edit
 from bnfold.rules.base import Accept, Port, Refused, View, compress, lift, restored_constant
-from bnfold.rules.unlocks import OPSET_7, UNIFORM
+from bnfold.rules.unlocks import ONE_EACH, OPSET_7, UNIFORM
 
 
 def refuse_axis(view: View) -> None:
@@ -20,7 +20,9 @@ def refuse_axis(view: View) -> None:
         raise view.refuse("opaque-op", "broadcasting along an axis, as before opset 7", OPSET_7)
 
 
-def first_accepted(ways: Sequence[Callable[[], Accept]], view: View, code: str, text: str) -> list[Accept]:
+def first_accepted(
+    ways: Sequence[Callable[[], Accept]], view: View, code: str, text: str, unlock: str = ONE_EACH
+) -> list[Accept]:
     """The ways that are accepted; where none is, the refusal of the first."""
     accepted: list[Accept] = []
     refusal: Refused | None = None
@@ -30,7 +32,7 @@ def first_accepted(ways: Sequence[Callable[[], Accept]], view: View, code: str, 
         except Refused as error:
             refusal = refusal or error
     if not accepted:
-        raise refusal or view.refuse(code, text)
+        raise refusal or view.refuse(code, text, unlock)
     return accepted
 
 
@@ -51,7 +53,7 @@ def _drop_axes(view: View, port: Port, array: Array, shape: Shape, rank: int) ->
     lacking = [axis for axis in range(rank) if array.shape[axis] != 1 and padded[axis] == 1]
     if lacking:
         text = f"operand {port.name!r} of {view.node.op} has no axis {lacking[0]} to vary on"
-        raise view.refuse("lacks-axis", text, f"compute {port.name!r} for all of it, or {UNIFORM}")
+        raise view.refuse("lacks-axis", text, f"compute {port.name!r} in full, not broadcast, or {UNIFORM}")
     return array.reshape(array.shape[rank - len(shape) :])
 
 

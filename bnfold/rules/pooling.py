@@ -39,7 +39,7 @@ def pool(counts_padding: Callable[[View], bool], any_sign: bool) -> Rule:
             if np.any(shifted) and counts_padding(view):
                 text = f"{view.node.op} counts padded zeros, which have no shift"
                 unlock = f"pool without counting the padding, or {NO_SHIFT}"
-                raise view.refuse("padded-shift", text, unlock, *faults(shifted, arriving(storage)[1]))
+                raise view.refuse("padded-shift", text, unlock, *faults(shifted, arriving(view, storage)[1]))
             return storage
 
         return same_on_both(view, check)

@@ -13,6 +13,7 @@ from bnfold.constants import Constant
 from bnfold.graph import Node
 from bnfold.plan import Edit, NewConstant, SetAttribute
 from bnfold.rules.base import OUT, Accept, Refused, View, channels_where, compress, need_decode, need_encode
+from bnfold.rules.unlocks import CONSTANT, UNIFORM
 
 RECIPE = "fold before quantising: run bnfold on the float model, then quantise"
 
@@ -41,9 +42,8 @@ def _along_an_axis(view: View, scale: Constant, a: Array) -> tuple[Edit, ...]:
     varying = [number for number, size in enumerate(a.shape) if size > 1]
     blocked, by_tensor = len(scale.shape) > 1, int(np.prod(scale.shape)) == 1
     if len(varying) > 1 or (blocked == (varying[0] == axis) and not (by_tensor and not blocked)):
-        raise view.refuse(
-            "row-axis", f"the demand varies on axis {varying[0]}, where {node.op} has no scales of its own"
-        )
+        text = f"the demand varies on axis {varying[0]}, where {node.op} has no scales of its own"
+        raise view.refuse("row-axis", text, UNIFORM)
     if blocked:
         return (_scaled(scale, scale.shape, a),)
     size = a.shape[varying[0]]
@@ -91,7 +91,7 @@ def quantized(view: View, text: str, channels: tuple[int, ...] = ()) -> Refused:
 def _scale(view: View) -> Constant:
     found = view.node.constant(1)
     if found is None or not found.is_float:
-        raise view.refuse("dynamic-parameters", f"the scale of {view.node.op} is computed at run time")
+        raise view.refuse("dynamic-parameters", f"the scale of {view.node.op} is computed at run time", CONSTANT)
     return found
 
 

@@ -11,6 +11,7 @@ from bnfold.affine import Array
 from bnfold.plan import Edit, NewConstant
 from bnfold.rules.base import Accept, View, need_decode, only_axis
 from bnfold.rules.convolution import constant_weight
+from bnfold.rules.unlocks import CONSTANT
 from bnfold.sums import exact_sum
 
 FEATURES = 2
@@ -37,7 +38,7 @@ def recurrent(view: View) -> list[Accept]:
         return [Accept({}, edits)]
     old = node.constant(BIAS)
     if node.input(BIAS) and old is None:
-        raise view.refuse("dynamic-weight", f"the bias of {node.op} is computed at run time")
+        raise view.refuse("dynamic-weight", f"the bias of {node.op} is computed at run time", CONSTANT)
 
     def moved() -> Array:
         own = exact_sum(weight.float64() * beta)

@@ -84,11 +84,8 @@ def _batchnorm_source(node: Node) -> Source | Reason:
     if used or (len([name for name in node.outputs if name]) > 1 and version < 14):
         return no("training-mode", "its statistics outputs are used", "export the model in evaluation mode")
     if version < 9 and not node.get_int("spatial", 1):
-        return no(
-            "unsupported-form",
-            "spatial is 0: one statistic for every position, not for every channel",
-            "set spatial to 1",
-        )
+        text = "spatial is 0: one statistic for every position, not for every channel"
+        return no("unsupported-form", text, "set spatial to 1")
     parameters: list[Constant] = []
     for slot, what in enumerate(("scale", "bias", "mean", "variance"), start=1):
         constant, name = node.constant(slot), node.input(slot)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from bnfold.graph import Model
 from bnfold.plan import Plan
-from bnfold.solver.compete import compete
+from bnfold.solver.compete import compete, find_rivals
 from bnfold.solver.removed import is_matmul_bias
 from bnfold.solver.sweep import GraphSolver
 from bnfold.solver.verdicts import Outcome, Solution, names
@@ -41,6 +41,7 @@ def solve(
         solver = GraphSolver(graph, tuple(keep), tuple(only), frozenset(drop), bits)
         solver.sweep(solver.sources)
         compete(solver)
+        find_rivals(solver)
         outcomes += solver.outcomes()
         plans.append(solver.state.plan)
     return Solution(Plan(plans), outcomes)

@@ -49,3 +49,22 @@ def _trial(solver: GraphSolver, index: int) -> None:
     won = sum(solver.work(i) for i in verdicts.done) - sum(solver.work(i) for i in saved[1].done)
     if won <= 0:
         solver.state, solver.verdicts = saved
+
+
+def find_rivals(solver: GraphSolver) -> None:
+    """Note who stands in the way of the affines that stay, as far as the budget goes: try each without them."""
+    start, budget = solver.steps, solver.steps * TRIALS
+    found: dict[frozenset[int], list[int]] = {}
+    for index, stuck in solver.verdicts.stuck.items():
+        for blockers in dict.fromkeys(stuck.blockers):
+            found.setdefault(blockers.intersection(solver.state.leaving), []).append(index)
+    for blockers, waiting in found.items():
+        undone = solver.state.depending(blockers)
+        if len(undone) > LARGE or solver.steps - start > budget:
+            continue
+        saved = solver.state.snapshot()
+        solver.state.undo(undone)
+        for index in waiting:
+            if index not in solver.verdicts.rivals and solver.could_leave(index):
+                solver.verdicts.rivals[index] = blockers
+        solver.state = saved

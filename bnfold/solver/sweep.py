@@ -12,10 +12,10 @@ from bnfold.guards import Spreads, misfits
 from bnfold.plan import Edit, NewConstant
 from bnfold.reasons import Reason
 from bnfold.rules import Refused, Source
-from bnfold.rules.base import Mask, channels_where, pinned_reason
+from bnfold.rules.base import channels_where, pinned_reason
 from bnfold.rules.unlocks import NOT_ZERO
 from bnfold.solver.removed import is_matmul_bias
-from bnfold.solver.search import Attempt, Failure, Search
+from bnfold.solver.search import NOTHING, Attempt, Failure, Search
 from bnfold.solver.state import State
 from bnfold.solver.verdicts import Outcome, Stuck, Verdicts, opted_out, priority
 from bnfold.solver.ways import Ends, Way
@@ -65,10 +65,21 @@ class GraphSolver:
 
     def outcomes(self) -> list[Outcome]:
         """What became of every affine, in graph order."""
-        left, stuck = self.state.leaving, self.verdicts.stuck
-        kept = {i: Outcome(self.graph.nodes[i], False, reasons=s.reasons(left)) for i, s in stuck.items()}
+        kept = {i: Outcome(self.graph.nodes[i], False, reasons=self._reasons(i)) for i in self.verdicts.stuck}
         found = {**self.refused, **kept, **self.verdicts.done}
         return [found[index] for index in sorted(found)]
+
+    def _reasons(self, index: int) -> tuple[Reason, ...]:
+        rivals = self.verdicts.rivals.get(index, NOTHING)
+        labels = tuple(self.graph.nodes[rival].label for rival in sorted(rivals))
+        return self.verdicts.stuck[index].reasons(rivals, labels)
+
+    def could_leave(self, index: int) -> bool:
+        """Whether an affine could leave as the state is now; changes nothing."""
+        source, limit = self.sources[index], STEPS[-1]
+        if any(isinstance(self.attempt(source, way, limit), _Found) for way in self._ways(source)):
+            return True
+        return self._mixed(source, limit, []) is not None
 
     def work(self, index: int) -> int:
         """Elements that an affine goes through."""
@@ -172,7 +183,8 @@ class GraphSolver:
                 else:
                     ranked.append((tried.cost, way))
             if not ranked:
-                failures += [replace(f, reason=_of(mask, f.reason), partial=True) for f in refusals]
+                named = channels_where(mask) if mask is not classes[0] else ()  # the others have a way
+                failures += [replace(f, reason=f.reason.on(named), partial=True) for f in refusals]
                 return None
             mixed = min(ranked, key=lambda pair: pair[0])[1].only(mask, mixed)
         found = self.attempt(source, mixed, limit)
@@ -242,8 +254,3 @@ class GraphSolver:
             if reason is not None:
                 return reason
         return edits
-
-
-def _of(mask: Mask, reason: Reason) -> Reason:
-    """The reason with the channels that were tried, where it names none."""
-    return reason if reason.channels else replace(reason, channels=channels_where(mask))

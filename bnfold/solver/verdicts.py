@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -49,13 +48,15 @@ class Stuck:
     failures: tuple[Failure, ...]
     """One for each way."""
 
-    def reasons(self, leaving: Mapping[int, Source]) -> tuple[Reason, ...]:
-        """Without repetition, the most telling first, with the affines among `leaving` that stood in the way."""
+    def reasons(self, rivals: frozenset[int], labels: tuple[str, ...]) -> tuple[Reason, ...]:
+        """Without repetition, the most telling first: those that end at the folds of the rivals, of these labels."""
+        behind = [failure for failure in self.failures if rivals and failure.blockers >= rivals]
+        others = [failure for failure in self.failures if failure not in behind]
+        reasons = [failure.reason.behind(labels[:RIVALS]) for failure in sorted(behind, key=_telling)]
+        reasons += [failure.reason for failure in sorted(others, key=_telling)]
         found: dict[tuple[str, str], Reason] = {}
-        for failure in sorted(self.failures, key=_telling):
-            reason, blockers = failure.reason, sorted(failure.blockers & leaving.keys())
-            because = tuple(leaving[index].node.label for index in blockers[:RIVALS])
-            found.setdefault((reason.code, reason.at), reason.behind(because))
+        for reason in reasons:
+            found.setdefault((reason.code, reason.at), reason)
         return tuple(found.values())
 
     @property
@@ -80,6 +81,8 @@ class Verdicts:
 
     done: dict[int, Outcome] = field(default_factory=dict)
     stuck: dict[int, Stuck] = field(default_factory=dict)
+    rivals: dict[int, frozenset[int]] = field(default_factory=dict)
+    """By affine that stays: those that left, and without whose folds it could."""
 
     def copy(self) -> Verdicts:
         """A copy to go back to."""
@@ -126,8 +129,8 @@ _TELLING = (
 _ENDS = ("graph-input", "graph-output")
 
 
-def _telling(failure: Failure) -> tuple[bool, bool, int]:
-    """Rank of a failure: the channels that no way serves, then other folds, then the algebra, then the graph's ends."""
+def _telling(failure: Failure) -> tuple[bool, int]:
+    """Rank of a failure: that of the channels that no way serves, then the algebra, then the graph's ends."""
     code = failure.reason.code
     rank = _TELLING.index(code) if code in _TELLING else len(_TELLING) + (code in _ENDS)
-    return not failure.partial, not failure.blockers, rank
+    return not failure.partial, rank
