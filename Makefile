@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheel-check test-lowest reasons clean check-python
+.PHONY: help demo test lint format wheel-check test-lowest reasons mutants fuzz clean check-python
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ test-lowest: $(LOWEST_VENV)/.installed ## the tests on the oldest dependencies t
 
 reasons: $(TEST_VENV)/.installed ## write docs/reasons.md anew from the code
 	@$(TEST_PY) -m tests.reasons_doc
+
+mutants: $(TEST_VENV)/.installed ## remove every guard of every rule in turn: some test must notice (ONLY=regex of module names)
+	@$(TEST_PY) -m tests.mutants --only '$(ONLY)'
+
+fuzz: $(TEST_VENV)/.installed ## the law on GRAPHS=5000 random graphs, from a SEED that is printed
+	@BNFOLD_FUZZ=$(or $(GRAPHS),5000) BNFOLD_SEED=$(SEED) $(TEST_PY) -m pytest -n 0 -s tests/test_fuzz.py
 
 clean: ## remove the environments and all build output
 	rm -rf $(VENV) $(TEST_VENV) $(LOWEST_VENV) .venv-train .venv-zoo .venv-rivals build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
