@@ -1,8 +1,8 @@
 """`make mutants`: every guard of every rule is removed in turn, and a test must notice.
 
 One process imports bnfold with switches (`tests.switches`) and collects the tests that state the law. It runs each
-once, to see which guards it triggers; then, for every mutant, a child runs those that trigger it until one fails. Which test
-noticed is kept in build/mutants.json and tried first the next time.
+once, to see which guards it triggers; then, for every mutant, a child runs those that trigger it until one fails. Which
+test noticed is kept in build/mutants.json and tried first the next time.
 
     python -m tests.mutants [--only REGEX] [--jobs N]
 """
@@ -40,12 +40,12 @@ EQUIVALENT: dict[str, str] = {}
 """Mutants that change nothing, by key, and why the code reads better with them."""
 
 
-def targets() -> list[str]:
-    """The modules whose guards are removed."""
+def targets() -> dict[str, bool]:
+    """The modules whose guards are removed; true for rules, of which every condition counts."""
     files = [*(ROOT / "bnfold" / "rules").glob("*.py"), *(ROOT / "bnfold" / "solver").glob("*.py")]
     files.append(ROOT / "bnfold" / "guards.py")
     names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in sorted(files)]
-    return [name.removesuffix(".__init__") for name in names]
+    return {name.removesuffix(".__init__"): name.startswith("bnfold.rules") for name in names}
 
 
 def law_tests() -> list[str]:
@@ -215,7 +215,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="REGEX", help="of module names")
     parser.add_argument("--jobs", type=int, default=2, metavar="N")
     options = parser.parse_args()
-    run = Run(install(targets(), lambda name: name.startswith("bnfold.rules")), options.only, options.jobs)
+    run = Run(install(targets()), options.only, options.jobs)
     start = time.perf_counter()
     quiet: list[Any] = ["-qq", "-s", "-n", "0", "-p", "no:cacheprovider", "--no-header", "--no-summary"]
     code = pytest.main([*quiet, *law_tests()], plugins=[run])

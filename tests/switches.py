@@ -11,7 +11,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -75,8 +75,8 @@ class Switches:
 class _Instrument(ast.NodeTransformer):
     """Puts a switch around conditions."""
 
-    def __init__(self, switches: Switches, module: str, wanted: Callable[[ast.If], bool]) -> None:
-        self.switches, self.module, self.wanted = switches, module, wanted
+    def __init__(self, switches: Switches, module: str, every: bool) -> None:
+        self.switches, self.module, self.every = switches, module, every
         self.function: list[str] = []
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
@@ -92,10 +92,10 @@ class _Instrument(ast.NodeTransformer):
         return node
 
     def visit_If(self, node: ast.If) -> ast.AST:
-        wanted = self.wanted(node)
-        text = ast.unparse(node.test)
-        if wanted:
+        text, guards = ast.unparse(node.test), refuses(node)
+        if guards:
             node.test = self._operands(node.test)
+        if guards or self.every:
             node.test = self._switch(OFF, "never", text, node.test)
         node.body = [self.visit(one) for one in node.body]
         node.orelse = [self.visit(one) for one in node.orelse]
@@ -117,6 +117,9 @@ class _Instrument(ast.NodeTransformer):
         whole, neutral = ast.unparse(test), OFF if isinstance(test.op, ast.Or) else ON
         values: list[ast.expr] = []
         for value in test.values:
+            if _narrows(value):
+                values.append(value)
+                continue
             text = f"{ast.unparse(value)}  in  {whole}"
             values.append(self._switch(neutral, "without", text, self._operands(value), value))
         test.values = values
@@ -139,16 +142,22 @@ def refuses(node: ast.If) -> bool:
     return isinstance(answer, ast.Call) and ast.unparse(answer.func) in {"Reason", "Failure", "no", "pinned_reason"}
 
 
+def _narrows(operand: ast.expr) -> bool:
+    """Whether an operand is there for the types: without it the next one would raise."""
+    text = ast.unparse(operand)
+    return text.endswith((" is None", " is not None")) or text.startswith(("isinstance(", "not isinstance("))
+
+
 class _Loader(importlib.machinery.SourceFileLoader):
     """Compiles a module with its switches; no bytecode is written."""
 
-    def __init__(self, name: str, path: str, switches: Switches, wanted: Callable[[ast.If], bool]) -> None:
+    def __init__(self, name: str, path: str, switches: Switches, every: bool) -> None:
         super().__init__(name, path)
-        self.switches, self.wanted = switches, wanted
+        self.switches, self.every = switches, every
 
     def get_code(self, fullname: str) -> CodeType:
         tree = ast.parse(Path(self.path).read_text(encoding="utf-8"), self.path)
-        tree = _Instrument(self.switches, fullname, self.wanted).visit(tree)
+        tree = _Instrument(self.switches, fullname, self.every).visit(tree)
         return compile(ast.fix_missing_locations(tree), self.path, "exec", dont_inherit=True)
 
     def exec_module(self, module: ModuleType) -> None:
@@ -159,7 +168,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 class Finder(importlib.abc.MetaPathFinder):
     """Finds the modules to instrument, on `sys.meta_path`."""
 
-    def __init__(self, switches: Switches, modules: dict[str, Callable[[ast.If], bool]]) -> None:
+    def __init__(self, switches: Switches, modules: dict[str, bool]) -> None:
         self.switches, self.modules = switches, modules
 
     def find_spec(
@@ -173,10 +182,9 @@ class Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
-def install(modules: Iterable[str], every_condition: Callable[[str], bool]) -> Switches:
-    """Instrument these modules when they are imported: all their conditions, or only those that refuse."""
+def install(modules: dict[str, bool]) -> Switches:
+    """Instrument modules when they are imported: the conditions that refuse; every one where the value is true."""
     switches = Switches()
-    wanted = {name: (lambda node: True) if every_condition(name) else refuses for name in modules}
-    assert not wanted.keys() & sys.modules.keys()
-    sys.meta_path.insert(0, Finder(switches, wanted))
+    assert not modules.keys() & sys.modules.keys()
+    sys.meta_path.insert(0, Finder(switches, modules))
     return switches

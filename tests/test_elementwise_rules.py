@@ -282,6 +282,7 @@ DEAD: dict[str, Row] = {
     "Swish": (node("Swish", alpha=1.5), 24),
     "PRelu": (lambda b, x: b.prelu(x, [0.5, -0.4, 1.7, 0.01, -2.0, 0.25]), 17),
     "Clip": (lambda b, x: b.node("Clip", x, b.constant(-0.5), b.constant(0.5)), 17),
+    "Clip from above": (lambda b, x: b.node("Clip", x, "", b.constant(0.5)), 17),
     "Max": (lambda b, x: b.node("Max", x, b.constant(b.normal(6, 1, 1))), 17),
     "Add": (lambda b, x: b.node("Add", x, b.node("Tanh", x)), 17),
     "Mul": (lambda b, x: b.node("Mul", x, b.node("Sigmoid", x)), 17),

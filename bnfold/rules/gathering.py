@@ -32,9 +32,13 @@ def _compressed(view: View, index: Positions, _: int) -> Positions:
     chosen = view.node.constant(1)
     if chosen is None:
         raise view.refuse("opaque-op", "the condition of Compress is computed at run time", CONSTANT)
+    return np.compress(np.asarray(chosen.load(), np.bool_).reshape(-1), index, view.node.get_int("axis", 0))
+
+
+def _given_axis(view: View) -> dict[int, int | None]:
     if "axis" not in view.node.attributes:
         raise view.refuse("opaque-op", "Compress without an axis flattens")
-    return np.compress(np.asarray(chosen.load(), np.bool_).reshape(-1), index, view.node.get_int("axis", 0))
+    return along_axis(view)
 
 
 _gather_list = picks(along_axis, _gather)
@@ -65,5 +69,5 @@ def gather(view: View) -> list[Accept]:
     ]
 
 
-compressed = picks(along_axis, _compressed)
+compressed = picks(_given_axis, _compressed)
 """y = x where a constant condition holds along an axis (Compress)."""
