@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -41,7 +42,7 @@ def at_run_time(*shape: int, type_: int = INT) -> Callable[[Builder], str]:
     return lambda b: b.input(*shape, name="given", type_=type_)
 
 
-def with_inputs(op: str, *more: Callable[[Builder], str] | object, **attributes: object) -> Apply:
+def with_inputs(op: str, *more: Callable[[Builder], str] | object, **attributes: Any) -> Apply:
     """An operator whose further inputs are constants, or what a function adds to the graph; None is left out."""
 
     def apply(b: Builder, x: str) -> str:
@@ -68,7 +69,7 @@ def absorbed(apply: Apply) -> Apply:
     return lambda b, x: b.absorber(apply(b, x))
 
 
-def weighed(weights: object, **attributes: object) -> Apply:
+def weighed(weights: object, **attributes: Any) -> Apply:
     """A Conv with these weights."""
     return with_inputs("Conv", weights, **attributes)
 
