@@ -69,9 +69,9 @@ def test_wheel_declares_bounded_runtime_dependencies(declared: Message) -> None:
     assert declared["Requires-Python"] == ">=3.11"
 
 
-def test_torch_is_only_in_the_train_extra(declared: Message) -> None:
+def test_torch_is_only_in_extras(declared: Message) -> None:
     requirements = [Requirement(line) for line in declared.get_all("Requires-Dist", [])]
-    assert [str(r.marker) for r in requirements if r.name == "torch"] == ['extra == "train"']
+    assert [str(r.marker) for r in requirements if r.name == "torch"] == ['extra == "train"', 'extra == "zoo"']
 
 
 def test_every_import_of_bnfold_is_declared() -> None:

@@ -221,7 +221,7 @@ REFUSED: list[tuple[Make, int, int, set[str]]] = [
     (bn_of_one_statistic_for_every_position, 7, 1, {"unsupported-form"}),
     (constant_over_a_tensor, 17, 1, {"shift-through-nonlinear", "graph-input"}),
     (integers, 17, 0, set()),
-    (conv_whose_weight_is_demanded, 17, 1, {"conflict", "graph-input"}),
+    (conv_whose_weight_is_demanded, 17, 1, {"graph-input"}),
     (conv_with_a_dynamic_bias, 17, 1, {"dynamic-weight", "graph-output"}),
     (gemm_with_a_dynamic_bias, 17, 1, {"dynamic-weight", "graph-output"}),
     (bn_with_a_dynamic_scale, 17, 1, {"dynamic-parameters"}),

@@ -99,6 +99,8 @@ class GraphSolver:
             changed = set[int]()
             while heap:
                 index = heapq.heappop(heap)[-1]
+                if index in self.verdicts.done:
+                    continue
                 restored = self._fold(index, level)
                 if restored is not None:
                     changed |= restored
