@@ -32,6 +32,7 @@ class Builder:
         self.initializers: list[TensorProto] = []
         self._names: set[str] = set()
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._declared: dict[str, tuple[int, ...]] = {}
 
     def name(self, wanted: str) -> str:
         """A name that is not taken."""
@@ -82,6 +83,7 @@ class Builder:
     def declare(self, name: str, *shape: int) -> None:
         """Tell the builder, not the model, a shape that inference does not find."""
         self._shapes[name] = shape
+        self._declared[name] = shape
 
     def model(self, *outputs: str) -> onnx.ModelProto:
         """The model; without names, every value that nothing reads is an output."""
@@ -113,6 +115,8 @@ class Builder:
                 node.input.append(shape.name)
             if node.op_type == "GroupNormalization":  # inference does not know it
                 node.CopyFrom(helper.make_node("Identity", [node.input[0]], list(node.output)))
+        known = (helper.make_tensor_value_info(name, self.type, dims) for name, dims in self._declared.items())
+        newer.graph.value_info.extend(known)
         graph = onnx.shape_inference.infer_shapes(newer, data_prop=True).graph
         return [*graph.value_info, *graph.input, *graph.output]
 

@@ -10,6 +10,7 @@ import ast
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ class Mutant:
     """One condition, changed."""
 
     module: str
+    path: str
     function: str
     line: int
     kind: str
@@ -35,7 +37,7 @@ class Mutant:
     @property
     def place(self) -> str:
         """File and line."""
-        return f"{self.module.replace('.', '/')}.py:{self.line}"
+        return f"{self.path}:{self.line}"
 
 
 @dataclass
@@ -75,8 +77,8 @@ class Switches:
 class _Instrument(ast.NodeTransformer):
     """Puts a switch around conditions."""
 
-    def __init__(self, switches: Switches, module: str, every: bool) -> None:
-        self.switches, self.module, self.every = switches, module, every
+    def __init__(self, switches: Switches, module: str, path: str, every: bool) -> None:
+        self.switches, self.module, self.path, self.every = switches, module, path, every
         self.function: list[str] = []
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
@@ -102,7 +104,7 @@ class _Instrument(ast.NodeTransformer):
         return node
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        if isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
+        if _in_rules(self.module) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
             made = self._switch(OFF, "skipped", ast.unparse(node.value), ast.Constant(True), node)
             return ast.copy_location(ast.Expr(ast.BoolOp(ast.And(), [made, node.value])), node)
         self.generic_visit(node)
@@ -128,13 +130,18 @@ class _Instrument(ast.NodeTransformer):
     def _switch(self, how: str, kind: str, text: str, value: ast.expr, at: ast.AST | None = None) -> ast.expr:
         at = value if at is None else at
         line = getattr(at, "lineno", 0)
-        key = self.switches.add(Mutant(self.module, ".".join(self.function), line, kind, text))
+        key = self.switches.add(Mutant(self.module, self.path, ".".join(self.function), line, kind, text))
         call = ast.Call(ast.Name(how, ast.Load()), [ast.Constant(key), value], [])
         return ast.fix_missing_locations(ast.copy_location(call, at))
 
 
+def _in_rules(module: str) -> bool:
+    """Whether a bare call there is made for its refusal."""
+    return module.startswith("bnfold.rules")
+
+
 def refuses(node: ast.If) -> bool:
-    """Whether an `if` guards: it raises, or returns a reason or a failure."""
+    """Whether an `if` guards: it raises, or returns a reason or a failure; others choose between ways."""
     last = node.body[-1]
     if isinstance(last, ast.Raise):
         return True
@@ -157,7 +164,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         tree = ast.parse(Path(self.path).read_text(encoding="utf-8"), self.path)
-        tree = _Instrument(self.switches, fullname, self.every).visit(tree)
+        tree = _Instrument(self.switches, fullname, os.path.relpath(self.path), self.every).visit(tree)
         return compile(ast.fix_missing_locations(tree), self.path, "exec", dont_inherit=True)
 
     def exec_module(self, module: ModuleType) -> None:

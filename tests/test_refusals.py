@@ -11,10 +11,12 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from bnfold.affine import Storage
+from bnfold.affine import Affine, Storage
 from bnfold.graph import Model
-from bnfold.rules import Refused, View
+from bnfold.rules import Refused, Source, View, contraction
 from bnfold.rules.base import OUT, Port
+from bnfold.solver.removed import removed
+from bnfold.solver.state import State
 from bnfold.source import read
 from tests.builder import Builder
 from tests.law import Folded, fold, law
@@ -74,6 +76,18 @@ def weighed(weights: object, **attributes: Any) -> Apply:
     return with_inputs("Conv", weights, **attributes)
 
 
+def rows_of_a_gemm(b: Builder, x: str) -> str:
+    return b.node("Identity", b.gemm(x, 4))
+
+
+def square(b: Builder) -> str:
+    return b.node("Relu", b.input(5, 5, name="weights"))
+
+
+def any_weights(b: Builder) -> str:
+    return b.node("Relu", b.input("O", 6, 1, 1, name="weights"))
+
+
 def to_integers(b: Builder, x: str) -> str:
     return b.node("Cast", x, to=INT)
 
@@ -96,6 +110,15 @@ def dead_in_front(apply: Apply) -> Apply:
     return made
 
 
+def group_norm(groups: int) -> Apply:
+    return with_inputs("GroupNormalization", np.ones(6), np.zeros(6), num_groups=groups)
+
+
+NORMS: dict[str, Apply] = {
+    "instance": with_inputs("InstanceNormalization", np.ones(6), np.zeros(6)),
+    "group": group_norm(2),
+    "root": with_inputs("RMSNormalization", np.ones(5)),
+}
 EVERYWHERE = [0, 0, 1, 0, 0, 0, 2, 1]
 SLOPES = np.linspace(0.5, 1.5, 210).reshape(6, 7, 5)
 
@@ -122,6 +145,18 @@ REFUSALS = [
     Refusal("the repeats of Tile are not known", with_inputs("Tile", [2], [1]), opset=5),
     Refusal("the axis of CumSum is computed", with_inputs("CumSum", at_run_time(1))),
     Refusal("the bounds of Clip are computed", absorbed(with_inputs("Clip", at_run_time(type_=DOUBLE))), kind="0.5"),
+    Refusal("the scale of QuantizeLinear is", with_inputs("QuantizeLinear", at_run_time(type_=FLOAT)), type_=FLOAT),
+    # What may not be stored differently at all, or has no rule in this form.
+    Refusal("steers PRelu", lambda b, x: b.node("PRelu", b.input(*IMAGE, name="data"), x)),
+    Refusal("Dropout", lambda b, x: b.node("Not", b.node("Dropout", x, outputs=["kept", "mask"]) and "mask")),
+    Refusal("Dropout", lambda b, x: b.dropout(x, training=True), opset=6),
+    Refusal("broadcasting along an axis", with_inputs("Add", np.ones(6), broadcast=1, axis=1), opset=6),
+    Refusal("spatial is 0", lambda b, x: b.bn(x, spatial=0), opset=7),
+    Refusal("passes a sign at most", node("Cos")),
+    Refusal("Abs passes only positive scales", node("Abs"), "behind", "s"),
+    Refusal("does not pass the rounding", with_inputs("QuantizeLinear", np.float32(0.1)), kind="t", type_=FLOAT),
+    Refusal("the values of graph output 'mul2'", with_inputs("Mul", lambda b: b.input(*IMAGE, name="gate"))),
+    Refusal("MatMul has no bias of its own", with_inputs("MatMul", square), "behind", "b"),
     # Sizes that are known at run time only.
     Refusal("axis 2 of Slice has no known size", unknown(2, with_inputs("Slice", [0], [4], [2]))),
     Refusal("an input of Concat along axis 2", unknown(2, lambda b, x: b.node("Concat", x, x, axis=2))),
@@ -130,15 +165,44 @@ REFUSALS = [
     Refusal("rank of output 0 of Reshape", with_inputs("Reshape", lambda b: b.input("N", name="given", type_=INT))),
     Refusal("pads its input", unknown(2, weighed(np.ones((2, 6, 3, 1)), pads=[0, 0, 1, 0])), kind="t"),
     Refusal("pads its input", unknown(2, weighed(np.ones((2, 6, 3, 1)), auto_pad="SAME_UPPER")), kind="t"),
+    Refusal("the shape of the weights of Conv is not", with_inputs("Conv", any_weights)),
+    Refusal("mixes channels with a dimension", unknown(2, with_inputs("Reshape", [3, 42, 5]))),
+    Refusal("mixes channels with a dimension", with_inputs("Reshape", at_run_time(3))),
+    Refusal("the channel count of InstanceNormalization", NORMS["instance"], kind="0.5", shape=(6,)),
+    # Axes along which the operator works.
+    Refusal("works along axis 2", with_inputs("Pad", EVERYWHERE, mode="edge"), axis=2),
+    Refusal("pools over axis 2", node("LpPool", kernel_shape=[2, 2]), axis=2),
+    Refusal("the shift varies on axis 2", NORMS["instance"], kind="t", axis=2),
+    Refusal("the scale varies on axis 2", NORMS["instance"], axis=2),
+    Refusal("the shift varies on axis 2", NORMS["group"], kind="t", axis=2, opset=21),
+    Refusal("output's scale varies on axis 1", NORMS["root"], "behind", opset=23),
+    Refusal("share one scale", with_inputs("QuantizeLinear", np.full(6, np.float32(0.1)), axis=1),
+            shape=(3, 6, 6, 5), axis=2, type_=FLOAT),
+    Refusal("one element for outputs", with_inputs("Gather", [3, 1, 3], axis=1), "behind"),
     # Forms that no rule knows.
     Refusal("the weights of Conv are not of a float type", weighed(np.ones((2, 6, 1, 1), np.int64))),
     Refusal("the weights of Conv have shape (4, 6)", weighed(np.ones((4, 6)))),
     Refusal("the weights of Conv have shape (4, 2, 1, 1)", weighed(np.ones((4, 2, 1, 1)), group=3)),
     Refusal("the weights of Conv have shape (4, 6, 1, 1)", weighed(np.ones((4, 6, 1, 1)), group=-1)),
+    Refusal("the operands of Gemm are no matrices", with_inputs("Gemm", np.ones((5, 4))), shape=(3, 6, 5)),
+    Refusal("MatMul of a number", with_inputs("MatMul", 2.0)),
+    Refusal("MatMul of a number", with_inputs("MatMul", np.ones(3)), shape=(), kind="0.5"),
+    Refusal("not one of two plain operands", node("Einsum", equation="ijkl->ijlk")),
+    Refusal("does not fit its operands", with_inputs("Einsum", np.ones((6, 2)), equation="nchw,c->nhw")),
+    Refusal("the weights of RNN have shape", with_inputs("RNN", np.ones((4, 6)), np.ones((1, 4, 4)), hidden_size=4),
+            shape=(3, 2, 6), axis=2),
+    Refusal("which do not match", with_inputs("Reshape", [3, 4, 9, 5])),
+    Refusal("do not make 4 groups", group_norm(4), opset=21),
+    Refusal("do not make 0 groups", group_norm(0), opset=21),
+    Refusal("the scale of InstanceNormalization", with_inputs("InstanceNormalization", np.ones(6, int), np.zeros(6)),
+            "behind"),
+    Refusal("the scale of QuantizeLinear", with_inputs("QuantizeLinear", np.int32(1)), type_=FLOAT),
     Refusal("slopes of PRelu have more axes", with_inputs("PRelu", np.ones((1, 1, 6))), shape=(3, 6)),
     Refusal("one slope for each channel", absorbed(with_inputs("PRelu", SLOPES)), kind="s", opset=6),
     Refusal("repeats one pattern along an axis", node("SpaceToDepth", blocksize=2), shape=(3, 5, 6, 4), axis=2),
     Refusal("without axes does not reduce", node("ReduceL1", noop_with_empty_axes=1), opset=18),
+    Refusal("without axes does not reduce", node("ReduceLogSumExp", noop_with_empty_axes=1), kind="t", opset=18),
+    Refusal("rows of scale zero", rows_of_a_gemm, kind="z", shape=(3, 6), axis=0),
     Refusal("to or from another than a float type", to_integers),
     Refusal("to or from another than a float type", from_integers, side="behind"),
     Refusal("training_mode is 1", lambda b, x: b.bn(x, training_mode=1)),
@@ -201,6 +265,16 @@ def test_no_tensor_relates_nothing_to_nothing() -> None:
         view.settle({OUT: Storage(0 * one.den, 0 * one.num, one.den)})
 
 
+def test_no_channel_is_two_constants() -> None:
+    b = Builder()
+    b.node("Mul", b.input(*IMAGE), b.constant(0.0))
+    node = Model(read(b.model())).graphs[0].nodes[0]
+    one, number = Storage.identity(4), np.ones((1,) * 4)
+    ports = {0: Port("x", IMAGE, one, True), OUT: Port("y", IMAGE, Storage.decode(0 * number, number), True)}
+    with pytest.raises(Refused, match="two constants"):
+        removed(View(node, ports), Source(node, 0, Affine(0 * number, 2 * number)))
+
+
 # One tensor that a zero scale would make constant, and whose other reader has no use for a constant.
 
 
@@ -232,6 +306,60 @@ def test_a_channel_that_is_lost_to_another_reader(reader: Callable[[Builder, str
     refused(b.model(), text)
 
 
+def matmul(b: Builder, x: str) -> None:
+    b.matmul(b.matmul(x, 4), 5)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("shift", [False, True])
+def test_a_channel_that_is_lost_to_a_product(axis: int, shift: bool) -> None:
+    b = Builder()
+    y = b.input(3, 6)
+    x = b.gemm(y, 6) if axis else b.node("MatMul", b.constant(b.normal(3, 3)), y)
+    lost = b.affine(x, "z", axis)
+    if shift:
+        b.per_channel("Add", lost, 0.5)
+    matmul(b, x)
+    refused(b.model(), "a channel of scale zero reaches MatMul")
+
+
+def test_a_constant_channel_that_is_lost_to_a_product() -> None:
+    b = Builder()
+    x = b.gemm(b.input(3, 6), 6)
+    dead_in_front(lambda b, x: x)(b, x)
+    matmul(b, x)
+    refused(b.model(), "a channel of scale zero reaches MatMul, which")
+
+
+def test_a_scale_of_rows_and_columns_does_not_pass_a_product() -> None:
+    b = Builder()
+    matmul(b, b.node("Mul", b.input(3, 6), b.constant(b.normal(3, 6))))
+    refused(b.model(), "mixes the rows and the weights of MatMul")
+
+
+def test_one_shift_for_all_rows_is_moved_whatever_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contraction, "LIMIT", 1)
+    b = Builder()
+    b.matmul(b.affine(b.input(3, 6), "b"), 4, bias=True)
+    law(b.model(), left=0)
+
+
+def test_a_shift_does_not_pass_back_through_a_factor_of_zero() -> None:
+    b = Builder()
+    b.affine(b.affine(b.conv(b.input(*IMAGE), 6, 1), "z"), "t")
+    case = fold(b.model(), keep=("mul",))
+    assert case.left == 2
+    assert "a factor of zero" in case.reason("zero-scale").text
+
+
+def test_a_block_of_weights_has_one_scale() -> None:
+    b = Builder(21, FLOAT)
+    quantized = b.constant(np.array([[3, -1, 2, 5]], np.int8))
+    w = b.node("DequantizeLinear", quantized, b.constant([[0.5]]), axis=1, block_size=4)
+    b.affine(b.node("MatMul", b.input(3, 1), w), "p")
+    refused(b.model(), "has no scales of its own")
+
+
 def test_a_sum_that_became_constant_takes_no_other_shift() -> None:
     b = Builder()
     x = b.input(*IMAGE)
@@ -245,7 +373,8 @@ def test_a_sum_that_became_constant_takes_no_other_shift() -> None:
 
 def test_indices_of_a_largest_do_not_depend_on_a_positive_scale() -> None:
     b = Builder()
-    b.node("MaxPool", b.affine(b.conv(b.input(*IMAGE), 6, 1), "p"), outputs=["pooled", "indices"], kernel_shape=[2, 2])
+    b.node("MaxPool", b.affine(b.input(*IMAGE), "p"), outputs=["pooled", "indices"], kernel_shape=[2, 2])
+    b.conv("pooled", 4, 1)
     law(b.model(), left=0)
 
 
@@ -260,6 +389,97 @@ def test_a_bias_at_run_time_takes_what_leaves_it_alone() -> None:
     x = b.affine(b.input(*IMAGE), "s")
     b.node("Conv", x, b.constant(b.normal(4, 6, 1, 1)), b.input(4, name="bias"))
     law(b.model(), left=0)
+
+
+@pytest.mark.parametrize("apply", [
+    unknown(2, node("ReduceSum", keepdims=1)),
+    with_inputs("Mul", lambda b: b.input(7, 5, name="gate"), broadcast=1),
+    with_inputs("Mul", lambda b: b.input(*IMAGE, name="gate"), axis=1),
+])  # fmt: skip
+def test_a_scale_for_all_passes(apply: Apply) -> None:
+    b = Builder(6)
+    b.absorber(apply(b, b.per_channel("Mul", b.input(*IMAGE), 0.5)))
+    case = fold(b.model())
+    assert case.left == 0, case.codes()
+
+
+def test_a_pointwise_convolution_touches_no_padding_of_any_size() -> None:
+    b = Builder()
+    unknown(2, weighed(b.normal(4, 6, 1, 1), auto_pad="SAME_UPPER"))(b, b.affine(b.input(*IMAGE), "t"))
+    law(b.model(), left=0)
+
+
+def test_statistics_outputs_that_nobody_reads() -> None:
+    b = normalised(outputs=3)
+    b.node("Conv", "y", b.constant(np.ones((4, 6, 1, 1))))
+    assert fold(b.model("conv")).left == 0
+
+
+def test_integers_become_floats() -> None:
+    b = Builder()
+    b.absorber(b.affine(b.node("Cast", b.input(*IMAGE, type_=INT), to=DOUBLE), "s"))
+    b.affine(b.node("Cast", b.input(*IMAGE, type_=INT), to=DOUBLE), "p")
+    case = fold(b.model())
+    assert case.reason("opaque-op").at == "cast2"
+    assert case.left == 1
+
+
+def test_a_refused_demand_takes_another_way() -> None:
+    """Both operands are as near; the first passes no shift."""
+    b = Builder()
+    x = b.input(*IMAGE)
+    b.affine(b.node("Add", b.node("Relu", b.conv(x, 6, 1)), b.node("Identity", b.conv(x, 6, 1))), "t")
+    law(b.model(), left=0)
+
+
+def test_the_end_of_a_demand_is_named() -> None:
+    b = Builder()
+    b.affine(b.node("Relu", b.input(*IMAGE)), "p")
+    refused(b.model(), "the demand reaches 'x', which")
+
+
+NOTHING: dict[str, Apply] = {
+    "Conv": with_inputs("Conv", np.ones((4, 6, 1, 1)), at_run_time(4, type_=DOUBLE)),
+    "Conv without bias": with_inputs("Conv", np.ones((4, 6, 1, 1))),
+    "Max": with_inputs("Max", np.ones((6, 1, 1))),
+    "Mul": with_inputs("Mul", np.ones((6, 1, 1))),
+    "BatchNormalization": lambda b, x: b.bn(x),
+    "InstanceNormalization": with_inputs("InstanceNormalization", *[at_run_time(6, type_=DOUBLE)] * 2),
+}
+
+
+@pytest.mark.parametrize("row", NOTHING)
+def test_where_nothing_is_stored_differently_nothing_changes(row: str) -> None:
+    b = Builder()
+    NOTHING[row](b, b.input(*IMAGE))
+    _nothing_changes(b)
+
+
+def test_a_sum_along_an_axis_changes_nothing() -> None:
+    b = Builder(6)
+    b.node("Add", b.input(*IMAGE), b.input(6, name="other"), broadcast=1, axis=1)
+    _nothing_changes(b)
+
+
+def test_a_gemm_with_a_bias_at_run_time_changes_nothing() -> None:
+    b = Builder()
+    b.node("Gemm", b.input(3, 6), b.constant(np.ones((6, 4))), b.input(4, name="bias"))
+    _nothing_changes(b)
+
+
+def test_a_quantization_at_run_time_changes_nothing() -> None:
+    b = Builder(type_=FLOAT)
+    b.node("QuantizeLinear", b.input(*IMAGE), b.input(name="scale"))
+    b.node("DequantizeLinear", "quantizelinear", "scale")
+    _nothing_changes(b)
+
+
+def _nothing_changes(b: Builder) -> None:
+    graph = Model(read(b.model())).graphs[0]
+    for one in graph.nodes:
+        (accept,) = State(graph).ask(one, {}, everything_fixed=True)
+        assert not accept.assign
+        assert not accept.edits
 
 
 # A BatchNormalization that is none, or whose parameters are not one for each channel.

@@ -15,7 +15,7 @@ from bnfold.plan import NewConstant
 from bnfold.rules import functions
 from bnfold.rules.base import OUT, Accept, Rule, View, arriving, compress, faults, lift, refuse_signs
 from bnfold.rules.dead import passes_constants
-from bnfold.rules.elementwise import refuse_dead, refuse_shift, same_on_both
+from bnfold.rules.elementwise import refuse_shift, same_on_both
 from bnfold.rules.float_attributes import set_float
 from bnfold.rules.unlocks import NOT_ZERO, OPSET_7, OTHER_OPERATOR, POSITIVE
 
@@ -50,8 +50,6 @@ def _kinked(view: View, slopes: Array | None) -> tuple[Accept, NDArray[np.bool_]
     backwards = y.fixed and not x.fixed
     storage = y.storage if backwards else x.storage
     negative = homogeneous(view, storage)
-    if backwards:
-        refuse_dead(view, storage)
     if not np.any(negative):
         return view.settle({0 if backwards else OUT: storage}), negative
     if slopes is None:
@@ -131,7 +129,7 @@ def leaky_relu(view: View) -> list[Accept]:
 
 def _signs(view: View, storage: Storage) -> NDArray[np.bool_]:
     """Where v' = -v; refuses what is not v' = +-v."""
-    if np.any(storage.off != 0) or np.any(np.abs(storage.num) != np.abs(storage.den)) or np.any(storage.num == 0):
+    if np.any(storage.off != 0) or np.any(np.abs(storage.num) != np.abs(storage.den)):
         raise view.refuse("opaque-op", f"{view.node.op} is not affine: it passes a sign at most", OTHER_OPERATOR)
     return np.asarray(storage.num * storage.den < 0)
 
@@ -208,7 +206,6 @@ def absolute(view: View) -> list[Accept]:
     storage = y.storage if backwards else x.storage
     refuse_shift(view, storage, (storage.num != 0) & (storage.off != 0))
     if backwards:
-        refuse_dead(view, storage)
         refuse_signs(view, storage)
         return [view.settle({0: storage})]
     return [view.settle({OUT: Storage(np.abs(storage.den), np.abs(storage.num), np.abs(storage.off))})]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Array, Storage
 from bnfold.constants import Constant
-from bnfold.graph import Dim, Node, Shape
+from bnfold.graph import Node, Shape
 from bnfold.plan import Edit, NewConstant
 from bnfold.reasons import Reason, plural
 from bnfold.rules.unlocks import NOT_ZERO, ONE_EACH, POSITIVE, UNIFORM
@@ -190,14 +190,12 @@ def varies_on(storage: Storage) -> set[int]:
     return {axis for axis, size in enumerate(shape) if size != 1}
 
 
-def only_axis(view: View, port: Port, axis: int, size: Dim) -> Storage:
+def only_axis(view: View, port: Port, axis: int, size: int) -> Storage:
     """The port's storage as vectors of length `size` along one axis; refuses where it varies on another."""
     others = varies_on(port.storage) - {axis % port.rank}
     if others:
         text = f"the demand on {port.name!r} varies on axis {min(others)}, where {view.node.op} has no weights"
         raise view.refuse("row-axis", text, UNIFORM)
-    if not isinstance(size, int):
-        raise view.refuse("unknown-shape", f"the channel count of {port.name!r} is not known", "export with shapes")
     return port.storage.map(lambda array: np.broadcast_to(array.reshape(-1), (size,)))
 
 

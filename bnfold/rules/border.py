@@ -13,7 +13,7 @@ import numpy as np
 from bnfold.affine import AGREE, Array, Storage
 from bnfold.plan import Edit, NewConstant
 from bnfold.rules.base import OUT, Accept, View, channels_where, compress, varies_on
-from bnfold.rules.elementwise import refuse_dead, same_on_both
+from bnfold.rules.elementwise import same_on_both
 from bnfold.rules.float_attributes import set_float
 from bnfold.rules.reduction import uniform_on
 from bnfold.rules.unlocks import CONSTANT, SIZED, UNIFORM
@@ -58,8 +58,6 @@ def pad(view: View) -> list[Accept]:
     border = _border(view) if grown else 0.0
     x, y = view.port(0), view.port(OUT)
     if y.fixed:
-        if not x.fixed:
-            refuse_dead(view, y.storage)
         inner = _inside(view, y.storage, pads)
         new = border if not grown else one_border(view, _beside(view, y.storage, pads, grown), border)
         return [view.settle({0: inner}, _new_border(view, border, new))]
@@ -125,8 +123,6 @@ def _ends(view: View, storage: Storage, pads: dict[int, tuple[int, int]]) -> dic
 def _outside(view: View, storage: Storage, pads: dict[int, tuple[int, int]], shift: float) -> Storage:
     """The storage of y: what is new on an axis on which the demand varies is stored as v + shift."""
     ends = _ends(view, storage, pads)
-    if not ends:
-        return storage
     width = [ends.get(axis, (0, 0)) for axis in range(view.port(OUT).rank)]
 
     def grow(array: Array, value: float) -> Array:

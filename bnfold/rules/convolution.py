@@ -168,8 +168,6 @@ def _touches_padding(view: View, kernel: tuple[int, ...]) -> bool:
     """
     node, n = view.node, len(kernel)
     mode = node.get_string("auto_pad", "NOTSET")
-    if mode == "VALID":
-        return False
     pads = node.get_ints("pads") or [0] * (2 * n)
     strides = node.get_ints("strides") or [1] * n
     dilations = node.get_ints("dilations") or [1] * n

@@ -79,8 +79,7 @@ def _addend(view: View) -> Port | None:
     if not node.input(2) or node.constant(2) is not None or node.get_float("beta", 1.0) == 0:
         return None
     port = view.port(2)
-    own = [view.ports[key].storage.is_identity for key in view.ports if key != 2]
-    if port.pinned and not all(own):
+    if port.pinned:
         raise view.refuse("dynamic-weight", "the bias of Gemm is computed at run time", CONSTANT)
     return port
 

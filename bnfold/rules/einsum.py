@@ -53,7 +53,7 @@ def _equation(view: View) -> tuple[list[Labels], Labels]:
     if not arrow:
         letters = sorted({letter for term in terms for letter in term})
         right = "".join(letter for letter in letters if left.count(letter) == 1)
-    if "." in equation or len(terms) != 2 or any(len(set(term)) < len(term) for term in (*terms, tuple(right))):
+    if len(terms) != 2 or any(len(set(term)) < len(term) for term in (*terms, tuple(right))):
         raise view.refuse("unsupported-form", f"the equation {equation!r} is not one of two plain operands")
     if any(len(view.port(slot).shape) != len(terms[slot]) for slot in (0, 1)):
         raise view.refuse("unsupported-form", f"the equation {equation!r} does not fit its operands")

@@ -21,7 +21,6 @@ def same_on_both(view: View, check: Callable[[Storage], Storage]) -> list[Accept
     if x.fixed or not y.fixed:
         return [view.settle({OUT: check(x.storage)})]
     check(y.storage)
-    refuse_dead(view, y.storage)
     return [view.settle({0: y.storage})]
 
 

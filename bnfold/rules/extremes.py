@@ -15,7 +15,7 @@ from bnfold.plan import Edit, NewConstant, SetOperator
 from bnfold.rules.base import OUT, Accept, View, lift, need_encode, refuse_signs, varies_on
 from bnfold.rules.dead import passes_constants
 from bnfold.rules.float_attributes import set_float
-from bnfold.rules.operands import constant_edits, fitted, refuse_axis
+from bnfold.rules.operands import constant_edits, fitted
 from bnfold.rules.unlocks import CONSTANT, NOT_ZERO, POSITIVE, UNIFORM
 
 OPPOSITE = {"Max": "Min", "Min": "Max", "ReduceMax": "ReduceMin", "ReduceMin": "ReduceMax"}
@@ -63,7 +63,6 @@ def _extreme(view: View, values: Sequence[Array]) -> Array:
 @passes_constants(_extreme)
 def extreme(view: View) -> list[Accept]:
     """y = max(x1, x2, ...): all are stored alike, a > 0 and any b, constants too; a < 0 for all swaps Max and Min."""
-    refuse_axis(view)
     storage, accept = _alike(view, range(len(view.node.inputs)))
     return [Accept(accept.assign, swapped(view, storage) + accept.edits)]
 

@@ -127,7 +127,7 @@ def _first_axis(view: View) -> int:
 def _uniform(view: View, array: Array, what: str, axes: Iterable[int]) -> None:
     """Refuses an array that varies along one of these axes by more than rounding."""
     for axis in axes:
-        if array.shape[axis] > 1 and np.any(np.ptp(array, axis=axis) > ROUNDING * np.max(np.abs(array))):
+        if np.any(np.ptp(array, axis=axis) > ROUNDING * np.max(np.abs(array))):
             raise view.refuse(
                 "not-uniform", f"the {what} varies on axis {axis} in a way that {view.node.op} mixes", UNIFORM
             )

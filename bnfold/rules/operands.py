@@ -16,7 +16,7 @@ from bnfold.rules.unlocks import ONE_EACH, OPSET_7, UNIFORM
 def refuse_axis(view: View) -> None:
     """Refuse the broadcasting of operators before opset 7, which begins at an axis."""
     node = view.node
-    if node.version < 7 and node.get_int("broadcast", 0) and "axis" in node.attributes:
+    if node.get_int("broadcast", 0) and "axis" in node.attributes:
         raise view.refuse("opaque-op", "broadcasting along an axis, as before opset 7", OPSET_7)
 
 

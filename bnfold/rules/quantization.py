@@ -67,8 +67,6 @@ def _along_an_axis(view: View, scale: Constant, a: Array) -> tuple[Edit, ...]:
 def quantize(view: View) -> list[Accept]:
     """q = round(x / s) + z.  s' = s / alpha for a uniform alpha > 0, or one along the axis of s; no shift."""
     node, port = view.node, view.port(0)
-    if port.storage.is_identity:
-        return [Accept()]
     alpha, beta = need_decode(view, port.storage)
     if np.any(beta != 0):
         raise quantized(view, "a shift does not pass the rounding of a quantization")

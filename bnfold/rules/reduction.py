@@ -61,8 +61,6 @@ def reduce(move: Move, normalise: Callable[[Storage], Storage] = lambda storage:
         if backwards and not kept:
             storage = storage.map(lambda array: np.expand_dims(array, tuple(axes)))
         uniform_on(view, storage, axes)
-        if backwards:
-            refuse_dead(view, storage)
         moved, edits = move(view, storage, axes, backwards)
         if not kept and not backwards:
             moved = moved.map(lambda array: np.squeeze(array, tuple(axes)))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Array, Storage, snap
 from bnfold.constants import Constant
-from bnfold.graph import Node, Shape
+from bnfold.graph import Node
 from bnfold.plan import NewConstant
 from bnfold.reasons import Reason
 from bnfold.rules.base import (
@@ -74,7 +74,7 @@ def _batchnorm_source(node: Node) -> Source | Reason:
         return Reason(code, text, node.label, unlock, channels, values)
 
     version = node.version
-    if version >= 14 and node.get_int("training_mode", 0):
+    if node.get_int("training_mode", 0):
         return no("training-mode", "training_mode is 1: batch statistics", "export the model in evaluation mode")
     if version < 7 and not node.get_int("is_test", 0):
         return no("training-mode", "is_test is 0: batch statistics", "export the model in evaluation mode")
@@ -83,7 +83,7 @@ def _batchnorm_source(node: Node) -> Source | Reason:
     ]
     if used or (len([name for name in node.outputs if name]) > 1 and version < 14):
         return no("training-mode", "its statistics outputs are used", "export the model in evaluation mode")
-    if version < 9 and not node.get_int("spatial", 1):
+    if not node.get_int("spatial", 1):
         text = "spatial is 0: one statistic for every position, not for every channel"
         return no("unsupported-form", text, "set spatial to 1")
     parameters: list[Constant] = []
@@ -149,8 +149,6 @@ def negligible(shift: Array, bias: Array, gamma: Array, type_: int) -> NDArray[n
 
 
 def _operand_source(node: Node) -> Source | Reason | None:
-    if len(node.inputs) != 2:
-        return None
     constants = [node.constant(slot) for slot in (0, 1)]
     if (constants[0] is None) == (constants[1] is None):
         return None
@@ -159,11 +157,11 @@ def _operand_source(node: Node) -> Source | Reason | None:
     assert constant is not None
     if not constant.is_float or (node.op == "Div" and slot == 1):
         return None
-    shape, out = node.graph.shape(node.input(slot)), node.graph.shape(node.outputs[0])
+    shape = node.graph.shape(node.input(slot))
     if shape is None:
         return Reason("unknown-shape", "the rank of its input is not known", node.label, "export with shapes")
     value = aligned(node, constant, len(shape))
-    if value is None or not _keeps_shape(value.shape, shape, out):
+    if value is None or any(size not in (1, dim) for size, dim in zip(value.shape, shape, strict=True)):
         text = f"its constant of shape {constant.shape} enlarges the tensor {shape}"
         return Reason("changes-shape", text, node.label, "expand the tensor before the node")
     value = compress(value)
@@ -185,9 +183,7 @@ def _operand_source(node: Node) -> Source | Reason | None:
 def aligned(node: Node, constant: Constant, rank: int) -> Array | None:
     """The constant's values so that they broadcast against a tensor of this rank; None where they enlarge it."""
     value = constant.float64() if np.prod(constant.shape, dtype=float) <= 1 << 24 else None
-    if value is None or (value.ndim > rank and any(size != 1 for size in value.shape[: value.ndim - rank])):
-        return None
-    if value.ndim > rank:
+    if value is None or value.ndim > rank:
         return None
     if node.version < 7 and node.get_int("broadcast", 0) and "axis" in node.attributes:
         axis = node.get_int("axis", 0) % rank
@@ -195,12 +191,6 @@ def aligned(node: Node, constant: Constant, rank: int) -> Array | None:
             return None
         value = value.reshape(value.shape + (1,) * (rank - axis - value.ndim))
     return lift(value, rank)
-
-
-def _keeps_shape(constant: tuple[int, ...], shape: Shape, out: Shape | None) -> bool:
-    if out is not None and len(out) != len(shape):
-        return False
-    return all(size in (1, dim) for size, dim in zip(constant, shape, strict=True))
 
 
 def batchnorm(view: View) -> list[Accept]:

@@ -210,7 +210,7 @@ class GraphSolver:
         for name, storage in ends:
             current, pinned = state.current(name), state.pinned(name)
             assert current is not None
-            if alone and storage.is_degenerate:
+            if storage.is_degenerate:
                 text = "a channel would be constant before and after"
                 return Failure(Reason("zero-scale", text, node.label, NOT_ZERO), chain=around)
             if pinned and not storage.agrees(current):
