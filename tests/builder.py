@@ -118,7 +118,7 @@ class Builder:
         known = (helper.make_tensor_value_info(name, self.type, dims) for name, dims in self._declared.items())
         newer.graph.value_info.extend(known)
         graph = onnx.shape_inference.infer_shapes(newer, data_prop=True).graph
-        return [*graph.value_info, *graph.input, *graph.output]
+        return [*graph.input, *graph.output, *graph.value_info]
 
     # ------------------------------------------------------------------------------------------------ layers
 

@@ -162,6 +162,7 @@ REFUSALS = [
     Refusal("an input of Concat along axis 2", unknown(2, lambda b, x: b.node("Concat", x, x, axis=2))),
     Refusal("mixes channels with a dimension", unknown(2, with_inputs("Reshape", [3, -1, 5]))),
     Refusal("ReduceSum adds a number of elements", unknown(2, with_inputs("ReduceSum", [2])), kind="t"),
+    Refusal("rank of output 0 of Compress", with_inputs("Compress", np.arange(6) > 2, axis=1), opset=9),
     Refusal("rank of output 0 of Reshape", with_inputs("Reshape", lambda b: b.input("N", name="given", type_=INT))),
     Refusal("pads its input", unknown(2, weighed(np.ones((2, 6, 3, 1)), pads=[0, 0, 1, 0])), kind="t"),
     Refusal("pads its input", unknown(2, weighed(np.ones((2, 6, 3, 1)), auto_pad="SAME_UPPER")), kind="t"),

@@ -37,7 +37,7 @@ def picks(axes: Callable[[View], Mapping[int, int | None]], pick: Picks) -> Rule
     def rule(view: View) -> list[Accept]:
         x = view.port(0)
         sizes = {axis % x.rank: size for axis, size in axes(view).items()}
-        outputs = [key for key in sorted(view.ports, reverse=True) if key < 0]
+        outputs = [-1 - i for i, name in enumerate(view.node.outputs) if name]
         given = [x.storage, *(view.port(key).storage for key in outputs if view.port(key).fixed)]
         index = _positions(view, sizes, given)
         ways = [x.storage]
