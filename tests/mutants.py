@@ -132,6 +132,7 @@ class Run:
     memory: Memory = field(default_factory=Memory.read)
     survivors: list[Mutant] = field(default_factory=list)
     killed: list[Mutant] = field(default_factory=list)
+    equivalent: list[Mutant] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     """Tests that fail without a mutant."""
 
@@ -148,7 +149,8 @@ class Run:
             left -= self._kill({key: [items[test] for test in found] for key, found in tests.items()})
         for key in keys:
             mutant = self.switches.mutants[key]
-            (self.survivors if key in left and key not in EQUIVALENT else self.killed).append(mutant)
+            found = self.killed if key not in left else self.equivalent if key in EQUIVALENT else self.survivors
+            found.append(mutant)
         self.memory.write()
         return True
 
@@ -217,12 +219,11 @@ def _fails(item: pytest.Item) -> bool:
 
 def table(run: Run) -> str:
     """By module, then the survivors."""
-    killed, survived = (Counter(mutant.module for mutant in found) for found in (run.killed, run.survivors))
-    lines = [f"{'module':<30}{'mutants':>8}{'noticed':>8}{'survive':>8}"]
-    for module in sorted({*killed, *survived}):
-        total = killed[module] + survived[module]
-        lines.append(f"{module:<30}{total:>8}{killed[module]:>8}{survived[module]:>8}")
-    lines.append(f"{'all':<30}{len(run.killed) + len(run.survivors):>8}{len(run.killed):>8}{len(run.survivors):>8}")
+    columns = [Counter(mutant.module for mutant in found) for found in (run.killed, run.equivalent, run.survivors)]
+    lines = [f"{'module':<30}{'mutants':>8}{'noticed':>8}{'equal':>8}{'survive':>8}"]
+    for module in (*sorted(set[str]().union(*columns)), "all"):
+        counts = [column.total() if module == "all" else column[module] for column in columns]
+        lines.append(f"{module:<30}{sum(counts):>8}" + "".join(f"{count:>8}" for count in counts))
     lines += [f"{one.place}: {one.function}: {one.kind}: {one.text}" for one in run.survivors]
     return "\n".join(lines)
 
