@@ -157,7 +157,8 @@ class Run:
     def _watch(self, items: dict[str, pytest.Item]) -> None:
         """Run every test once, unless its module and bnfold are as they were: which mutants may change it."""
         ours = [*ROOT.glob("bnfold/**/*.py"), *(ROOT / "tests").glob("[!t]*.py")]
-        same = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(ours))).hexdigest()
+        parts = [*(file.read_bytes() for file in sorted(ours)), *map(str.encode, self.switches.mutants)]
+        same = hashlib.sha256(b"".join(parts)).hexdigest()
         files = {test: str(item.path) for test, item in items.items()}
         digests = {path: hashlib.sha256(same.encode() + Path(path).read_bytes()).hexdigest() for path in files.values()}
         todo = [test for test in items if self.memory.digests.get(files[test]) != digests[files[test]]]

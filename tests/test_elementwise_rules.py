@@ -283,6 +283,7 @@ DEAD: dict[str, Row] = {
     "PRelu": (lambda b, x: b.prelu(x, [0.5, -0.4, 1.7, 0.01, -2.0, 0.25]), 17),
     "Clip": (lambda b, x: b.node("Clip", x, b.constant(-0.5), b.constant(0.5)), 17),
     "Clip from above": (lambda b, x: b.node("Clip", x, "", b.constant(0.5)), 17),
+    "Clip by attributes": (node("Clip", min=-0.25, max=0.5), 10),
     "Max": (lambda b, x: b.node("Max", x, b.constant(b.normal(6, 1, 1))), 17),
     "Add": (lambda b, x: b.node("Add", x, b.node("Tanh", x)), 17),
     "Mul": (lambda b, x: b.node("Mul", x, b.node("Sigmoid", x)), 17),

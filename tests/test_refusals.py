@@ -170,6 +170,7 @@ REFUSALS = [
     Refusal("mixes channels with a dimension", unknown(2, with_inputs("Reshape", [3, 42, 5]))),
     Refusal("mixes channels with a dimension", with_inputs("Reshape", at_run_time(3))),
     Refusal("the channel count of InstanceNormalization", NORMS["instance"], kind="0.5", shape=(6,)),
+    Refusal("counts padded zeros", node("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1]), kind="t", opset=6),
     # Axes along which the operator works.
     Refusal("works along axis 2", with_inputs("Pad", EVERYWHERE, mode="edge"), axis=2),
     Refusal("pools over axis 2", node("LpPool", kernel_shape=[2, 2]), axis=2),
@@ -525,6 +526,12 @@ def test_parameters_of_two_axes() -> None:
 def test_an_operand_whose_axis_lies_too_far_back() -> None:
     b = Builder(6)
     b.node("Add", b.input(*IMAGE), b.constant(b.normal(7, 5)), broadcast=1, axis=3)
+    refused(b.model("add"), "enlarges the tensor")
+
+
+def test_an_operand_of_one_axis_more() -> None:
+    b = Builder()
+    b.node("Add", b.input(7, 5), b.constant(b.normal(1, 7, 5)))
     refused(b.model("add"), "enlarges the tensor")
 
 
