@@ -108,6 +108,11 @@ class Storage:
         """The same relation on a tensor whose elements are those of this one, moved (transposed, sliced, ...)."""
         return Storage(move(self.den), move(self.num), move(self.off))
 
+    def but(self, mask: NDArray[np.bool_], other: Storage) -> Storage:
+        """This relation, and another's where the mask is true."""
+        pairs = (self.den, other.den), (self.num, other.num), (self.off, other.off)
+        return Storage(*(np.where(mask, theirs, own) for own, theirs in pairs))
+
     def then_encode(self, a: Array, b: Array) -> Storage:
         """Store once more: v'' = a*v' + b, a zero `a` included where v' is not dead."""
         return Storage(self.den, a * self.num, a * self.off + b * self.den)

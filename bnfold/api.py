@@ -21,7 +21,7 @@ from bnfold.graph import Model
 from bnfold.patch import Patched, patch, tensors, witness_of
 from bnfold.results import Affine, Count, Explained, Facts, Optimized
 from bnfold.runtime import resolve_providers
-from bnfold.solver import Outcome, Solution, names
+from bnfold.solver import Outcome, Solution, matches
 from bnfold.source import ModelLike, Source, is_external, read, tensor_nbytes
 from bnfold.witness import Witness
 from bnfold.write import destination, staged
@@ -238,7 +238,7 @@ def _unmatched(solution: Solution, keep: Iterable[str], only: Iterable[str]) -> 
         f"{option} {pattern!r} matches no node that could be folded"
         for option, patterns in (("--keep", keep), ("--only", only))
         for pattern in patterns
-        if not any(names(pattern, label) for label in labels)
+        if not any(matches(pattern, label) for label in labels)
     )
 
 

@@ -138,12 +138,12 @@ def _misfit(edit: Edit, biased: bool) -> str:
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         high = float(np.prod([np.max(np.abs(factor), initial=0.0) for factor in edit.factors]))
         low = float(np.prod([_least(factor) for factor in edit.factors]))
-    shifts = edit.shift is not None and (edit.base is None or edit.hint == "bias")
-    if largest > 1e20 and low > 1e-20 and high < 1e20:
-        value = edit.shift() if shifts and edit.shift is not None else None
-    else:
+    value: Array
+    if not (largest > 1e20 and low > 1e-20 and high < 1e20):
         value = edit.value()
-    if value is None:
+    elif edit.shift is not None and (edit.base is None or edit.hint == "bias"):
+        value = edit.shift()  # the rest is far from the limits
+    else:
         return ""
     if not np.all(np.abs(value) <= largest):
         return f"the new {edit.hint} would overflow {type_.name}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import onnx
 
 from bnfold.calls import Functions, Key, callee, domain_of, key_of
-from bnfold.protos import bodies, every_node
+from bnfold.protos import Names, bodies, every_node
 from bnfold.witness import Call, Where
 
 
@@ -73,12 +73,7 @@ class _Inliner:
         self.wanted = wanted
         self.result = result
         self.key: dict[Where, Key] = {}
-        self.taken = {name for node in every_node(functions.model.graph.node) for name in (*node.input, *node.output)}
-        graphs = [functions.model.graph]
-        while graphs:
-            graph = graphs.pop()
-            self.taken.update(item.name for group in (graph.input, graph.output, graph.initializer) for item in group)
-            graphs += [body for node in graph.node for _, body in bodies(node)]
+        self.names = Names(functions.model)
 
     def graph(self, graph: onnx.GraphProto, level: Where, path: tuple[int, ...]) -> None:
         """Replace the calls in a graph and in its bodies."""
@@ -131,7 +126,7 @@ class _Inliner:
         fresh: dict[str, str] = {}
         for name in _defined(function.node):
             if name not in names and name not in fresh:
-                fresh[name] = self._unique(f"{label}/{name}")
+                fresh[name] = self.names.fresh(f"{label}/{name}")
         self.result.calls[here] = Call(label, fresh)
         names |= fresh
         values = {attribute.name: attribute for attribute in (*function.attribute_proto, *call.attribute)}
@@ -144,14 +139,6 @@ class _Inliner:
             node.name = node.name and f"{label}/{node.name}"
             _set_references(node, values)
         return nodes
-
-    def _unique(self, wanted: str) -> str:
-        name, n = wanted, 1
-        while name in self.taken:
-            n += 1
-            name = f"{wanted}.{n}"
-        self.taken.add(name)
-        return name
 
 
 def _defined(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:

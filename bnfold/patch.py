@@ -11,7 +11,7 @@ from onnx import AttributeProto, TensorProto
 
 from bnfold.graph import Graph, Model
 from bnfold.plan import Edit, GraphPlan, NewBias, NewConstant, Plan, SetAttribute, SetOperator
-from bnfold.protos import bodies
+from bnfold.protos import Names, bodies
 from bnfold.source import is_external, tensor_nbytes
 from bnfold.witness import GraphWitness, Witness
 
@@ -58,7 +58,7 @@ class _Editor:
         self.model = model
         self.result = result
         self.graphs = {graph.path: graph.within(result.proto) for graph in model.graphs}
-        self.taken = set(_all_names(result.proto))
+        self.names = Names(result.proto)
         self.loose: list[tuple[str, str]] = []
         """(graph path, name) of constants that lost a reader."""
         self.replaced: dict[tuple[str, str], list[TensorProto]] = {}
@@ -99,13 +99,13 @@ class _Editor:
         node = self.graphs[graph.path].node[index]
         label = graph.nodes[index].label
         output = node.output[0]
-        before = self._unique(f"{output}.without_bias")
+        before = self.names.fresh(f"{output}.without_bias")
         shift, forms = edit.shift, {}
         if self.model.opset < 7:  # broadcasting knew no axes of size one
             axis = max((i for i, size in enumerate(shift.shape) if size > 1), default=shift.ndim - 1)
             shift, forms = shift.reshape(-1), {"broadcast": 1, "axis": axis}
         constant = NewConstant(1, "bias", edit.type, shift.shape, None, (), lambda: shift)
-        added = onnx.NodeProto(op_type="Add", name=self._unique(f"{label}.add_bias"), domain=node.domain)
+        added = onnx.NodeProto(op_type="Add", name=self.names.fresh(f"{label}.add_bias"), domain=node.domain)
         added.input.extend([before, self._new_constant(graph, index, constant)])
         added.output.append(output)
         for name, value in forms.items():
@@ -119,7 +119,7 @@ class _Editor:
         if self.model.proto.ir_version < 4:
             holder = self.model.main  # a body could not list the new constant among its inputs
         stem = base.removesuffix(".folded") or f"{graph.nodes[index].label}.{edit.hint}"
-        tensor = TensorProto(name=self._unique(f"{stem}.folded"), data_type=edit.type, dims=edit.shape)
+        tensor = TensorProto(name=self.names.fresh(f"{stem}.folded"), data_type=edit.type, dims=edit.shape)
         if edit.base is not None and edit.base.tensor is not None and is_external(edit.base.tensor):
             tensor.data_location = TensorProto.EXTERNAL
         proto = self.graphs[holder.path]
@@ -130,14 +130,6 @@ class _Editor:
         if base:
             self.replaced.setdefault((holder.path, base), []).append(tensor)
         return tensor.name
-
-    def _unique(self, wanted: str) -> str:
-        name, n = wanted, 1
-        while name in self.taken:
-            n += 1
-            name = f"{wanted}.{n}"
-        self.taken.add(name)
-        return name
 
     def sweep(self) -> None:
         """Delete the nodes that left, what only computed constants that nobody reads any more, and those constants."""
@@ -256,20 +248,6 @@ def _delete(repeated, condemned) -> None:  # type: ignore[no-untyped-def]
     for index in range(len(repeated) - 1, -1, -1):
         if condemned(repeated[index]):
             del repeated[index]
-
-
-def _all_names(model: onnx.ModelProto) -> Iterator[str]:
-    stack = [model.graph]
-    while stack:
-        graph = stack.pop()
-        for group in (graph.input, graph.output, graph.value_info, graph.initializer):
-            yield from (item.name for item in group)
-        yield from (sparse.values.name for sparse in graph.sparse_initializer)
-        for node in graph.node:
-            yield node.name
-            yield from node.input
-            yield from node.output
-            stack += [body for _, body in bodies(node)]
 
 
 def tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:

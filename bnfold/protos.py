@@ -1,4 +1,4 @@
-"""Walking the nodes of a model file, those inside of nodes included."""
+"""Walking the nodes of a model file, those inside of nodes included; the names that are taken in it."""
 
 from __future__ import annotations
 
@@ -28,3 +28,33 @@ def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
             continue
         yield node
         stack += [iter(body.node) for _, body in bodies(node)]
+
+
+class Names:
+    """The names of a model's tensors and nodes, so that a new one can be told from them."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._taken = set(_names(model.graph))
+
+    def fresh(self, wanted: str) -> str:
+        """`wanted`, numbered where it is taken; from now on it is."""
+        name, n = wanted, 1
+        while name in self._taken:
+            n += 1
+            name = f"{wanted}.{n}"
+        self._taken.add(name)
+        return name
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str]:
+    stack = [graph]
+    while stack:
+        graph = stack.pop()
+        for group in (graph.input, graph.output, graph.value_info, graph.initializer):
+            yield from (item.name for item in group)
+        yield from (sparse.values.name for sparse in graph.sparse_initializer)
+        for node in graph.node:
+            yield node.name
+            yield from node.input
+            yield from node.output
+            stack += [body for _, body in bodies(node)]

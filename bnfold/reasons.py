@@ -49,10 +49,10 @@ class Reason:
 
     code: str
     text: str
-    at: str = ""
+    at: str
     """Name of the node or tensor at fault."""
-    unlock: str = ""
-    """What the user could change to make the fold possible; empty where nothing would."""
+    unlock: str
+    """What the user could change to make the fold possible, or "nothing", and why."""
     channels: tuple[int, ...] = ()
     """The channels at fault, at most the first eight, as they are counted where it ended."""
     values: tuple[float, ...] = ()
@@ -61,7 +61,7 @@ class Reason:
     """Affine nodes, at most four, but for whose folds this could have gone on."""
 
     def __post_init__(self) -> None:
-        assert self.code in CODES, self.code
+        assert self.code in CODES and self.unlock, self
         assert len(self.values) in (0, len(self.channels)), self
 
     def on(self, channels: tuple[int, ...]) -> Reason:
@@ -73,7 +73,7 @@ class Reason:
         if not rivals:
             return self
         instead = f"--keep {'it' if len(rivals) == 1 else 'them'}, so that another leaves instead"
-        return replace(self, because=rivals, unlock=f"{self.unlock}, or {instead}" if self.unlock else instead)
+        return replace(self, because=rivals, unlock=f"{self.unlock}, or {instead}")
 
 
 def plural(count: int, noun: str) -> str:

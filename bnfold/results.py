@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -12,6 +11,7 @@ from typing import Any
 import onnx
 
 from bnfold.certificate import Certificate
+from bnfold.noise import finite
 from bnfold.reasons import Reason
 from bnfold.verification import Verification
 from bnfold.witness import Witness
@@ -49,12 +49,8 @@ class Affine:
 
 def _reason_json(reason: Reason) -> dict[str, Any]:
     entry: dict[str, Any] = {"code": reason.code, "reason": reason.text, "at": reason.at, "unlock": reason.unlock}
-    lists = {"channels": reason.channels, "values": map(_finite, reason.values), "because": reason.because}
+    lists = {"channels": reason.channels, "values": map(finite, reason.values), "because": reason.because}
     return entry | {name: found for name, values in lists.items() if (found := list(values))}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)

@@ -170,3 +170,20 @@ def test_the_plan_edits_every_node_that_sees_a_restored_tensor(make: Callable[[B
         if node.index not in state.leaving:
             (accept,) = state.ask(node, {}, everything_fixed=True)
             assert len(accept.edits) == len(state.plan.edits.get(node.index, ())), node.label
+
+
+def test_what_is_taken_back_takes_up_the_demands_that_stay() -> None:
+    """The first affine was pushed into the second, which then left: taken back, it holds what the first one was."""
+    b = Builder()
+    x = b.bn(b.input(3, 4, 5, 5), name="first")
+    b.conv(b.bn(x, name="second"), 2, 1)
+    solver = GraphSolver(Model(read(b.model())).main, (), (), frozenset(), math.inf)
+    first, second = (node for node in solver.graph.nodes if node.op == "BatchNormalization")
+    solver.sweep([first.index])
+    solver.sweep([second.index])
+    state = solver.state
+    assert set(state.leaving) == {first.index, second.index}
+    state.undo(state.depending([second.index]))
+    (accept,) = state.ask(second, {}, everything_fixed=True)
+    assert set(state.leaving) == {first.index}
+    assert len(state.plan.edits[second.index]) == len(accept.edits) > 0

@@ -116,7 +116,7 @@ def test_a_reason_shows_three_channels_with_their_values_and_what_left() -> None
 
 
 def many_kept() -> Optimized:
-    at_home = [kept(f"bn_{n}", Reason("training-mode", "batch statistics", f"bn_{n}")) for n in range(3)]
+    at_home = [kept(f"bn_{n}", Reason("training-mode", "batch statistics", f"bn_{n}", "export it")) for n in range(3)]
     rivals = [kept(f"bn_{n}", replace(PADDED, text=f"zeros pad {n}", because=("bn_99",))) for n in range(3, 13)]
     return result(*at_home, *rivals, kept("bn_13"))
 
@@ -126,23 +126,26 @@ def test_more_than_a_dozen_are_told_by_reason_the_most_first() -> None:
     sentence, unlock = CODES["padded-shift"], f"; to unlock: {PADDED.unlock}"
     assert lines[lines.index("kept: 14") + 1 :] == [
         f"  10 BatchNormalization, from bn_3 to bn_12  padded-shift at conv_9: {sentence}, because bn_99 left{unlock}",
-        "  3 BatchNormalization, from bn_0 to bn_2  training-mode: batch statistics",
+        "  3 BatchNormalization, from bn_0 to bn_2  training-mode: batch statistics; to unlock: export it",
         f"  bn_13  BatchNormalization  padded-shift at conv_9: zeros pad it (channels 0, 1){unlock}",
         "  (-v lists every one)",
     ]  # fmt: skip
 
 
 def test_verbose_lists_every_one_with_all_its_ways() -> None:
-    reasons = (PADDED, Reason("graph-input", "it is the input", "x", "", (7,)))
+    reasons = (PADDED, Reason("graph-input", "it is the input", "x", "scale it", (7,)))
     two = Affine("bn_20", "BatchNormalization", "kept", reasons=reasons)
     said = text(report.explained(replace(many_kept(), affines=(*many_kept().affines, two)), verbose=True))
     assert said.count("  BatchNormalization  padded") + said.count("  BatchNormalization  training") == 15
-    assert said.endswith("pad with the shift\n      also graph-input at x: it is the input (channel 7)\n")
+    assert said.endswith(
+        "pad with the shift\n      also graph-input at x: it is the input (channel 7); to unlock: scale it\n"
+    )
 
 
 def test_a_reason_at_the_node_itself_names_it_once() -> None:
-    said = text(report.explained(result(kept(reason=Reason("training-mode", "batch statistics", "bn_9")))))
-    assert "  bn_9  BatchNormalization  training-mode: batch statistics\n" in said
+    reason = Reason("training-mode", "batch statistics", "bn_9", "export it")
+    said = text(report.explained(result(kept(reason=reason))))
+    assert "  bn_9  BatchNormalization  training-mode: batch statistics; to unlock: export it\n" in said
 
 
 def test_explain_speaks_of_what_can_be() -> None:

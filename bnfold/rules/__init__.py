@@ -28,6 +28,7 @@ from bnfold.rules import (
 )
 from bnfold.rules.base import Accept, Refused, Rule, View
 from bnfold.rules.scaling import Source, as_source
+from bnfold.rules.unlocks import LAYER_BETWEEN
 
 RULES: dict[str, Rule] = {
     "Conv": convolution.conv,
@@ -149,7 +150,11 @@ def apply(view: View) -> list[Accept]:
     if rule is None and node.proto.op_type.startswith(_QUANTIZED):
         raise quantization.quantized(view, f"{node.op} computes with integers")
     if rule is None:
-        raise view.refuse("opaque-op", f"{node.op} is not affine in this tensor, or has no rule")
+        raise view.refuse(
+            "opaque-op",
+            f"{node.op} is not affine in this tensor, or has no rule",
+            LAYER_BETWEEN,
+        )
     return rule(view)
 
 

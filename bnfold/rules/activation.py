@@ -78,7 +78,11 @@ def _slopes(view: View) -> Array | None:
     if view.node.version < 7 and slopes.ndim == 1:  # one slope for each channel
         slopes = slopes.reshape(-1, *(1,) * (rank - 2))
     if slopes.ndim > rank:
-        raise view.refuse("unsupported-form", "the slopes of PRelu have more axes than its input")
+        raise view.refuse(
+            "unsupported-form",
+            "the slopes of PRelu have more axes than its input",
+            "reshape the slopes to the axes of the input",
+        )
     return lift(slopes, rank)
 
 

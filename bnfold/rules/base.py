@@ -78,7 +78,7 @@ class View:
     """Whether an Add put behind this node would only replace the Add that is to leave."""
 
     def refuse(
-        self, code: str, text: str, unlock: str = "", channels: tuple[int, ...] = (), values: tuple[float, ...] = ()
+        self, code: str, text: str, unlock: str, channels: tuple[int, ...] = (), values: tuple[float, ...] = ()
     ) -> Refused:
         """A refusal at this node."""
         return Refused(Reason(code, text, self.node.label, unlock, channels, values))

@@ -17,8 +17,9 @@ import numpy as np
 from bnfold.affine import AGREE, ROUNDING, Array, Storage
 from bnfold.constants import Constant
 from bnfold.plan import Edit, NewConstant
-from bnfold.rules.base import OUT, View, compress, need_decode, need_encode
+from bnfold.rules.base import OUT, Accept, View, compress, need_decode, need_encode
 from bnfold.rules.convolution import constant_weight
+from bnfold.rules.unlocks import CONSTANTS, NOT_ZERO, UNIFORM
 from bnfold.sums import exact_sum
 
 LIMIT = 1 << 24
@@ -74,7 +75,7 @@ class Product:
         lacking = [name for name, size in zip(self.order, array.shape, strict=True) if size > 1 and name not in names]
         if lacking:
             raise self.view.refuse(
-                "row-axis", f"the demand varies on an axis that {self.view.port(key).name!r} does not have"
+                "row-axis", f"the demand varies on an axis that {self.view.port(key).name!r} does not have", UNIFORM
             )
         kept = [self.order.index(name) for name in names if name]
         others = [axis for axis in range(array.ndim) if axis not in kept]
@@ -93,6 +94,11 @@ def roles(view: View) -> list[tuple[int, int]]:
             return [(1 - w, w)]
     asked = view.port(1).fixed and not view.port(1).storage.is_identity
     return [(1, 0), (0, 1)] if asked else [(0, 1), (1, 0)]
+
+
+def decided(accepts: list[Accept]) -> list[Accept]:
+    """One way is enough where none leaves anything to decide."""
+    return next(([accept] for accept in accepts if not accept.assign), accepts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +146,7 @@ def meet(product: Product, given: Array | None = None) -> Met:
             x_a = product.local(product.x, passing / _nonzero(view, product.joint(product.x, alpha)))
             wants[product.x] = Storage.encode(x_a, -x_a * beta)
         else:
-            raise view.refuse("row-axis", f"scales along the rows of {view.node.op} differ on its two sides")
+            raise view.refuse("row-axis", f"scales along the rows of {view.node.op} differ on its two sides", UNIFORM)
     factors = (alpha_within, a_within, np.full((1,) * len(product.order), rest))
     return Met(wants, weight_edits(product, factors, wants), a, beta)
 
@@ -150,13 +156,14 @@ def _meet_zeros(product: Product) -> Met:
     view = product.view
     x, y = view.port(product.x).storage, view.port(OUT).storage
     pushed = x.has_decode and y.has_decode
+    stuck = view.refuse("zero-scale", f"a channel of scale zero reaches {view.node.op}, which cannot undo it", NOT_ZERO)
     if not pushed and not (x.has_encode and y.has_encode and x.is_scale):
-        raise view.refuse("zero-scale", f"a channel of scale zero reaches {view.node.op}, which cannot undo it")
+        raise stuck
     of_x, of_y = (x.alpha, y.alpha) if pushed else (x.a, y.a)
     x_rows, x_within = _separate(view, product.joint(product.x, of_x), product.rows)
     y_rows, y_within = _separate(view, product.joint(OUT, of_y), product.rows)
     if not np.all(np.abs(x_rows - y_rows) <= AGREE):
-        raise view.refuse("zero-scale", f"a channel of scale zero reaches {view.node.op}, which cannot undo it")
+        raise stuck
     wants: dict[int, Storage] = {}
     factors = (x_within, 1 / _nonzero(view, y_within)) if pushed else (y_within, 1 / _nonzero(view, x_within))
     edits = weight_edits(product, factors, wants)
@@ -190,7 +197,7 @@ def arrived(product: Product, beta: Array) -> Array:
     if not np.any(shift != 0):
         return np.zeros((1,) * len(product.labels[OUT]))
     if weight is None:
-        raise view.refuse("dynamic-weight", f"the weights of {view.node.op} are computed at run time")
+        raise view.refuse("dynamic-weight", f"the weights of {view.node.op} are computed at run time", CONSTANTS)
     alone = [name for name in product.labels[product.x] if name and name not in own and name not in product.labels[OUT]]
     shift = _summed(product, shift, alone) * product.gain
     gone = product.axes(name for name in own if name not in product.labels[OUT])
@@ -198,7 +205,7 @@ def arrived(product: Product, beta: Array) -> Array:
     rows = [axis for axis, size in enumerate(shift.shape) if size > 1 and matrix.shape[axis] == 1]
     count = math.prod(shift.shape[axis] for axis in rows)
     if count > 1 and count * matrix.size > LIMIT:
-        raise view.refuse("row-axis", f"a shift of {count} rows would take too long to move")
+        raise view.refuse("row-axis", f"a shift of {count} rows would take too long to move", UNIFORM)
     shape = [n if axis not in gone else 1 for axis, n in enumerate(np.broadcast_shapes(shift.shape, matrix.shape))]
     total = np.zeros(shape)
     for index in np.ndindex(*(shift.shape[axis] for axis in rows)):
@@ -216,7 +223,7 @@ def arrived_shape(product: Product, beta: Array) -> tuple[int, ...]:
     """The shape of what `arrived` returns, where there is a shift."""
     weight = product.weight
     if weight is None:
-        raise product.view.refuse("dynamic-weight", "the weights are computed at run time")
+        raise product.view.refuse("dynamic-weight", "the weights are computed at run time", CONSTANTS)
     own, out = dict(zip(product.labels[product.w], weight.shape, strict=True)), product.labels[OUT]
     sizes = zip(product.order, product.joint(product.x, beta).shape, strict=True)
     varying = {name: max(size, own.get(name, 1)) for name, size in sizes}
@@ -252,11 +259,15 @@ def _separate(view: View, array: Array, rows: list[int]) -> tuple[Array, Array]:
         return np.ones((1,) * array.ndim), within
     along = along / top
     if not np.all(np.abs(array - along * within) <= AGREE * np.abs(array)):
-        raise view.refuse("row-axis", f"a scale that mixes the rows and the weights of {view.node.op} does not pass")
+        raise view.refuse(
+            "row-axis", f"a scale that mixes the rows and the weights of {view.node.op} does not pass", UNIFORM
+        )
     return along, within
 
 
 def _nonzero(view: View, array: Array) -> Array:
     if np.any(array == 0):
-        raise view.refuse("zero-scale", f"a channel of scale zero reaches {view.node.op} beside rows that differ")
+        raise view.refuse(
+            "zero-scale", f"a channel of scale zero reaches {view.node.op} beside rows that differ", NOT_ZERO
+        )
     return array

@@ -14,7 +14,7 @@ from bnfold.affine import Array, Storage
 from bnfold.constants import Constant
 from bnfold.plan import Edit, NewConstant
 from bnfold.rules.base import OUT, Accept, View, channel_count, faults, need_decode, need_encode, only_axis
-from bnfold.rules.unlocks import CONSTANT, CONSTANTS, NO_SHIFT, SIZED
+from bnfold.rules.unlocks import CONSTANT, CONSTANTS, NO_SHIFT, SIZED, VALID
 from bnfold.sums import exact_sum
 
 
@@ -80,7 +80,7 @@ def _weight(view: View) -> tuple[Constant | None, tuple[int, ...]]:
         raise view.refuse("unknown-shape", f"the shape of the weights of {view.node.op} is not known", SIZED)
     group = view.node.get_int("group", 1)
     if len(shape) < 3 or group < 1 or shape[0] % group:
-        raise view.refuse("unsupported-form", f"the weights of {view.node.op} have shape {shape}")
+        raise view.refuse("unsupported-form", f"the weights of {view.node.op} have shape {shape}", VALID)
     return weight, shape
 
 

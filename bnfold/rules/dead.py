@@ -95,9 +95,7 @@ def _without(port: Port, dead: Mask) -> Storage:
     lacking = tuple(axis for axis, size in enumerate(shape) if size == 1 and dead.shape[axis] != 1)
     mask = np.all(dead, axis=lacking, keepdims=True)
     mask = mask.reshape(mask.shape[dead.ndim - port.rank :])
-    one = Storage.identity(port.rank)
-    parts = ((port.storage.den, one.den), (port.storage.num, one.num), (port.storage.off, one.off))
-    return Storage(*(compress(np.where(mask, other, own)) for own, other in parts))
+    return port.storage.but(mask, Storage.identity(port.rank)).map(compress)
 
 
 def _joined(view: View, accept: Accept, dead: Mask, value: Array) -> Accept:
@@ -105,8 +103,6 @@ def _joined(view: View, accept: Accept, dead: Mask, value: Array) -> Accept:
     out = view.port(OUT)
     living = accept.assign.get(OUT, _without(out, dead))
     known = Storage.decode(np.zeros_like(value), value)
-    parts = ((living.den, known.den), (living.num, known.num), (living.off, known.off))
-    want = Storage(*(compress(np.where(dead, other, own)) for own, other in parts))
-    settled = view.settle({OUT: want})
+    settled = view.settle({OUT: living.but(dead, known).map(compress)})
     assign = {key: storage for key, storage in accept.assign.items() if key != OUT}
     return Accept({**assign, **settled.assign}, accept.edits)

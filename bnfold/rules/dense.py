@@ -13,11 +13,10 @@ import numpy as np
 from bnfold.affine import Array, Storage, snap
 from bnfold.constants import Constant
 from bnfold.plan import Edit, NewBias, NewConstant, SetAttribute
-from bnfold.rules.base import OUT, Accept, Port, View, compress, lift, need_encode
-from bnfold.rules.contraction import Labels, Met, Product, arrived, arrived_shape, meet, roles
-from bnfold.rules.einsum import decided
-from bnfold.rules.operands import first_accepted
-from bnfold.rules.unlocks import CONSTANT, NOT_ZERO, UNIFORM
+from bnfold.rules.base import OUT, Accept, Port, View, lift, need_encode
+from bnfold.rules.contraction import Labels, Met, Product, arrived, arrived_shape, decided, meet, roles
+from bnfold.rules.operands import first_accepted, fitted
+from bnfold.rules.unlocks import CONSTANT, NOT_ZERO, VALID
 
 
 def gemm(view: View) -> list[Accept]:
@@ -47,7 +46,7 @@ def _gemm(product: Product) -> list[Accept]:
     view = product.view
     node, y, c = view.node, view.port(OUT), _addend(view)
     if any(len(view.port(key).shape) != 2 for key in (0, 1, OUT)):
-        raise view.refuse("unsupported-form", "the operands of Gemm are no matrices")
+        raise view.refuse("unsupported-form", "the operands of Gemm are no matrices", VALID)
     leads = c is not None and c.fixed and not y.fixed and not c.storage.is_identity
     met = meet(product, lift(need_encode(view, c.storage)[0], 2) if c is not None and leads else None)
     if met.passed is not None:
@@ -62,12 +61,12 @@ def _gemm(product: Product) -> list[Accept]:
 
     def to_output() -> Accept:
         through = q * lift(own, 2) if leads or c.fixed else 0.0
-        storage = c.storage if leads or c.fixed else _addend_storage(view, c, met.a, np.zeros((1, 1)))
+        storage = c.storage if leads or c.fixed else fitted(view, c, met.a, np.zeros((1, 1)), 2)
         back = Storage.encode(met.a, snap(through - shift, shift, np.asarray(through)))
         return view.settle({**met.wants, OUT: back, 2: storage}, met.edits)
 
     def to_addend() -> Accept:
-        storage = _addend_storage(view, c, met.a, snap(shift + b, shift, b) / q)
+        storage = fitted(view, c, met.a, snap(shift + b, shift, b) / q, 2)
         return view.settle({**met.wants, OUT: Storage.encode(met.a, b), 2: storage}, met.edits)
 
     return decided(first_accepted([to_addend, to_output], view, "conflict", "no operand is free to take the shift"))
@@ -82,19 +81,6 @@ def _addend(view: View) -> Port | None:
     if port.pinned:
         raise view.refuse("dynamic-weight", "the bias of Gemm is computed at run time", CONSTANT)
     return port
-
-
-def _addend_storage(view: View, c: Port, a: Array, b: Array) -> Storage:
-    """Encode (a, b), given for the output, on C; refuses where C lacks an axis on which they vary."""
-    fitted = []
-    for array in (compress(a), compress(b)):
-        shape = (1,) * (2 - c.rank) + tuple(c.shape)
-        if any(n != 1 and dim == 1 for n, dim in zip(array.shape, shape, strict=True)):
-            raise view.refuse(
-                "lacks-axis", f"operand {c.name!r} of Gemm has no axis for what varies in its output", UNIFORM
-            )
-        fitted.append(array.reshape(array.shape[2 - c.rank :]))
-    return Storage.encode(*fitted)
 
 
 def _new_addend(product: Product, met: Met, b: Array) -> tuple[Edit, ...]:
@@ -164,7 +150,7 @@ def _matmul_labels(view: View) -> dict[int, Labels]:
     """(b1, b0, m, k), (b1, b0, k, n) and (b1, b0, m, n), of which a vector has k only."""
     first, second = view.port(0).shape, view.port(1).shape
     if not first or not second:
-        raise view.refuse("unsupported-form", "MatMul of a number")
+        raise view.refuse("unsupported-form", "MatMul of a number", VALID)
     batch = {}
     for slot, shape, other in ((0, first, second), (1, second, first)):
         lead, met = shape[:-2][::-1], other[:-2][::-1]

@@ -11,9 +11,9 @@ import numpy as np
 
 from bnfold.affine import Storage, snap
 from bnfold.rules.base import OUT, Accept, View, need_encode
-from bnfold.rules.contraction import Labels, Product, arrived, meet, roles
+from bnfold.rules.contraction import Labels, Product, arrived, decided, meet, roles
 from bnfold.rules.operands import first_accepted
-from bnfold.rules.unlocks import NO_SHIFT
+from bnfold.rules.unlocks import NO_SHIFT, VALID
 
 
 def einsum(view: View) -> list[Accept]:
@@ -22,11 +22,6 @@ def einsum(view: View) -> list[Accept]:
     labels = {0: terms[0], 1: terms[1], OUT: out}
     ways = [Product(view, x, w, labels) for x, w in roles(view)]
     return decided(first_accepted([partial(_met, way) for way in ways], view, "conflict", "no operand is free"))
-
-
-def decided(accepts: list[Accept]) -> list[Accept]:
-    """One way is enough where none leaves anything to decide."""
-    return next(([accept] for accept in accepts if not accept.assign), accepts)
 
 
 def _met(product: Product) -> Accept:
@@ -54,9 +49,13 @@ def _equation(view: View) -> tuple[list[Labels], Labels]:
         letters = sorted({letter for term in terms for letter in term})
         right = "".join(letter for letter in letters if left.count(letter) == 1)
     if len(terms) != 2 or any(len(set(term)) < len(term) for term in (*terms, tuple(right))):
-        raise view.refuse("unsupported-form", f"the equation {equation!r} is not one of two plain operands")
+        raise view.refuse(
+            "unsupported-form",
+            f"the equation {equation!r} is not one of two plain operands",
+            "use a MatMul with Transpose or Reshape around it",
+        )
     if any(len(view.port(slot).shape) != len(terms[slot]) for slot in (0, 1)):
-        raise view.refuse("unsupported-form", f"the equation {equation!r} does not fit its operands")
+        raise view.refuse("unsupported-form", f"the equation {equation!r} does not fit its operands", VALID)
     return [_met_by(view, slot, terms) for slot in (0, 1)], tuple(right)
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 
 from bnfold.affine import Storage
-from bnfold.rules.base import OUT, Accept, Mask, View, arriving, channel_count, channels_where, faults
-from bnfold.rules.unlocks import NO_SHIFT, NOT_ZERO
+from bnfold.rules.base import OUT, Accept, Mask, View, arriving, channel_count, faults
+from bnfold.rules.unlocks import NO_SHIFT
 from bnfold.source import FLOATS
 
 
@@ -22,14 +22,6 @@ def same_on_both(view: View, check: Callable[[Storage], Storage]) -> list[Accept
         return [view.settle({OUT: check(x.storage)})]
     check(y.storage)
     return [view.settle({0: y.storage})]
-
-
-def refuse_dead(view: View, storage: Storage) -> None:
-    """Refuse to make an output constant that was not."""
-    dead = storage.den == 0
-    if np.any(dead):
-        text = f"a dead channel cannot go backwards through {view.node.op}"
-        raise view.refuse("zero-scale", text, NOT_ZERO, channels_where(dead))
 
 
 def refuse_shift(view: View, storage: Storage, shifted: Mask) -> None:
@@ -55,7 +47,11 @@ def cast(view: View) -> list[Accept]:
     """y = x in another float type (Cast, CastLike): passes."""
     graph, node = view.node.graph, view.node
     if graph.type(node.inputs[0]) not in FLOATS or graph.type(node.outputs[0]) not in FLOATS:
-        raise view.refuse("opaque-op", f"{node.op} to or from another than a float type")
+        raise view.refuse(
+            "opaque-op",
+            f"{node.op} to or from another than a float type",
+            "cast before the layers around the affine, or behind them",
+        )
     return same_on_both(view, lambda storage: storage)
 
 

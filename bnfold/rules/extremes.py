@@ -42,7 +42,9 @@ def _alike(view: View, slots: Sequence[int]) -> tuple[Storage, Accept]:
     for slot in slots:
         constant = view.port(slot).constant
         if constant is not None and not _is_finite(view, slot, constant):
-            raise view.refuse("out-of-range", f"the constant at input {slot} of {view.node.op} is not finite")
+            raise view.refuse(
+                "out-of-range", f"the constant at input {slot} of {view.node.op} is not finite", "make it finite"
+            )
     return Storage.encode(a, b), Accept(accept.assign, constant_edits(view, slots, "operand"))
 
 

@@ -7,6 +7,7 @@ from onnx import TensorProto
 
 from bnfold.plan import SetAttribute
 from bnfold.rules.base import View
+from bnfold.rules.unlocks import LESS_EXTREME
 
 
 def set_float(view: View, name: str, value: float, exactly: bool = False) -> SetAttribute:
@@ -20,7 +21,9 @@ def set_float(view: View, name: str, value: float, exactly: bool = False) -> Set
     precise = exactly or view.node.graph.type(view.node.inputs[0]) not in _COARSE
     if not np.isfinite(stored) or (precise and stored != value) or (value != 0 and abs(stored) < _SMALLEST):
         raise view.refuse(
-            "out-of-range", f"{value:.9g} does not fit the attribute {name!r} of {view.node.op}, which is a float32"
+            "out-of-range",
+            f"{value:.9g} does not fit the attribute {name!r} of {view.node.op}, which is a float32",
+            LESS_EXTREME,
         )
     return SetAttribute(name, stored)
 

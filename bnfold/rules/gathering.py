@@ -37,7 +37,7 @@ def _compressed(view: View, index: Positions, _: int) -> Positions:
 
 def _given_axis(view: View) -> dict[int, int | None]:
     if "axis" not in view.node.attributes:
-        raise view.refuse("opaque-op", "Compress without an axis flattens")
+        raise view.refuse("opaque-op", "Compress without an axis flattens", "give Compress an axis")
     return along_axis(view)
 
 

@@ -15,7 +15,7 @@ from bnfold.affine import Array, Storage
 from bnfold.graph import Dim, Shape
 from bnfold.rules.base import OUT, Accept, View, compress, restored_constant
 from bnfold.rules.elementwise import refuse_shift, same_on_both
-from bnfold.rules.unlocks import SIZED
+from bnfold.rules.unlocks import SIZED, VALID
 from bnfold.sizes import factors
 
 
@@ -69,7 +69,7 @@ def _reshaped(view: View, array: Array, old: Shape, new: Shape) -> Array:
         if len(known_old) != len(old_dims) or len(known_new) != len(new_dims):
             raise view.refuse("not-uniform", f"{view.node.op} mixes channels with a dimension of unknown size", SIZED)
         if math.prod(known_old) != math.prod(known_new):
-            raise view.refuse("unknown-shape", f"{view.node.op} goes from {old} to {new}, which do not match")
+            raise view.refuse("unknown-shape", f"{view.node.op} goes from {old} to {new}, which do not match", VALID)
         full += known_old
         sizes += known_new
     return compress(np.broadcast_to(array, full).reshape(sizes))

@@ -16,7 +16,16 @@ from bnfold.affine import ROUNDING, Array
 from bnfold.constants import Constant
 from bnfold.plan import Edit, NewConstant, SetAttribute
 from bnfold.rules.base import OUT, Accept, View, faults, need_decode, need_encode
-from bnfold.rules.unlocks import CONSTANT, NO_SHIFT, OTHER_OPERATOR, POSITIVE, UNIFORM
+from bnfold.rules.unlocks import (
+    CONSTANT,
+    LAYER_BETWEEN,
+    LESS_EXTREME,
+    NO_SHIFT,
+    OTHER_OPERATOR,
+    POSITIVE,
+    UNIFORM,
+    VALID,
+)
 
 EPSILON = float(np.float32(1e-5))
 """Default of `epsilon` in every one of these operators."""
@@ -37,7 +46,7 @@ def group_norm(view: View) -> list[Accept]:
     node, channels = view.node, _channels(view)
     groups = node.get_int("num_groups", 1)
     if groups < 1 or channels % groups:
-        raise view.refuse("unsupported-form", f"{channels} channels do not make {groups} groups")
+        raise view.refuse("unsupported-form", f"{channels} channels do not make {groups} groups", VALID)
     alpha, beta = need_decode(view, view.port(0).storage)
     _uniform(view, beta, "shift", range(2, beta.ndim))
     if beta.shape[1] > 1:
@@ -105,7 +114,11 @@ def softmax(view: View) -> list[Accept]:
 
 def _untouched_output(view: View) -> None:
     if not view.port(OUT).storage.is_identity:
-        raise view.refuse("opaque-op", f"{view.node.op} has no constants to store its output differently")
+        raise view.refuse(
+            "opaque-op",
+            f"{view.node.op} has no constants to store its output differently",
+            LAYER_BETWEEN,
+        )
 
 
 def _channels(view: View) -> int:
@@ -120,7 +133,11 @@ def _first_axis(view: View) -> int:
     node, rank = view.node, view.port(0).rank
     own = [name for name in node.outputs[1:] if name]
     if any(node.graph.consumers.get(name) or name in node.graph.output_set | node.graph.captured for name in own):
-        raise view.refuse("unsupported-form", f"the statistics that {node.op} computes are read too")
+        raise view.refuse(
+            "unsupported-form",
+            f"the statistics that {node.op} computes are read too",
+            "drop the outputs for the mean and the deviation",
+        )
     return node.get_int("axis", -1) % rank
 
 
@@ -167,7 +184,11 @@ def _epsilon(view: View, alpha: Array) -> tuple[Edit, ...]:
     with np.errstate(over="ignore", under="ignore"):
         new = float(np.float32(old / float(sizes.flat[0]) ** 2))
     if old and not float(np.finfo(np.float32).tiny) <= new < np.inf:
-        raise view.refuse("out-of-range", f"the epsilon of {view.node.op} would be {new}")
+        raise view.refuse(
+            "out-of-range",
+            f"the epsilon of {view.node.op} would be {new}",
+            LESS_EXTREME,
+        )
     return (SetAttribute("epsilon", new),) if new != old else ()
 
 

@@ -14,7 +14,7 @@ from bnfold.rules.base import OUT, Accept, View, channels_where, faults, lift, n
 from bnfold.rules.dead import passes_constants
 from bnfold.rules.elementwise import refuse_shift
 from bnfold.rules.operands import constant_edits, first_accepted, fitted_scale, refuse_axis
-from bnfold.rules.unlocks import CONSTANT, NO_SHIFT, NOT_ZERO
+from bnfold.rules.unlocks import CONSTANT, LESS_EXTREME, NO_SHIFT, NOT_ZERO
 
 
 def _product(view: View, values: Sequence[Array]) -> Array:
@@ -80,11 +80,15 @@ def power(view: View) -> list[Accept]:
     if np.any(a == 0) or (needs_positive and np.any(a < 0)):
         refuse_signs(view, storage, a <= 0)
     if p == 0:
-        raise view.refuse("opaque-op", "a power of zero")
+        raise view.refuse("opaque-op", "a power of zero", "drop the power, whose result is one")
     with np.errstate(all="ignore"):
         moved = np.sign(a) * np.abs(a) ** (1 / p) if backwards else a**p
     if not np.all(np.isfinite(moved)) or np.any(moved == 0):
-        raise view.refuse("out-of-range", f"the scale to the power of {p:g} does not fit")
+        raise view.refuse(
+            "out-of-range",
+            f"the scale to the power of {p:g} does not fit",
+            LESS_EXTREME,
+        )
     return [view.settle({0 if backwards else OUT: Storage.encode(moved, np.zeros_like(moved))})]
 
 

@@ -59,7 +59,11 @@ def _along_an_axis(view: View, scale: Constant, a: Array) -> tuple[Edit, ...]:
     if node.input(2):
         zero = node.constant(2)
         if zero is None or zero.type in _FOUR_BITS:
-            raise view.refuse("unsupported-form", f"the zero point of {node.op} cannot become one for each channel")
+            raise view.refuse(
+                "unsupported-form",
+                f"the zero point of {node.op} cannot become one for each channel",
+                "quantize by channel, or fold before quantizing",
+            )
         edits += (NewConstant(2, "zero_point", zero.type, (size,), zero),)
     return edits
 

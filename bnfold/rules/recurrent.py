@@ -11,7 +11,7 @@ from bnfold.affine import Array
 from bnfold.plan import Edit, NewConstant
 from bnfold.rules.base import Accept, View, need_decode, only_axis
 from bnfold.rules.convolution import constant_weight
-from bnfold.rules.unlocks import CONSTANT
+from bnfold.rules.unlocks import CONSTANT, LAYER_BETWEEN, VALID
 from bnfold.sums import exact_sum
 
 FEATURES = 2
@@ -26,9 +26,13 @@ def recurrent(view: View) -> list[Accept]:
     node = view.node
     weight = constant_weight(view, 1)
     if len(weight.shape) != 3:
-        raise view.refuse("unsupported-form", f"the weights of {node.op} have shape {weight.shape}")
+        raise view.refuse("unsupported-form", f"the weights of {node.op} have shape {weight.shape}", VALID)
     if any(not port.storage.is_identity for key, port in view.ports.items() if key < 0):
-        raise view.refuse("opaque-op", f"the output of {node.op} is fed back through its own nonlinear gates")
+        raise view.refuse(
+            "opaque-op",
+            f"the output of {node.op} is fed back through its own nonlinear gates",
+            LAYER_BETWEEN,
+        )
     directions, rows, size = weight.shape
     alpha, beta = need_decode(view, only_axis(view, view.port(0), FEATURES, size))
     edits: tuple[Edit, ...] = ()

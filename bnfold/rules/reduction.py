@@ -13,10 +13,10 @@ import numpy as np
 
 from bnfold.affine import Storage
 from bnfold.plan import Edit
-from bnfold.rules.base import OUT, Accept, Rule, View, refuse_signs, varies_on
-from bnfold.rules.elementwise import refuse_dead, refuse_shift, same_on_both
+from bnfold.rules.base import OUT, Accept, Rule, View, channels_where, refuse_signs, varies_on
+from bnfold.rules.elementwise import refuse_shift, same_on_both
 from bnfold.rules.extremes import swapped
-from bnfold.rules.unlocks import CONSTANT, NOT_ZERO, SIZED, UNIFORM
+from bnfold.rules.unlocks import CONSTANT, LAYER_BETWEEN, NOT_ZERO, SIZED, UNIFORM
 
 
 def _axes(view: View) -> list[int]:
@@ -91,14 +91,19 @@ def _chosen(view: View, storage: Storage, axes: list[int], backwards: bool) -> t
 def _sized(view: View, storage: Storage, axes: list[int], backwards: bool) -> tuple[Storage, tuple[Edit, ...]]:
     _refuse_noop(view, axes)
     refuse_shift(view, storage, storage.off != 0)
-    refuse_dead(view, storage)
+    dead = storage.den == 0
+    if np.any(dead):
+        text = f"a dead channel cannot go backwards through {view.node.op}"
+        raise view.refuse("zero-scale", text, NOT_ZERO, channels_where(dead))
     refuse_signs(view, storage)
     return storage, ()
 
 
 def _refuse_noop(view: View, axes: list[int]) -> None:
     if not axes:
-        raise view.refuse("unsupported-form", f"{view.node.op} without axes does not reduce, and runtimes differ")
+        raise view.refuse(
+            "unsupported-form", f"{view.node.op} without axes does not reduce, and runtimes differ", "name the axes"
+        )
 
 
 def _squared(view: View, storage: Storage, axes: list[int], backwards: bool) -> tuple[Storage, tuple[Edit, ...]]:
@@ -110,7 +115,7 @@ def _squared(view: View, storage: Storage, axes: list[int], backwards: bool) -> 
 def _shifted(view: View, storage: Storage, axes: list[int], backwards: bool) -> tuple[Storage, tuple[Edit, ...]]:
     _refuse_noop(view, axes)
     if np.any(storage.num != storage.den):
-        raise view.refuse("opaque-op", f"{view.node.op} passes a shift, and no scale")
+        raise view.refuse("opaque-op", f"{view.node.op} passes a shift, and no scale", LAYER_BETWEEN)
     return storage, ()
 
 

@@ -33,7 +33,7 @@ from bnfold.rules.base import (
     need_encode,
     only_axis,
 )
-from bnfold.rules.unlocks import CONSTANT, NOT_ZERO, OPSET_7
+from bnfold.rules.unlocks import CONSTANT, NOT_ZERO, OPSET_7, VALID
 from bnfold.source import FLOATS
 
 
@@ -68,9 +68,7 @@ def as_source(node: Node) -> Source | Reason | None:
 
 
 def _batchnorm_source(node: Node) -> Source | Reason:
-    def no(
-        code: str, text: str, unlock: str = "", channels: tuple[int, ...] = (), values: tuple[float, ...] = ()
-    ) -> Reason:
+    def no(code: str, text: str, unlock: str, channels: tuple[int, ...] = (), values: tuple[float, ...] = ()) -> Reason:
         return Reason(code, text, node.label, unlock, channels, values)
 
     version = node.version
@@ -99,7 +97,7 @@ def _batchnorm_source(node: Node) -> Source | Reason:
         if constant is None:
             return no("dynamic-parameters", f"its {what} is computed at run time", CONSTANT)
         if not constant.is_float:
-            return no("unsupported-form", f"its {what} is not of a float type")
+            return no("unsupported-form", f"its {what} is not of a float type", "convert its parameters to floats")
         parameters.append(constant)
     shape = node.graph.shape(node.input(0))
     if shape is None or len(shape) < 2:
@@ -110,9 +108,8 @@ def _batchnorm_source(node: Node) -> Source | Reason:
         or any(p.shape != size for p in parameters)
         or (shape[1] not in (size[0], None) and isinstance(shape[1], int))
     ):
-        return no(
-            "unsupported-form", f"its parameters have shapes {[p.shape for p in parameters]}, not one per channel"
-        )
+        text = f"its parameters have shapes {[p.shape for p in parameters]}, not one per channel"
+        return no("unsupported-form", text, VALID)
     gamma, bias, mean, variance = (p.float64() for p in parameters)
     total = variance + node.get_float("epsilon", float(np.float32(1e-5)))
     with np.errstate(invalid="ignore"):
@@ -229,7 +226,11 @@ def constant_factor(view: View) -> list[Accept]:
     """y = c x:  c' = a c alpha;  a shift passes, beta_y = c beta_x (backwards where c is not zero).  x / c alike."""
     source = as_source(view.node)
     if not isinstance(source, Source):
-        raise view.refuse("opaque-op", f"{view.node.op} is not a scale by a constant that keeps the shape")
+        raise view.refuse(
+            "opaque-op",
+            f"{view.node.op} is not a scale by a constant that keeps the shape",
+            "make it keep the shape of its input, and its other operand a constant",
+        )
     slot, s = source.slot, source.affine.scale
     x, y = view.port(slot), view.port(OUT)
     want: dict[int, Storage] = {}

@@ -15,9 +15,9 @@ from bnfold.plan import Plan
 from bnfold.solver.compete import compete, find_rivals
 from bnfold.solver.removed import is_matmul_bias
 from bnfold.solver.sweep import GraphSolver
-from bnfold.solver.verdicts import Outcome, Solution, names
+from bnfold.solver.verdicts import Outcome, Solution, matches
 
-__all__ = ["Outcome", "Solution", "is_matmul_bias", "names", "solve"]
+__all__ = ["Outcome", "Solution", "is_matmul_bias", "matches", "solve"]
 
 
 def solve(

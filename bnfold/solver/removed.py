@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from bnfold.affine import Array, Storage
 from bnfold.graph import Node
 from bnfold.rules import Accept, Source, View
 from bnfold.rules.base import OUT
@@ -25,8 +22,7 @@ def removed(view: View, source: Source) -> Accept:
     if np.any(free & (back.off != 0)):
         raise view.refuse("zero-scale", "a constant channel would have to be two constants", NOT_ZERO)
     if np.any(free):  # y is dead there, and x may stay as it is
-        pick: Callable[[Array, Array], Array] = lambda own, other: np.where(free, own, other)  # noqa: E731
-        back = Storage(pick(x.storage.den, back.den), pick(x.storage.num, back.num), pick(x.storage.off, back.off))
+        back = back.but(free, x.storage)
     return view.settle({slot: back})
 
 

@@ -137,10 +137,8 @@ class _Walk:
         Raises:
             Refused: by the node `at`.
         """
-        for name, storage in self.search.start.items():
-            current = self.state.current(name)
-            if current is None or not storage.agrees(current):
-                self._ask(n for n in self.state.neighbours(name) if n is not self.search.skip)
+        for name in self.state.restored(self.search.start):
+            self._ask(n for n in self.state.neighbours(name) if n is not self.search.skip)
         while self.waiting or self.choices:
             self.search.steps += 1
             forced = bool(self.waiting)

@@ -11,7 +11,7 @@ from bnfold.constants import Constant
 from bnfold.graph import Graph, Node, Shape
 from bnfold.plan import Edit, GraphPlan, NewBias
 from bnfold.rules import Accept, Source, View
-from bnfold.rules.base import OUT, Port
+from bnfold.rules.base import Port
 from bnfold.solver.removed import is_matmul_bias, removed
 
 _ABSORBERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
@@ -74,6 +74,11 @@ class State:
             return found
         rank = self.graph.rank(name)
         return None if rank is None else Storage.identity(rank)
+
+    def restored(self, decided: Decided) -> list[str]:
+        """The tensors that a decision stores otherwise than they are."""
+        known = ((name, storage, self.current(name)) for name, storage in decided.items())
+        return [name for name, storage, now in known if now is None or not storage.agrees(now)]
 
     def ask(self, node: Node, decided: Decided, everything_fixed: bool = False) -> list[Accept]:
         """What the node's rule says.
@@ -178,7 +183,7 @@ class State:
     def commit(self, source: Source, decided: Decided, edits: Mapping[int, tuple[Edit, ...]]) -> list[str]:
         """Let an affine leave; the tensors that are now stored differently."""
         index, plan = source.node.index, self.plan
-        changed = {name: s for name, s in decided.items() if (c := self.current(name)) is None or not s.agrees(c)}
+        changed = self.restored(decided)
         self.folds.append(Fold(source, {name: plan.storage.get(name) for name in changed}, frozenset(edits)))
         self.leaving[index] = source
         plan.removed[index] = source.node.inputs[source.slot]
@@ -186,7 +191,7 @@ class State:
         plan.edits.update(edits)
         plan.edits.pop(index, None)
         self.owner.update(dict.fromkeys(changed, index))
-        return list(changed)
+        return changed
 
     def depending(self, on: Iterable[int]) -> list[Fold]:
         """The folds of these affines, and every later one that re-stored a tensor once more, in order."""
@@ -224,6 +229,3 @@ class State:
         own, plan = self.plan, copy.plan
         plan.storage, plan.removed, plan.edits = dict(own.storage), dict(own.removed), dict(own.edits)
         return copy
-
-
-__all__ = ["OUT", "Decided", "Fold", "State"]

@@ -152,7 +152,9 @@ class GraphSolver:
         earlier = self.verdicts.stuck[index].failures if last and index in self.verdicts.stuck else ()
         if not failures and not earlier:
             label = self.graph.nodes[index].label
-            failures = [Failure(Reason("unknown-shape", "the rank of its output is not known", label))]
+            failures = [
+                Failure(Reason("unknown-shape", "the rank of its output is not known", label, "export with shapes"))
+            ]
         self.verdicts.stuck[index] = Stuck((*earlier, *failures))
 
     def _ends(self, source: Source) -> Ends | None:
@@ -229,7 +231,7 @@ class GraphSolver:
                 return Failure(edits, chain=frozenset(tried.asked) | around)
         finally:
             del state.leaving[node.index]
-        changed = sum(1 for name, s in tried.decided.items() if (c := state.current(name)) and not s.agrees(c))
+        changed = len(state.restored(tried.decided))
         return _Found(way, tried, edits, (changed, self.spreads.most(tried.decided), way.name != "pull"))
 
     def _settled(self, attempt: Attempt, but: Node | None) -> dict[int, tuple[Edit, ...]] | Reason:

@@ -86,7 +86,7 @@ class Verdicts:
 
     def copy(self) -> Verdicts:
         """A copy to go back to."""
-        return Verdicts(dict(self.done), dict(self.stuck))
+        return Verdicts(dict(self.done), dict(self.stuck), dict(self.rivals))
 
 
 def priority(source: Source) -> tuple[int, int, str]:
@@ -97,7 +97,7 @@ def priority(source: Source) -> tuple[int, int, str]:
     return URGENT.index(node.op), -elements, node.label
 
 
-def names(pattern: str, label: str) -> bool:
+def matches(pattern: str, label: str) -> bool:
     """Whether a name or a glob is meant for a node of this label, which may hold brackets itself."""
     return pattern == label or fnmatchcase(label, pattern)
 
@@ -107,9 +107,9 @@ def opted_out(node: Node, keep: tuple[str, ...], only: tuple[str, ...], drop: fr
     if node.label in drop:
         text, unlock = "its fold did not pass verification", "nothing in the model: it is a bug, please report it"
         return Reason("verification-failed", text, node.label, unlock)
-    if any(names(pattern, node.label) for pattern in keep):
+    if any(matches(pattern, node.label) for pattern in keep):
         return Reason("kept-by-user", "--keep names it", node.label, "remove --keep")
-    if only and not any(names(pattern, node.label) for pattern in only):
+    if only and not any(matches(pattern, node.label) for pattern in only):
         return Reason("kept-by-user", "--only does not name it", node.label, "add it to --only")
     return None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +34,7 @@ class Way:
     def only(self, mask: Mask, other: Way) -> Way:
         """This way where the mask is true, the other one elsewhere."""
         name = self.name if self.name == other.name else "split"
-        return Way(name, _pick(mask, self.x, other.x), _pick(mask, self.y, other.y))
-
-
-def _pick(mask: Mask, one: Storage, other: Storage) -> Storage:
-    return Storage(*(np.where(mask, getattr(one, part), getattr(other, part)) for part in ("den", "num", "off")))
+        return Way(name, other.x.but(mask, self.x), other.y.but(mask, self.y))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +67,12 @@ class Ends:
             if np.any(scale < 0):
                 yield self._way(zero, sign, shift)
 
-    @property
+    @cached_property
     def scale(self) -> Array:
         """Of the affine between what is stored."""
         return np.asarray(self.y.a * self.source.affine.scale * self.x.alpha) + 0.0 * self.y.b
 
-    @property
+    @cached_property
     def shift(self) -> Array:
         """Of the affine between what is stored."""
         s, t = self.source.affine.scale, self.source.affine.shift
@@ -99,12 +96,11 @@ class Ends:
         """Channels that behave alike: of one sign, shifted or not, in one part of a Concat, of a Split or Slice."""
         scale, shift = np.broadcast_arrays(self.scale, self.shift)
         keys = (np.sign(scale) * 2 + (shift != 0)).astype(np.int64)
-        shape = np.broadcast_shapes(keys.shape)
-        varying = [axis for axis, size in enumerate(shape) if size > 1]
+        varying = [axis for axis, size in enumerate(keys.shape) if size > 1]
         if len(varying) == 1:
-            along = [1] * len(shape)
+            along = [1] * keys.ndim
             along[varying[0]] = -1
-            parts = np.zeros(shape[varying[0]], np.int64)
+            parts = np.zeros(keys.shape[varying[0]], np.int64)
             for seam in seams(graph, self.source, varying[0]):
                 parts[seam:] += 1
             keys = keys + 8 * parts.reshape(along)
