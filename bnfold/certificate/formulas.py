@@ -95,16 +95,25 @@ def _bias(
 
 
 def _batchnorm(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
-    """gamma' = a gamma alpha;  B' = a (B + s (beta - mu)) + b + gamma'/sigma mu."""
+    """gamma' = a gamma alpha;  B' = a (B + s (beta - mu + alpha mu')) + b;  mu' is mu, or (mu - beta)/alpha."""
     node = pair.old
     scale, bias, mean, sigma = batchnorm_parameters(node)
     alpha, beta = read_along(graph, node, node.inputs[0], 1, scale.size)
     a, b = written_along(graph, node, 1, scale.size)
-    terms = (a * bias, a * scale / sigma * beta, -a * scale / sigma * mean, b, a * scale * alpha / sigma * mean)
-    new_scale, magnitude = a * scale * alpha, sum(np.abs(term) for term in terms)
+    stored = pair.new.constant(3)
+    if stored is None or stored.shape != mean.shape:
+        raise NotCertifiedError("its new mean is no constant of one number for each channel")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        own = np.where(alpha == 0, mean, (mean - beta) / alpha)
+    moved = np.abs(stored.float64() - own) < np.abs(stored.float64() - mean)
+    center, s = np.where(moved, own, mean), scale / sigma
+    through = np.where(moved, 0.0, a * s * beta), np.where(moved, 0.0, a * s * mean * (alpha - 1))
+    doubt = np.where(moved, 0.0, np.abs(a * s) * (np.abs(beta) + np.abs(mean) * (1 + np.abs(alpha))))
+    new_scale, far = a * scale * alpha, (np.abs(mean) + np.abs(beta)) / np.where(moved, np.abs(alpha), 1.0)
     return {
         1: Exact.of(new_scale, 8 * EPS * np.abs(new_scale)),
-        2: Exact.of(np.asarray(sum(terms)), 16 * EPS * np.asarray(magnitude)),
+        2: Exact.of(a * bias + sum(through) + b, 16 * EPS * (np.abs(a * bias) + doubt + np.abs(b))),
+        3: Exact.of(center, 8 * EPS * np.where(moved, far, 0.0)),
     }
 
 

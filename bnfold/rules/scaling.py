@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bnfold.affine import Affine, Array, Storage, snap
 from bnfold.constants import Constant
 from bnfold.graph import Node
-from bnfold.plan import NewConstant
+from bnfold.plan import Edit, NewConstant
 from bnfold.reasons import Reason
 from bnfold.rules.base import (
     OUT,
@@ -191,7 +191,11 @@ def aligned(node: Node, constant: Constant, rank: int) -> Array | None:
 
 
 def batchnorm(view: View) -> list[Accept]:
-    """Any demand: gamma' = a gamma alpha;  B' = a (B + gamma/sigma (beta - mu + alpha mu)) + b."""
+    """Any demand: gamma' = a gamma alpha;  mu' = (mu - beta)/alpha;  B' = a B + b.
+
+    So x' is still read relative to its own mean: a shift that went into B' would cancel there, and lose bits. Where
+    alpha is zero, or mu' would hardly fit its type: mu' = mu;  B' = a (B + gamma/sigma (beta - mu + alpha mu)) + b.
+    """
     source = as_source(view.node)
     if isinstance(source, Reason):
         raise Refused(source)
@@ -201,19 +205,25 @@ def batchnorm(view: View) -> list[Accept]:
     size = scale.shape[0]
     alpha, beta = need_decode(view, only_axis(view, view.port(0), 1, size))
     a, b = need_encode(view, only_axis(view, view.port(OUT), 1, size))
-    s, mu = source.affine.scale.reshape(-1), mean.float64()
-    shift = a * s * (beta - mu + alpha * mu) + b
     if view.port(0).storage.is_identity and view.port(OUT).storage.is_identity:
         return [Accept()]
-    return [
-        Accept(
-            {},
-            (
-                NewConstant(1, "scale", scale.type, scale.shape, scale, (a * alpha,)),
-                NewConstant(2, "bias", bias.type, bias.shape, bias, (a,), lambda: shift),
-            ),
-        )
-    ]
+    s, mu = source.affine.scale.reshape(-1), mean.float64()
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        moved = (mu - beta) / alpha
+        moves = (alpha != 0) & (np.abs(moved) <= float(ml_dtypes.finfo(FLOATS[mean.type]).max) / _ROOM)
+        factor, offset = np.where(moves, 1 / alpha, 1.0), np.where(moves, -beta / alpha, 0.0)
+    shift = np.where(moves, 0.0, a * s * (beta - mu + alpha * mu)) + b
+    edits: tuple[Edit, ...] = (
+        NewConstant(1, "scale", scale.type, scale.shape, scale, (a * alpha,)),
+        NewConstant(2, "bias", bias.type, bias.shape, bias, (a,), lambda: shift),
+    )
+    if np.any(factor != 1) or np.any(offset != 0):
+        edits += (NewConstant(3, "mean", mean.type, mean.shape, mean, (factor,), lambda: offset),)
+    return [Accept({}, edits)]
+
+
+_ROOM = 16.0
+"""A new mean stays this many times below the largest number of its type."""
 
 
 def is_factor(node: Node) -> bool:
