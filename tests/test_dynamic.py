@@ -163,6 +163,20 @@ def test_a_size_that_is_one_at_run_time_only() -> None:
     assert certify(given, Model(read(case.model)), witness_of(case.solution.plan)).ok
 
 
+def test_a_size_that_follows_from_the_shape_behind() -> None:
+    """Attention of EfficientFormerV2: nothing says how many channels a head has, but the image that they make up is."""
+    b = Net()
+    x = b.input(1, 10, 2, 3)
+    heads = b.view(b.conv(x, 10, 1), 1, 2, b.size(b.node("Tanh", b.input("K")), 0), 3)
+    image = b.node("Reshape", heads, b.constant([1, 10, 2, 3], "image"))
+    total = b.node("Add", image, b.conv(x, 10, 1))
+    b.node("Erf", b.node("Div", total, b.constant(np.float32(1.7))))
+    case = fold(b.model())
+    given = Model(read(case.original))
+    assert case.left == 0, case.codes()
+    assert certify(given, Model(read(case.model)), witness_of(case.solution.plan)).ok
+
+
 GROUPS = [
     (("N", "H * W", 120), ("N", 1, "W", 120), [([0], [0]), ([1], [1, 2]), ([2], [3])]),
     (("N", 4, 5, 6), ("N", 20, 6), [([0], [0]), ([1, 2], [1]), ([3], [2])]),

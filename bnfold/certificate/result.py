@@ -21,6 +21,9 @@ class Failure:
     error: float = 0.0
     """The largest error: of a constant in units in the last place, of a node relative to the sum of magnitudes."""
 
+    def __str__(self) -> str:
+        return f"{self.node}: {self.text}" if self.node else self.text
+
     def to_json(self) -> dict[str, object]:
         """As plain data."""
         return {"node": self.node, "kind": self.kind, "text": self.text, "error": self.error}

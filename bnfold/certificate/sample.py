@@ -123,6 +123,8 @@ class Shapes:
             self._cut_rows(raw)
         elif node.op in RECURRENT:
             self._cut_sequence(raw)
+        elif node.op == "Reshape":
+            self._settle(raw)
         for slot, shape in raw.items():
             self.found.setdefault(slot, tuple(self.size(dim, (slot, axis), axis) for axis, dim in enumerate(shape)))
         if sum(math.prod(shape) for shape in self.found.values()) > LIMIT:
@@ -218,6 +220,17 @@ class Shapes:
         across = slot == 1 or (node.op == "Gemm" and node.get_int("transB", 0))
         cut[summed] = matrices[1 - slot][1 if across else 0]
         self.found[slot] = tuple(self.size(dim, (slot, axis), axis) for axis, dim in enumerate(cut))
+
+    def _settle(self, raw: dict[int, Shape]) -> None:
+        """Reshape to a shape that is known in full: the one size of its input that is free follows."""
+        target = self.node.graph.shape(self.node.outputs[0]) or (None,)
+        free = [(axis, dim) for axis, dim in enumerate(raw[0]) if not isinstance(dim, int)]
+        sizes = [dim for dim in target if isinstance(dim, int)]
+        known = math.prod(dim for dim in raw[0] if isinstance(dim, int))
+        if len(free) == 1 and len(sizes) == len(target) and known and math.prod(sizes) % known == 0:
+            ((axis, dim),) = free
+            if not dim or factors(dim) == (1, (dim,)):
+                self.symbols[dim or (0, axis)] = math.prod(sizes) // known
 
     def _cut_sequence(self, raw: dict[int, Shape]) -> None:
         """Recurrent operators: a short sequence, and a small batch where no constant has the batch's size."""
