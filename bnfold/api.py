@@ -19,11 +19,11 @@ from bnfold.errors import NotEquivalentError
 from bnfold.folding import Folder
 from bnfold.graph import Model
 from bnfold.patch import Patched, patch, tensors, witness_of
+from bnfold.plan import Plan
 from bnfold.results import Affine, Count, Explained, Facts, Optimized
 from bnfold.runtime import resolve_providers
 from bnfold.solver import Outcome, Solution, matches
 from bnfold.source import ModelLike, Source, is_external, read, tensor_nbytes
-from bnfold.witness import Witness
 from bnfold.write import destination, staged
 
 __all__ = ["Affine", "Count", "Explained", "Facts", "Optimized", "bench", "explain", "optimize", "verify"]
@@ -120,17 +120,18 @@ def optimize(
     folder = Folder(given)
     clock.lap("read")
 
-    def prove(optimized: ModelLike, base_dir: Path | None, witness: Witness) -> Proof:
+    def prove(optimized: ModelLike, base_dir: Path | None, inlined: Model, plan: Plan) -> Proof:
         say("certifying")
         made = read(optimized)
         made = Source(made.proto, made.path, made.base_dir or base_dir)
-        certificate = certify(given, Model(made), witness)
+        certificate = certify(given, Model(made), witness_of(plan))
         clock.lap("certify")
         if not certificate.ok or not verify:
             return Proof(certificate, None)
         before: ModelLike = model if source.path is None else source.path
         run = _verify(before, optimized, providers=providers, provider_options=provider_options, inputs=inputs,
-                      shapes=shapes, samples=samples, seed=seed, tf32=tf32, progress=progress)  # fmt: skip
+                      shapes=shapes, samples=samples, seed=seed, tf32=tf32, progress=progress,
+                      fold=(inlined, plan))  # fmt: skip
         clock.lap("verify")
         return Proof(certificate, run)
 

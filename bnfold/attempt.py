@@ -12,11 +12,11 @@ import onnx
 
 from bnfold.certificate import Certificate
 from bnfold.graph import Model
-from bnfold.patch import tensors, witness_of
+from bnfold.patch import tensors
+from bnfold.plan import Plan
 from bnfold.solver import Solution
 from bnfold.source import ModelLike, is_external
 from bnfold.verification import DIFFERENT, Verification
-from bnfold.witness import Witness
 from bnfold.write import Staged, folded, write
 
 Progress = Callable[[str], None]
@@ -68,7 +68,8 @@ class Attempt:
 
     model: Model
     solution: Solution
-    prove: Callable[[ModelLike, Path | None, Witness], Proof]
+    prove: Callable[[ModelLike, Path | None, Model, Plan], Proof]
+    """(the folded model, where its external data is, the original with calls replaced, the plan)."""
     clock: Clock
     say: Progress
 
@@ -86,7 +87,7 @@ class Attempt:
         self.clock.lap("write")
         if any(is_external(tensor) for tensor in tensors(proto)) and self.model.source.path is not None:
             return Result(proto, self._beside(proto))
-        return Result(proto, self.prove(proto, self.model.source.base_dir, witness_of(self.solution.plan)))
+        return Result(proto, self.prove(proto, self.model.source.base_dir, self.model, self.solution.plan))
 
     def _beside(self, proto: onnx.ModelProto) -> Proof:
         """Prove a model whose external data is the original's: from a temporary file in the original's folder."""
@@ -94,7 +95,7 @@ class Attempt:
         temporary = self.model.source.path.with_name(f".{self.model.source.path.name}.{os.getpid()}.tmp")
         try:
             temporary.write_bytes(proto.SerializeToString())
-            return self.prove(temporary, None, witness_of(self.solution.plan))
+            return self.prove(temporary, None, self.model, self.solution.plan)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -105,7 +106,7 @@ class Attempt:
         self.clock.lap("write")
         if self.solution.plan.is_empty:
             return Result(proto, Proof(None, None))
-        proof = self.prove(stage.path, None, witness_of(self.solution.plan))
+        proof = self.prove(stage.path, None, self.model, self.solution.plan)
         return Result(proto, proof)
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bnfold import stays
+from bnfold.algebra import Algebra
 from bnfold.api import Affine, Explained, Optimized
 from bnfold.benchmark import Bench, BenchRow, Timing
 from bnfold.noise import K, OutputCheck
@@ -118,6 +119,8 @@ def _proof(result: Optimized) -> Iterator[Line]:
         return
     if run is not None:
         yield from _verified(run)
+        if run.algebra is not None:
+            yield _fact("algebra", _algebra(run.algebra), _GOOD if run.algebra.passed else _BAD)
     else:
         yield _fact("verified", "no, as asked (--no-verify)", _LOUD)
     verdict = "holds" if certificate.ok else "FAILS"
@@ -125,6 +128,13 @@ def _proof(result: Optimized) -> Iterator[Line]:
         f"{verdict}: {plural(certificate.checked, 'node')} re-proved, {plural(certificate.constants, 'constant')} exact"
     )
     yield _fact("certificate", done, _GOOD if certificate.ok else _BAD)
+
+
+def _algebra(found: Algebra) -> str:
+    if not found.worst:
+        return found.status
+    far = f"{found.worst[0].error:.1e} apart at most, {found.tolerance:.0e} allowed"
+    return f"{plural(found.compared, 'tensor')} in float64 and with unrounded constants, {far}"
 
 
 def _verified(run: Verification) -> Iterator[Line]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from bnfold.algebra import Algebra
 from bnfold.noise import OutputCheck
 from bnfold.placement import PlacementVerdict
 from bnfold.samples import real_inputs
@@ -82,6 +83,8 @@ class Verification:
     noise: NoiseCheck
     runtime: tuple[RuntimeCheck, ...]
     seconds: float
+    algebra: Algebra | None = None
+    """Of a fold; two files alone do not say what their constants were before they were rounded."""
 
     @property
     def passed(self) -> bool:
@@ -103,6 +106,7 @@ class Verification:
             "samples": self.samples,
             "seed": self.seed,
             "tf32": self.tf32,
+            "algebra": self.algebra and self.algebra.to_json(),
             "noise": self.noise.to_json(),
             "runtime": [check.to_json() for check in self.runtime],
             "seconds": round(self.seconds, 3),

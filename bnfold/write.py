@@ -49,25 +49,30 @@ def rounded(values: Array, type_: int) -> NDArray[np.generic]:
         return np.asarray(bits.view(np.float32).astype(ml_dtypes.bfloat16))
 
 
-def folded(model: Model, plan: Plan) -> onnx.ModelProto:
-    """The folded model in memory, new constants inline; external data stays where the original has it."""
+def folded(model: Model, plan: Plan, exact: bool = False) -> onnx.ModelProto:
+    """The folded model in memory, new constants inline; external data stays where the original has it.
+
+    `exact` leaves new constants in float64, for an evaluator that does not look at types.
+    """
     patched = patch(model, plan)
     for tensor, edit in patched.pending:
+        if exact and edit.type in FLOATS:
+            tensor.data_type = TensorProto.DOUBLE
         _fill(tensor, edit)
     return patched.proto
 
 
 def _fill(tensor: TensorProto, edit: NewConstant) -> None:
     tensor.ClearField("data_location")
-    tensor.raw_data = b"".join(_little_endian(piece) for piece in _pieces(edit))
+    tensor.raw_data = b"".join(_little_endian(piece) for piece in _pieces(edit, tensor.data_type))
 
 
-def _pieces(edit: NewConstant) -> Iterator[NDArray[np.generic]]:
+def _pieces(edit: NewConstant, type_: int) -> Iterator[NDArray[np.generic]]:
     rows = edit.shape[0] if edit.shape else 1
     per_row = max(1, int(np.prod(edit.shape[1:], dtype=np.int64))) * 8
     step = max(1, PIECE // per_row)
     for start in range(0, rows, step):
-        yield rounded(edit.rows(start, min(rows, start + step)), edit.type)
+        yield rounded(edit.rows(start, min(rows, start + step)), type_)
 
 
 def _little_endian(values: NDArray[np.generic]) -> bytes:
@@ -215,7 +220,7 @@ def _stream(
             offset = -(-file.tell() // ALIGNMENT) * ALIGNMENT
             file.write(bytes(offset - file.tell()))
             if edit is not None:
-                for piece in _pieces(edit):
+                for piece in _pieces(edit, edit.type):
                     file.write(_little_endian(piece))
             elif place is not None:
                 _copy_range(place, file)

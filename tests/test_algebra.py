@@ -1,0 +1,129 @@
+"""Layer 2 of the proof: what it sees that rounding hides, and where it lets go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from bnfold import equivalence
+from bnfold.algebra import ROUNDED, TOLERANCE, compare
+from bnfold.graph import Model
+from bnfold.plan import Edit, NewConstant, Plan
+from bnfold.solver import solve
+from bnfold.source import read
+from bnfold.write import folded
+from tests.builder import Builder
+
+FEEDS = {"x": np.random.default_rng(0).normal(size=(2, 3, 6, 5)).astype(np.float32)}
+
+
+def network(depth: int = 8) -> onnx.ModelProto:
+    """Convolution, BN and ReLU, again and again, and a sigmoid that saturates."""
+    b = Builder()
+    y = b.input(2, 3, 6, 5, name="x")
+    for _ in range(depth):
+        y = b.node("Relu", b.bn(b.conv(y, 4, 3, pads=[1, 1, 1, 1])))
+    b.node("Sigmoid", b.node("Mul", b.conv(y, 2, 1), b.constant(np.float32(1e4), "steep")))
+    return b.model()
+
+
+def plan_of(model: onnx.ModelProto) -> tuple[Model, Plan]:
+    given = Model(read(model))
+    solution = solve(given)
+    assert all(outcome.folded for outcome in solution.outcomes if outcome.node.op == "BatchNormalization")
+    return given, solution.plan
+
+
+def spoil(plan: Plan, hint: str, by: float) -> None:
+    """Make one channel of the first new constant of this kind wrong by a factor."""
+    graph = plan.graphs[0]
+    index, at = next((i, k) for i, edits in graph.edits.items() for k, one in enumerate(edits) if is_new(one, hint))
+    edits = graph.edits[index]
+    edit = edits[at]
+    assert isinstance(edit, NewConstant)
+    value = edit.value().copy()
+    value[1] *= 1 + by
+    graph.edits[index] = (*edits[:at], replace(edit, base=None, factors=(), shift=lambda: value), *edits[at + 1 :])
+
+
+def is_new(edit: Edit, hint: str) -> bool:
+    return isinstance(edit, NewConstant) and edit.hint == hint
+
+
+def test_a_right_fold_agrees_to_the_last_digits_of_float64() -> None:
+    found = compare(*plan_of(network()), FEEDS)
+    assert found.status == "float64"
+    assert found.passed
+    assert found.compared >= 18
+    assert 0 < found.worst[0].error < 1e-13
+
+
+@pytest.mark.parametrize("hint", ["weight", "bias"])
+@pytest.mark.parametrize("by", [1e-11, 1e-6])
+def test_a_channel_that_is_hardly_wrong_is_seen_and_named(hint: str, by: float) -> None:
+    given, plan = plan_of(network())
+    spoil(plan, hint, by)
+    found = compare(given, plan, FEEDS)
+    assert not found.passed
+    first = next(error.tensor for error in found.errors if error.error > TOLERANCE)
+    assert f"tensor '{first}'" in found.problem, "the first one is named, not the worst"
+
+
+def test_noise_alone_would_not_see_it() -> None:
+    model = network()
+    given, plan = plan_of(model)
+    spoil(plan, "weight", 1e-7)
+    blind = equivalence.verify(model, folded(given, plan), inputs=FEEDS, samples=0)
+    seeing = equivalence.verify(model, folded(given, plan), inputs=FEEDS, samples=0, fold=(given, plan))
+    assert blind.passed
+    assert blind.algebra is None
+    assert not seeing.passed
+    assert seeing.algebra is not None
+    assert seeing.problems == (seeing.algebra.problem,)
+
+
+def test_what_saturates_at_the_output_is_seen_inside() -> None:
+    given, plan = plan_of(network(depth=1))
+    spoil(plan, "weight", 1e-9)
+    found = compare(given, plan, {"x": np.full((2, 3, 6, 5), 50, np.float32)})
+    assert {error.tensor: error.error for error in found.errors}[given.main.outputs[0]] <= TOLERANCE
+    assert not found.passed
+
+
+def test_a_plan_that_forgets_a_reader_is_seen() -> None:
+    b = Builder()
+    x = b.conv(b.input(2, 3, 6, 5, name="x"), 4, 1)
+    y = b.bn(x)
+    b.conv(y, 2, 1), b.conv(y, 3, 1)
+    given, plan = plan_of(b.model())
+    last = max(plan.graphs[0].edits)
+    plan.graphs[0].edits[last] = ()
+    plan.graphs[0].edits[0] = ()
+    assert not compare(given, plan, FEEDS).passed
+
+
+def test_an_epsilon_that_is_a_float32_loosens_the_tolerance() -> None:
+    b = Builder()
+    x = b.node("Mul", b.input(2, 3, 6, 5, name="x"), b.constant(np.float32(0.3), "scale"))
+    y = b.node("InstanceNormalization", x, b.constant(b.normal(3)), b.constant(b.normal(3)), epsilon=1e-3)
+    b.node("Relu", y)
+    given = Model(read(b.model()))
+    found = compare(given, solve(given).plan, FEEDS)
+    assert found.passed
+    assert found.tolerance == ROUNDED
+
+
+def test_an_ill_conditioned_model_is_allowed_what_its_conditioning_explains() -> None:
+    given, plan = plan_of(network())
+    spoil(plan, "weight", 1e-11)
+    assert compare(given, plan, FEEDS, conditioning=1e6).passed
+
+
+def test_what_cannot_be_evaluated_is_said() -> None:
+    given, plan = plan_of(network())
+    found = compare(given, plan, {})
+    assert found.status.startswith("not run: ")
+    assert found.passed
