@@ -162,7 +162,7 @@ def _moved(array: Array, random: np.random.Generator) -> Array:
 
     unit = float(ml_dtypes.finfo(array.dtype).eps) / 2
     wide = array.astype(np.float64) * (1 + 2 * unit * random.uniform(-1, 1, array.shape))
-    return wide.astype(array.dtype)
+    return np.asarray(wide).astype(array.dtype)  # without axes NumPy gives a number
 
 
 def perturbed(original: source.Source, seed: int) -> bytes | None:

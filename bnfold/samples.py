@@ -136,13 +136,13 @@ def make(
             if len(shape) > 2 and sample % 2:
                 # Channels of unlike size, as real data has.
                 values = values * random.uniform(0.2, 2.0, (1, shape[1], *[1] * (len(shape) - 2)))
-            feeds[spec.name] = values.astype(spec.dtype)
+            feeds[spec.name] = np.asarray(values).astype(spec.dtype)  # without axes NumPy gives a number
         elif spec.dtype == np.dtype(bool):
-            feeds[spec.name] = random.integers(0, 2, shape).astype(bool) ^ bool(sample % 2)
+            feeds[spec.name] = np.asarray(random.integers(0, 2, shape) == sample % 2)
         elif spec.dtype == np.dtype(np.uint8):
-            feeds[spec.name] = random.integers(0, 256, shape).astype(np.uint8)
+            feeds[spec.name] = np.asarray(random.integers(0, 256, shape)).astype(np.uint8)
         elif spec.dtype.kind in "iu":
-            feeds[spec.name] = random.integers(*integers, shape).astype(spec.dtype)
+            feeds[spec.name] = np.asarray(random.integers(*integers, shape)).astype(spec.dtype)
         else:
             raise UsageError(f"input '{spec.name}' is of type {spec.dtype}: give values with --inputs FILE.npz")
     return feeds

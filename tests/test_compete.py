@@ -45,6 +45,8 @@ def kept(model: onnx.ModelProto) -> set[str]:
         ((POSITIVE, MIXED, MIXED), {"bn_0"}),
         ((MIXED, OTHER, OTHER, OTHER), {"bn_0"}),
         ((OTHER, MIXED, MIXED, OTHER, OTHER), {"bn_1", "bn_2"}),
+        ((POSITIVE, POSITIVE, MIXED, MIXED, MIXED, MIXED, MIXED), {"bn_0", "bn_1"}),
+        ((POSITIVE, POSITIVE, POSITIVE, MIXED, MIXED, MIXED, MIXED, MIXED), {"bn_0", "bn_1", "bn_2"}),
     ],
 )
 def test_the_larger_party_of_signs_wins(gammas: tuple[np.ndarray, ...], left: set[str]) -> None:

@@ -173,3 +173,14 @@ def test_axes_of_size_one_are_broadcast() -> None:
     case = law(b.model(), 0)
     certified(case)
     assert list(case.model.graph.initializer[0].dims) == [1, 5, 4]
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_shift_becomes_one_number_behind_a_vector_of_weights(left: bool) -> None:
+    b = Builder()
+    x = b.node("Relu", b.input(5, 5))
+    x = b.affine(x, "n", axis=0 if left else 1)
+    w = b.constant(b.normal(5), "w")
+    b.node("MatMul", *((w, x) if left else (x, w)))
+    case = law(b.model(), left=0)
+    certified(case)

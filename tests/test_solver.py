@@ -216,7 +216,23 @@ def clip_between_uniform_affines(b: Builder) -> tuple[str, ...]:
     return ()
 
 
+def only_the_sign_goes_back(b: Builder) -> tuple[str, ...]:
+    """An odd function in front passes signs, a maximum behind passes the rest."""
+    y = b.bn(b.node("Tanh", b.conv(b.input(*SHAPE), 4, 1)), gamma=[0.5, -1.0, 2.0, -1.5])
+    b.conv(b.node("MaxPool", y, kernel_shape=[2, 2]), 3, 1)
+    return ()
+
+
+def uniform_bn_behind_clip(b: Builder) -> tuple[str, ...]:
+    """As it is initialised: it varies on no axis."""
+    y = b.node("Clip", b.conv(b.input(*SHAPE), 4, 1), b.constant(0.0), b.constant(6.0))
+    b.node("Elu", b.bn(y, gamma=np.ones(4), beta=np.zeros(4), mean=np.zeros(4), variance=np.ones(4)))
+    return ()
+
+
 GRAPHS: list[tuple[Make, int]] = [
+    (only_the_sign_goes_back, 0),
+    (uniform_bn_behind_clip, 0),
     (conv_bn_relu_conv, 0),
     (relu_bn_padded_conv, 1),
     (bn_feeds_two_convs, 0),

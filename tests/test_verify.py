@@ -418,3 +418,18 @@ def test_one_name_has_one_size() -> None:
     model = made([helper.make_node("MatMul", ["a", "b"], ["y"])], {}, inputs, [info("y", None)])
     found = verify(model, model)
     assert found.inputs[0]["shape"][1] == found.inputs[1]["shape"][0]
+
+
+@pytest.mark.parametrize(
+    "kind", [TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.BOOL, TensorProto.INT64, TensorProto.UINT8]
+)
+def test_an_input_without_axes(kind: int) -> None:
+    """A threshold, a time step, a switch: a sample of it is an array too."""
+    nodes = [
+        helper.make_node("Cast", ["c"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["x", "number"], ["y"]),
+    ]
+    model = made(nodes, {}, [info("x", [2, 3]), info("c", [], kind)], [info("y", [2, 3])])
+    run = verify(model, model)
+    assert run.status == EQUIVALENT
+    assert next(entry for entry in run.inputs if entry["name"] == "c")["shape"] == []

@@ -174,7 +174,7 @@ def _matmul(product: Product) -> list[Accept]:
         return [view.settle({**met.wants, OUT: Storage.encode(met.a, b)}, met.edits)]
     ways: list[Callable[[], Accept]] = []
     if not (view.bias_behind or view.only_moves) and product.weight is not None and _addable(view, bias):
-        added = NewBias(product.weight.type, np.broadcast_to(bias, _bias_shape(view, bias)))
+        added = NewBias(product.weight.type, np.broadcast_to(bias, _bias_shape(product, bias)))
         ways.append(lambda: view.settle({**met.wants, OUT: Storage.encode(met.a, b)}, (*met.edits, added)))
     if not y.fixed:
         ways.append(lambda: view.settle({**met.wants, OUT: Storage.encode(met.a, -shift)}, met.edits))
@@ -194,8 +194,8 @@ def _addable(view: View, bias: Array) -> bool:
     return view.node.version >= 7 or sum(size != 1 for size in bias.shape) <= 1
 
 
-def _bias_shape(view: View, bias: Array) -> tuple[int, ...]:
-    """A bias has the whole last axis, or whatever axis it varies on."""
-    last = view.port(OUT).shape[-1]
-    plain = all(size == 1 for size in bias.shape)
+def _bias_shape(product: Product, bias: Array) -> tuple[int, ...]:
+    """A bias has the whole last axis where the weights have it, or whatever axis it varies on."""
+    last = product.view.port(OUT).shape[-1]
+    plain = all(size == 1 for size in bias.shape) and product.labels[OUT][-1:] == product.labels[product.w][-1:]
     return (*bias.shape[:-1], last) if plain and isinstance(last, int) else bias.shape

@@ -128,7 +128,7 @@ def _batchnorm_source(node: Node) -> Source | Reason:
             f"the shift of {np.count_nonzero(small)} channels counts as zero: below half a unit in the last place "
             f"of every output within {SIGMAS:g} standard deviations"
         )
-    affine = Affine(scale.reshape(along), shift.reshape(along))
+    affine = Affine(compress(scale.reshape(along)), compress(shift.reshape(along)))
     return Source(node, 0, affine, np.sqrt(total).reshape(along), mean.reshape(along), note)
 
 

@@ -29,26 +29,37 @@ def compete(solver: GraphSolver) -> None:
 
 
 def _trial(solver: GraphSolver, index: int) -> None:
-    """Let one affine leave first, those that stood in its way behind it."""
-    state, verdicts = solver.state, solver.verdicts
-    blockers = min(verdicts.stuck[index].blockers, key=lambda found: sum(map(solver.work, found)))
-    undone = state.depending(blockers)
-    taken = {fold.source.node.index for fold in undone}
-    rivals = {i for i, stuck in verdicts.stuck.items() if i != index and not taken.isdisjoint(stuck.all_blockers)}
-    # At least one of the blockers will stay.
-    most = solver.work(index) + sum(map(solver.work, rivals)) - min(map(solver.work, blockers))
-    if not undone or len(undone) > LARGE or most <= 0:
-        return
-    saved = state.snapshot(), verdicts.copy()
-    state.undo(undone)
-    for one in taken:
-        del verdicts.done[one]
-    solver.sweep([index])
+    """Let one affine leave first, all that stood in its way behind it."""
+    verdicts = solver.verdicts
+    saved = solver.state.snapshot(), verdicts.copy()
+    taken, staying = set[int](), 0
+    while index not in verdicts.done:
+        blockers = _cheapest(solver, verdicts.stuck[index].blockers)
+        undone = solver.state.depending(blockers)
+        own = {fold.source.node.index for fold in undone}
+        rivals = {
+            i for i, stuck in verdicts.stuck.items() if i != index and not (taken | own).isdisjoint(stuck.all_blockers)
+        }
+        # At least one of the blockers will stay.
+        staying += min(map(solver.work, blockers), default=0)
+        most = solver.work(index) + sum(map(solver.work, rivals)) - staying
+        if not undone or len(taken | own) > LARGE or most <= 0:
+            break
+        taken |= own
+        solver.state.undo(undone)
+        for one in own:
+            del verdicts.done[one]
+        solver.sweep([index])
     if index in verdicts.done:
         solver.sweep([*taken, *rivals])
     won = sum(solver.work(i) for i in verdicts.done) - sum(solver.work(i) for i in saved[1].done)
     if won <= 0:
         solver.state, solver.verdicts = saved
+
+
+def _cheapest(solver: GraphSolver, blockers: list[frozenset[int]]) -> frozenset[int]:
+    """Those whose folds did the least work."""
+    return min(blockers, key=lambda found: sum(map(solver.work, found)), default=frozenset())
 
 
 def find_rivals(solver: GraphSolver) -> None:

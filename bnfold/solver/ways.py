@@ -66,6 +66,7 @@ class Ends:
             yield self._way(zero, one, shift)
             if np.any(scale < 0):
                 yield self._way(zero, sign, shift)
+                yield self._way(zero, size, shift)
 
     @cached_property
     def scale(self) -> Array:
