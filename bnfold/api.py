@@ -130,7 +130,8 @@ def optimize(
             return Proof(certificate, None)
         before: ModelLike = model if source.path is None else source.path
         run = _verify(before, optimized, providers=providers, provider_options=provider_options, inputs=inputs,
-                      shapes=shapes, samples=samples, seed=seed, tf32=tf32, progress=progress)  # fmt: skip
+                      shapes=shapes, samples=samples, seed=seed, tf32=tf32, witness=witness,
+                      progress=progress)  # fmt: skip
         clock.lap("verify")
         return Proof(certificate, run)
 

@@ -23,6 +23,7 @@ from bnfold.oracle import Oracle
 from bnfold.placement import judge_placement
 from bnfold.runtime import ORT_NAMES, CannotRun, Session, resolve_providers
 from bnfold.source import ModelLike
+from bnfold.spread import Layer, Sketch, layers
 from bnfold.verification import (
     CERTIFIED_ONLY,
     DIFFERENT,
@@ -33,6 +34,7 @@ from bnfold.verification import (
     interface_problems,
     worst_samples,
 )
+from bnfold.witness import Witness
 
 __all__ = [
     "CERTIFIED_ONLY",
@@ -64,6 +66,7 @@ def verify(
     samples: int = 2,
     seed: int = 0,
     tf32: bool = False,
+    witness: Witness | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Compare two models. Nothing that is found to differ raises: it is in the result.
@@ -78,6 +81,7 @@ def verify(
         samples: how many random samples to make (at least one, unless `inputs` is given).
         seed: of the random samples.
         tf32: let NVIDIA's TF32 round float32 products to 10 bits.
+        witness: of the fold, so that inner tensors are compared as they are stored.
         progress: called with a line of text as the work goes on.
 
     Raises:
@@ -92,6 +96,7 @@ def verify(
         provider_options or {},
         seed,
         tf32,
+        witness,
         progress or (lambda text: None),
     ).verify(inputs, shapes, samples)
 
@@ -107,15 +112,17 @@ class _Verifier:
         options: Mapping[str, Mapping[str, str]],
         seed: int,
         tf32: bool,
+        witness: Witness | None,
         say: Progress,
     ) -> None:
         self.original, self.optimized = original, optimized
         self.providers, self.options = providers, options
-        self.seed, self.tf32, self.say = seed, tf32, say
+        self.seed, self.tf32, self.witness, self.say = seed, tf32, witness, say
         self.start = time.perf_counter()
         self.oracle = Oracle(original.proto, base_dir=original.base_dir)
         self.notes: list[str] = []
         self.feeds: list[Feeds] = []
+        self.layers: tuple[Layer, ...] = ()
 
     def verify(
         self, inputs: str | Path | Mapping[str, Any] | None, shapes: Mapping[str, Sequence[int]] | None, count: int
@@ -173,7 +180,7 @@ class _Verifier:
         ]
         stored = self._stored(reference) if reference.status == "float64" else ()
         passed = bool(at_noise) and all(check.passed for check in at_noise + stored)
-        noise = NoiseCheck(reference.status, self.providers[0], K, passed, at_noise, stored)
+        noise = NoiseCheck(reference.status, self.providers[0], K, passed, at_noise, stored, self.layers)
         problems = [problem for check in checks for problem in check.problems] + _said(stored, "in float64, ")
         return self._result(problems, noise, checks)
 
@@ -242,7 +249,7 @@ class _Verifier:
             return self._uncompared(reason, f"not run: {error}")
         checks = self._stored(reference)
         problems = _said(checks, "in float64, ")
-        noise = NoiseCheck("float64, both models", "float64", K, not problems, (), checks)
+        noise = NoiseCheck("float64, both models", "float64", K, not problems, (), checks, self.layers)
         self.notes.append(f"no runtime here runs the original ({reason}): both models were compared in float64")
         return self._result(problems, noise, [], CERTIFIED_ONLY)
 
@@ -250,13 +257,14 @@ class _Verifier:
         """Both models in float64, under the noise that storing the weights makes: no arithmetic hides anything here."""
         oracle = Oracle(self.optimized.proto, base_dir=self.optimized.base_dir)
         units = _output_units(self.original.proto)
+        inside = Sketch()
         checks = []
         for index, (truth, rounded) in enumerate(zip(reference.truth, reference.stored, strict=True)):
             if not rounded:
                 continue
             self.say(f"float64, the optimized model, sample {index + 1} of {len(self.feeds)}")
             try:
-                after = oracle.run(self.feeds[index])
+                after = oracle.run(self.feeds[index], watch=None if index else inside)
             except BnfoldError as error:
                 self.notes.append(f"the optimized model was not evaluated in float64: {error}")
                 break
@@ -268,6 +276,7 @@ class _Verifier:
                 )
                 for name, value in truth.items()
             ]
+        self.layers = layers(self.original.proto, reference.inside, reference.inside_stored, inside, self.witness)
         return worst_samples(checks)
 
     def _uncompared(self, reason: str, status: str) -> Verification:

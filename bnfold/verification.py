@@ -11,6 +11,7 @@ import onnx
 from bnfold.noise import OutputCheck
 from bnfold.placement import PlacementVerdict
 from bnfold.samples import real_inputs
+from bnfold.spread import Layer
 
 EQUIVALENT, DIFFERENT, CERTIFIED_ONLY = "equivalent", "different", "certified-only"
 
@@ -20,6 +21,7 @@ class NoiseCheck:
     """The noise layer: each output's worst sample. `status` is "float64", "weaker: ..." or "not run: ...".
 
     `outputs` has the models as the runtime computes them, `stored` both in float64 under the noise of storing weights.
+    `layers` are the inner tensors of `stored`, first sample; they are shown, not judged.
     """
 
     status: str
@@ -28,6 +30,7 @@ class NoiseCheck:
     passed: bool
     outputs: tuple[OutputCheck, ...] = ()
     stored: tuple[OutputCheck, ...] = ()
+    layers: tuple[Layer, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict."""
@@ -38,6 +41,7 @@ class NoiseCheck:
             "passed": self.passed,
             "outputs": [check.to_json() for check in self.outputs],
             "stored": [check.to_json() for check in self.stored],
+            "layers": [layer.to_json() for layer in self.layers],
         }
 
 
