@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from bnfold import report, stays
-from bnfold.benchmark import Bench, BenchRow
+from bnfold.benchmark import Bench
 from bnfold.documents import Failed, Pair
-from bnfold.noise import K, OutputCheck
 from bnfold.page import charts
+from bnfold.page.evidence import (
+    BAD,
+    GOOD,
+    LOUD,
+    PLAIN,
+    Figure,
+    Judged,
+    Placed,
+    Raced,
+    error_figures,
+    evidence,
+    race,
+    race_figure,
+    shape_text,
+)  # fmt: skip
+from bnfold.page.pictures import Picture, pictures
 from bnfold.reasons import Reason, plural
 from bnfold.report import BATCHNORM
 from bnfold.results import Affine, Explained, Optimized
-from bnfold.verification import CERTIFIED_ONLY, DIFFERENT, RuntimeCheck, Verification, badness
-
-DRAWN = 12
-"""Histograms on the page, those nearest to failing first."""
-
-GOOD, BAD, LOUD, PLAIN = "good", "bad", "loud", "plain"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One number of the summary: what it was, and what it is."""
-
-    label: str
-    value: str
-    before: str = ""
-    note: str = ""
-    tone: str = PLAIN
+from bnfold.verification import CERTIFIED_ONLY, DIFFERENT, Verification
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,7 @@ class Folds:
     way: str
     into: str
     affines: tuple[Affine, ...]
+    pictures: tuple[Picture, ...]
 
 
 @dataclass(frozen=True)
@@ -51,48 +50,6 @@ class Stays:
     op: str
     code: str
     affines: tuple[Affine, ...]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One row of the table of comparisons."""
-
-    where: str
-    check: OutputCheck
-    used: str
-    """Share of the allowance that the error takes, in words."""
-    fill: float
-    """The same as a part of one, at most one."""
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Where one provider's run of the optimized model put its nodes."""
-
-    asked: str
-    rows: tuple[tuple[str, int, str], ...]
-    """Provider, nodes, operators."""
-    elsewhere: tuple[str, ...]
-
-
-class _Evidence(NamedTuple):
-    """The comparisons of a verification and their charts."""
-
-    judged: tuple[Judged, ...]
-    histograms: tuple[charts.Steps, ...]
-    layers: charts.Profile | None
-    placed: tuple[Placed, ...]
-
-
-@dataclass(frozen=True)
-class Raced:
-    """One row of a bench."""
-
-    row: BenchRow
-    shapes: str
-    tone: str
-    times: charts.Boxes
-    ratio: charts.Interval
 
 
 @dataclass(frozen=True)
@@ -155,13 +112,13 @@ def _folded(result: Explained, command: str) -> Section:
         _groups(result.affines),
         "folded" if isinstance(result, Optimized) else "can be folded",
         _reasons(result.affines),
-        **(_evidence(run)._asdict() if run else {}),
+        **(evidence(run)._asdict() if run else {}),
     )
 
 
 def _status(result: Explained) -> tuple[str, str]:
     if not isinstance(result, Optimized):
-        return "explained", PLAIN
+        return "", PLAIN
     return result.status, GOOD if result.status == "verified" else LOUD if result.status == "certified-only" else PLAIN
 
 
@@ -182,7 +139,7 @@ def _figures(result: Explained) -> Iterator[Figure]:
             ok = result.certificate.ok
             yield Figure("certificate", "holds" if ok else "FAILS", note=done, tone=GOOD if ok else BAD)
         if result.verification is not None:
-            yield from _error_figure(result.verification)
+            yield from error_figures(result.verification)
 
 
 def _fewer(before: int, after: int) -> str:
@@ -195,7 +152,7 @@ def _groups(affines: Iterable[Affine]) -> tuple[Folds, ...]:
         if affine.status == "folded":
             kinds = " + ".join(dict.fromkeys(affine.into_ops)) or "nothing: its effect vanishes"
             found.setdefault((affine.op, affine.way, kinds), []).append(affine)
-    groups = [Folds(*key, tuple(group)) for key, group in found.items()]
+    groups = [Folds(*key, tuple(group), pictures(group)) for key, group in found.items()]
     return tuple(sorted(groups, key=lambda group: -len(group.affines)))
 
 
@@ -218,8 +175,8 @@ def channels(reason: Reason) -> str:
 def _verified(run: Verification, command: str, title: str, subtitle: str) -> Section:
     tone = {DIFFERENT: BAD, CERTIFIED_ONLY: LOUD}.get(run.status, GOOD)
     facts = (*_fed(run), ("time", f"{run.seconds:.1f} s"))
-    figures, alerts = tuple(_error_figure(run)), _alerts(run)
-    return Section(command, title, subtitle, run.status, tone, figures, alerts, facts, **_evidence(run)._asdict())
+    figures, alerts = tuple(error_figures(run)), _alerts(run)
+    return Section(command, title, subtitle, run.status, tone, figures, alerts, facts, **evidence(run)._asdict())
 
 
 def _alerts(run: Verification) -> tuple[tuple[str, str], ...]:
@@ -227,64 +184,9 @@ def _alerts(run: Verification) -> tuple[tuple[str, str], ...]:
 
 
 def _fed(run: Verification) -> tuple[tuple[str, str], ...]:
-    fed = ", ".join(f"{each['name']} {_shape(each['shape'])} {each['type']}" for each in run.inputs)
+    fed = ", ".join(f"{each['name']} {shape_text(each['shape'])} {each['type']}" for each in run.inputs)
     samples = f"{plural(run.samples, 'sample')} of {fed}, seed {run.seed}" if fed else "nothing was fed"
     return ("inputs", samples), ("reference", run.noise.status), ("TF32", "on" if run.tf32 else "off")
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
-
-
-def _error_figure(run: Verification) -> Iterator[Figure]:
-    worst = run.worst
-    if worst is None or worst.before is None or worst.after is None:
-        return
-    before, after, statistic = report.telling(worst)
-    ratio = f"{after / before:.2f} times, " if before else ""
-    label = "error to float64" if run.noise.status.startswith("float64") else "error to runtime"
-    tone = GOOD if worst.passed else BAD
-    yield Figure(label, f"{after:.1e}", f"{before:.1e}" if before else "0", f"{ratio}{statistic}", tone)
-    yield Figure("noise used", _times(worst.k_needed), note=f"times the model's own, {K:g} allowed", tone=tone)
-
-
-def _evidence(run: Verification) -> _Evidence:
-    rows = [("float64, as stored", check) for check in run.noise.stored]
-    for runtime in run.runtime:
-        for level, outputs in runtime.outputs.items():
-            rows += [(f"{runtime.provider}, optimisations {level}", check) for check in outputs]
-    rounded = rows[len(run.noise.stored) :] or rows
-    drawn = [charts.steps(*row) for row in rounded if row[1].histogram is not None]
-    drawn.sort(key=lambda chart: badness(chart.check), reverse=True)
-    return _Evidence(
-        tuple(_judged(*row) for row in rows),
-        tuple(drawn[:DRAWN]),
-        charts.profile(run.noise.layers, run.passed),
-        tuple(_placed(check) for check in run.runtime if check.nodes),
-    )
-
-
-def _judged(where: str, check: OutputCheck) -> Judged:
-    if check.before is None:
-        return Judged(where, check, "equal" if not check.mismatches else f"{check.mismatches} differ", 0.0)
-    if not check.k_needed:
-        return Judged(where, check, "a few ULP", 0.0)
-    return Judged(where, check, f"{_times(check.k_needed)} of {K:g}", min(check.k_needed / K, 1.0))
-
-
-def _times(value: float) -> str:
-    return f"{value:,.0f}" if 10 <= value < 1e6 else f"{value:.2g}"
-
-
-def _placed(check: RuntimeCheck) -> Placed:
-    by_provider: dict[str, Counter[str]] = {}
-    for row in check.nodes:
-        by_provider.setdefault(str(row["provider"]), Counter())[str(row["op"])] += int(row["nodes"])
-    rows = tuple(
-        (provider, ops.total(), ", ".join(f"{count} {op}" for op, count in ops.most_common()))
-        for provider, ops in sorted(by_provider.items(), key=lambda entry: -entry[1].total())
-    )
-    return Placed(check.provider, rows, check.placement.elsewhere if check.placement else ())
 
 
 # --------------------------------------------------------------------------------------------------------------- bench
@@ -294,23 +196,9 @@ def _raced(result: Bench, command: str, title: str, subtitle: str) -> Section:
     threads = "ONNX Runtime's own choice" if result.threads is None else str(result.threads)
     before, after = report.size(result.size_original), report.size(result.size_optimized)
     verdicts = dict.fromkeys(row.verdict for row in result.rows)
-    figures = tuple(_race_figure(row) for row in result.rows)
+    figures = tuple(race_figure(row) for row in result.rows)
     notes = tuple((LOUD, note) for note in result.notes)
     facts = ("size", f"{before} -> {after}"), ("threads", threads), ("time", f"{result.seconds:.1f} s")
     status = next(iter(verdicts)) if len(verdicts) == 1 else ""
-    raced = tuple(map(_race, result.rows))
+    raced = tuple(map(race, result.rows))
     return Section(command, title, subtitle, status, PLAIN, figures, notes, facts, raced=raced)
-
-
-def _race_figure(row: BenchRow) -> Figure:
-    times = f"{row.optimized.median:.3g} ms", f"{row.original.median:.3g}"
-    return Figure(f"{row.provider}, batch {row.batch}", *times, row.verdict, _race_tone(row))
-
-
-def _race_tone(row: BenchRow) -> str:
-    return {"faster": GOOD, "slower": BAD}.get(row.verdict.rsplit(" ", 1)[-1], PLAIN)
-
-
-def _race(row: BenchRow) -> Raced:
-    shapes = ", ".join(f"{name} {_shape(shape)}" for name, shape in row.shapes.items())
-    return Raced(row, shapes, _race_tone(row), charts.boxes(row), charts.interval(row))
