@@ -90,9 +90,8 @@ class Sketch:
 
     def __call__(self, name: str, value: Any) -> None:
         """Take a tensor; an oracle's `watch`."""
-        array = np.asarray(value)
-        if array.ndim and array.size and is_float_type(array.dtype):
-            self.samples[name] = array.shape, array.reshape(-1)[_picked(array.shape)]
+        if isinstance(value, np.ndarray) and value.ndim and value.size and is_float_type(value.dtype):
+            self.samples[name] = value.shape, value.reshape(-1)[_picked(value.shape)]
 
 
 def _picked(shape: tuple[int, ...]) -> Array:

@@ -104,8 +104,8 @@ def test_what_stays_has_everything_that_is_known() -> None:
     two = Affine("bn_20", "BatchNormalization", "kept", reasons=(first, other))
     said = shown(result(bn(1), two)).text
     for words in (
-        "1 BatchNormalization negative-scale bn_20", "ended at relu", "why a sign",
-        "channel: value 0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 6, 7: 7", "because bn_1 and bn_2 left",
+        "1 BatchNormalization negative-scale bn_20 , because bn_1 , bn_2 left", "ended at relu", "why a sign",
+        "channel: value 0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 6, 7: 7", "because bn_1 , bn_2 left",
         "to unlock be positive", "its other ways ended: 1", "graph-input ended at x why it is the input channels 7",
     ):  # fmt: skip
         assert words in said

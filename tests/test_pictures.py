@@ -90,9 +90,19 @@ def test_boxes_do_not_overlap_and_lie_in_the_picture() -> None:
     for region in (*regions(residual()).values(), chain(LEAVES), chain(ABSORBS, LEAVES, "")):
         (picture,) = pictures(drawn(region))
         corners = [(box.x, box.y) for box in picture.before.boxes]
-        assert all(0 <= x <= picture.width - WIDE and 0 <= y <= picture.height - TALL for x, y in corners)
+        half = picture.width - picture.right
+        assert all(0 <= x <= half - WIDE and 0 <= y <= picture.height - picture.down - TALL for x, y in corners)
         for i, (x, y) in enumerate(corners):
             assert not [1 for u, v in corners[:i] if abs(x - u) < WIDE and abs(y - v) < TALL]
+
+
+def test_a_wide_picture_has_its_halves_one_above_the_other() -> None:
+    places = tuple(Place(f"{i}", "Op", "") for i in range(6))
+    wide = Region(places, tuple((0, i) for i in range(1, 6)))
+    narrow, stacked = (pictures(drawn(each))[0] for each in (chain(ABSORBS, LEAVES), wide))
+    assert (narrow.right > WIDE, narrow.down) == (True, 0)
+    assert (stacked.right, stacked.down > 2 * TALL) == (0, True)
+    assert stacked.height > 4 * TALL
 
 
 def test_a_line_goes_around_the_boxes_in_its_way() -> None:
@@ -101,7 +111,7 @@ def test_a_line_goes_around_the_boxes_in_its_way() -> None:
     (around,) = (line for line in picture.before.lines if "V" in line)
     lane = float(re.findall(r" ([\d.]+) [\d.]+V", around)[0])
     assert not any(box.x <= lane <= box.x + WIDE for box in picture.before.boxes)
-    assert 0 <= lane <= picture.width
+    assert 0 <= lane <= picture.width - picture.right
 
 
 @pytest.mark.parametrize("edges", [((1, 0),), ((0, 1), (1, 0)), ()])

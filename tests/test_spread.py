@@ -35,13 +35,14 @@ def test_two_equal_runs_have_no_bins() -> None:
     assert (found.before, found.after, found.zeros) == ((), (), (3, 3))
 
 
-def test_a_sketch_takes_the_same_elements_of_one_shape_and_no_integers() -> None:
+def test_a_sketch_takes_the_same_elements_of_one_shape_and_floats_only() -> None:
     sketch, other = Sketch(), Sketch()
     big = np.arange(2.0 * SAMPLED).reshape(2, -1)
     for each in (sketch, other):
         each("x", big)
         each("n", np.arange(3))
         each("s", np.float64(1))
+        each("q", [np.ones(2), np.ones(3)])
     assert set(sketch.samples) == {"x"}
     assert sketch.samples["x"][1].shape == (SAMPLED,)
     np.testing.assert_array_equal(sketch.samples["x"][1], other.samples["x"][1])

@@ -11,6 +11,9 @@ from bnfold.results import Affine
 WIDE, TALL, GAP, STEP, LANE = 132, 34, 10, 20, 14
 """Size of a box, the gap beside it, the step below it, and the lane for lines that pass other boxes."""
 
+BESIDE, APART = 440, 30
+"""Up to this width the two halves stand side by side, and so far apart."""
+
 LETTERS = 20
 """What fits into a box."""
 
@@ -49,13 +52,15 @@ class Half:
 
 @dataclass(frozen=True)
 class Picture:
-    """A form of region, as its first example, and how many folds have it."""
+    """A form of region, as its first example, and how many folds have it; the half after stands at `(right, down)`."""
 
     count: int
     width: float
     height: float
     before: Half
     after: Half
+    right: float
+    down: float
     hidden: int
 
 
@@ -83,7 +88,9 @@ def _picture(region: Region, count: int) -> Picture:
     stay = {i: spot for i, spot in spots.items() if i not in leaving}
     before = _half("before", region, spots, region.edges, width)
     after = _half("after", region, stay, _without(region.edges, leaving), width)
-    return Picture(count, width, len(rows) * (TALL + STEP) - STEP, before, after, region.hidden)
+    height = len(rows) * (TALL + STEP) - STEP
+    right, down = (width + APART, 0) if width <= BESIDE else (0, height + APART)
+    return Picture(count, right + width, down + height, before, after, right, down, region.hidden)
 
 
 def _half(
