@@ -7,20 +7,20 @@ both models have, v' against a*v + b, so that an output that saturates hides not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from bnfold.affine import Array, Storage
 from bnfold.errors import BnfoldError
 from bnfold.graph import Model
 from bnfold.oracle import Oracle
 from bnfold.patch import witness_of
 from bnfold.plan import NewConstant, Plan, SetAttribute
 from bnfold.source import FLOATS
-from bnfold.witness import GraphWitness
+from bnfold.spread import Sketch, restored
+from bnfold.witness import GraphWitness, Witness
 from bnfold.write import folded
 
 TOLERANCE = 1e-12
@@ -28,9 +28,6 @@ TOLERANCE = 1e-12
 
 ROUNDED = 1e-6
 """The tolerance where a number has to be rounded all the same: an attribute is a float32, an int32 bias a whole one."""
-
-_ELEMENTS = 1 << 16
-"""Elements of a tensor that are compared at most, evenly spread."""
 
 _WORST = 5
 """Tensors that the report names."""
@@ -58,7 +55,7 @@ class Algebra:
     """Tensors."""
     worst: tuple[TensorError, ...] = ()
     errors: tuple[TensorError, ...] = field(default=(), repr=False)
-    """Every tensor that was compared, in the order in which the folded model makes them."""
+    """Every tensor that was compared, in the order in which the original makes them."""
 
     @property
     def passed(self) -> bool:
@@ -96,62 +93,33 @@ def compare(model: Model, plan: Plan, feeds: Mapping[str, Any], conditioning: fl
         feeds: one sample.
         conditioning: how many times its own rounding a float64 evaluation may be off, where that is a lot.
     """
+    before, after = Sketch(), Sketch()
     try:
-        watcher = _Watcher(witness_of(plan).graphs, {value.name for value in model.proto.graph.output})
-        base_dir = model.source.base_dir
-        Oracle(model.proto, base_dir=base_dir).run(feeds, watch=watcher.original)
-        Oracle(folded(model, plan, exact=True), base_dir=base_dir).run(feeds, watch=watcher.compare)
+        Oracle(model.proto, base_dir=model.source.base_dir).run(feeds, watch=before)
+        Oracle(folded(model, plan, exact=True), base_dir=model.source.base_dir).run(feeds, watch=after)
     except BnfoldError as error:
         return Algebra(f"not run: {error}")
-    errors = tuple(watcher.errors)
+    errors = tuple(_errors(before, after, witness_of(plan)))
     worst = sorted(errors, key=lambda each: -each.error if np.isfinite(each.error) else -np.inf)
     tolerance = ROUNDED if _rounds(plan) else max(TOLERANCE, conditioning * 2.0**-53)
     return Algebra("float64", tolerance, len(errors), tuple(worst[:_WORST]), errors)
 
 
-class _Watcher:
-    """Keeps what the original's tensors should be in the folded model, and compares them there."""
-
-    def __init__(self, graphs: tuple[GraphWitness, ...], outputs: set[str]) -> None:
-        main = next((graph for graph in graphs if graph.path == ""), GraphWitness(""))
-        self.storage: Mapping[str, Storage] = main.storage
-        self.names: Mapping[str, str] = main.names
-        self.expected: dict[str, tuple[Array, float]] = {}
-        self.errors: list[TensorError] = []
-
-    def original(self, name: str, value: Any) -> None:
-        """One tensor of the original."""
-        storage = self.storage.get(name)
-        if not _is_float(value) or (storage is not None and not storage.has_encode):
-            return
-        if storage is not None:
-            value = storage.a * value + storage.b
-        self.expected[self.names.get(name, name)] = (_spread(value), float(np.max(np.abs(value), initial=0.0)))
-
-    def compare(self, name: str, value: Any) -> None:
-        """One tensor of the folded model."""
-        if name not in self.expected or not _is_float(value):
-            return
-        expected, size = self.expected.pop(name)
-        value = _spread(value)
-        if value.shape != expected.shape:
-            self.errors.append(TensorError(name, float("inf")))
-            return
-        both = np.isfinite(expected) & np.isfinite(value)
-        same = np.isfinite(expected) == np.isfinite(value)
-        error = float(np.max(np.abs(value - expected), where=both, initial=0.0)) if same.all() else float("inf")
-        self.errors.append(TensorError(name, error / size if error and size else error))
-
-
-def _is_float(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype == np.float64
-
-
-def _spread(value: Array) -> Array:
-    """Elements that are evenly spread over a tensor, borders included; all of a small one."""
-    flat = value.reshape(-1)
-    step = -(-flat.size // _ELEMENTS)
-    return flat if step <= 1 else flat[:: step | 1].copy()  # an odd step meets every column of an even width
+def _errors(before: Sketch, after: Sketch, witness: Witness) -> Iterator[TensorError]:
+    main = next((graph for graph in witness.graphs if graph.path == ""), GraphWitness(""))
+    for name, (shape, values) in before.samples.items():
+        renamed = main.names.get(name, name)
+        expected = restored(values, shape, main.storage.get(name))
+        if renamed not in after.samples or expected is None:
+            continue
+        found, value = after.samples[renamed]
+        if found != shape or not np.array_equal(np.isfinite(value), np.isfinite(expected)):
+            yield TensorError(renamed, float("inf"))
+            continue
+        finite = np.isfinite(value)
+        error = float(np.max(np.abs(value - expected), where=finite, initial=0.0))
+        size = float(np.max(np.abs(expected), where=finite, initial=0.0))
+        yield TensorError(renamed, error / size if error and size else error)
 
 
 def _rounds(plan: Plan) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from bnfold.folding import Folder
 from bnfold.graph import Model
 from bnfold.patch import Patched, patch, tensors, witness_of
 from bnfold.plan import Plan
+from bnfold.regions import region
 from bnfold.results import Affine, Count, Explained, Facts, Optimized
 from bnfold.runtime import resolve_providers
 from bnfold.solver import Outcome, Solution, matches
@@ -222,14 +223,17 @@ def count_batchnorm(model: onnx.ModelProto) -> int:
 def _affines(folder: Folder, model: Model, solution: Solution) -> tuple[Affine, ...]:
     ops = {node.label: node.op for graph in model.graphs for node in graph.nodes}
     hidden = (Affine(label, op, "kept", reasons=(reason,)) for label, op, reason in folder.hidden())
-    return (*(_affine(outcome, ops) for outcome in solution.outcomes), *hidden)
+    gone = {outcome.node.label for outcome in solution.outcomes if outcome.folded}
+    return (*(_affine(outcome, ops, gone) for outcome in solution.outcomes), *hidden)
 
 
-def _affine(outcome: Outcome, ops: Mapping[str, str]) -> Affine:
+def _affine(outcome: Outcome, ops: Mapping[str, str], gone: Collection[str]) -> Affine:
     node, into = outcome.node, outcome.into
-    status = "folded" if outcome.folded else "kept"
+    if not outcome.folded:
+        return Affine(node.label, node.op, "kept", reasons=outcome.reasons, note=outcome.note)
     kinds = tuple(ops[name] for name in into)
-    return Affine(node.label, node.op, status, outcome.way, into, kinds, outcome.reasons, outcome.note)
+    around = region(node, into, gone)
+    return Affine(node.label, node.op, "folded", outcome.way, into, kinds, note=outcome.note, region=around)
 
 
 def _unmatched(solution: Solution, keep: Iterable[str], only: Iterable[str]) -> tuple[str, ...]:

@@ -10,18 +10,20 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bnfold.errors import BnfoldError, OutputError, UsageError
+from bnfold.documents import Document, Failed, Pair, check
+from bnfold.errors import BnfoldError, UsageError
 from bnfold.jobs import jobs_of, made
 
 # numpy, onnx, onnxruntime and rich are imported by the commands that use them: `bnfold --help` stays quick.
 if TYPE_CHECKING:
     from bnfold.report import Line
+    from bnfold.results import Explained
 
     Progress = Callable[[str], None]
 
@@ -59,26 +61,23 @@ def _printable(text: str) -> str:
 
 
 class _Run:
-    """One invocation: its exit code (the worst one), its JSON, its two streams."""
+    """One invocation: its exit code (the worst one), its results, its two streams, its documents."""
 
-    def __init__(self, json_file: str | None) -> None:
+    def __init__(self, command: str, json: str | None, html: str | None, junit: str | None = None) -> None:
+        self.command = command
         self.code = DONE
-        self.entries: list[Mapping[str, Any]] = []
-        self.json_file = json_file
+        self.results: list[Explained | Pair | Failed] = []
+        self.json, self.html, self.junit = (
+            None if file is None else Document(option, file)
+            for option, file in (("--json", json), ("--html", html), ("--junit", junit))
+        )
 
-    def check_json(self, models: Iterable[Path | None]) -> None:
-        """Raise where the JSON cannot be written, or would overwrite a model: before the work, not after it."""
-        if self.json_file is None or self.json_file == "-":
-            return
-        path = Path(self.json_file)
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder; give a file name to --json")
-        if path.resolve() in {model.resolve() for model in models if model is not None}:
-            raise UsageError(f"--json {path} would overwrite a model; choose another name")
-        if not path.parent.is_dir():
-            raise OutputError(f"the folder {path.parent} of --json does not exist; make it first")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise OutputError(f"{path} cannot be written to; choose another place for --json")
+    def check_documents(self, models: Iterable[Path | None]) -> None:
+        """Raise where a document cannot be written, or would overwrite a model: before the work, not after it."""
+        for document in (self.html, self.junit):
+            if document is not None and document.is_stdout:
+                raise UsageError(f"{document.option} needs the name of a file; only --json can go to stdout")
+        check([document for document in (self.json, self.html, self.junit) if document is not None], models)
 
     @contextlib.contextmanager
     def errors(self, model: Path | None = None) -> Iterator[None]:
@@ -103,14 +102,13 @@ class _Run:
     def _failed(self, code: int, message: str, model: Path | None) -> None:
         self.code = max(self.code, code)
         message = _printable(message)
-        path = None if model is None else str(model)
-        self.entries.append({"model": {"path": path}, "error": {"message": message, "exit_code": code}})
+        self.results.append(Failed(None if model is None else str(model), message, code))
         _complain(message)
 
     @property
     def to_stdout(self) -> bool:
         """Whether stdout is free for results, and not taken by JSON."""
-        return self.json_file != "-"
+        return self.json is None or not self.json.is_stdout
 
     def report(self, lines: Sequence[Line], result: bool = False) -> None:
         """Print a report: to stderr, or to stdout where the report is all that the command gives."""
@@ -123,20 +121,20 @@ class _Run:
         if self.to_stdout:
             click.echo(os.fsencode(text))
 
-    def write_json(self, several: bool = False) -> None:
-        """The one result; of several models, a list of them with what failed."""
-        done = [entry for entry in self.entries if several or "error" not in entry]
-        if self.json_file is None or not done:
-            return
-        report = {"schema": 1, "models": done} if several else done[0]
-        text = json.dumps(report, indent=1, allow_nan=False) + "\n"
-        if self.json_file == "-":
-            click.echo(text, nl=False)
-            return
-        try:
-            Path(self.json_file).write_text(text)
-        except OSError as error:
-            raise OutputError(f"{self.json_file} cannot be written: {error.strerror}") from None
+    def write_documents(self, several: bool = False) -> None:
+        """Write what was asked for: of several models, one document of them all, with what failed."""
+        done = [result.to_json() for result in self.results if several or not isinstance(result, Failed)]
+        if self.json is not None and done:
+            whole = {"schema": 1, "models": done} if several else done[0]
+            self.json.write(json.dumps(whole, indent=1, allow_nan=False) + "\n")
+        if self.html is not None:
+            from bnfold import page
+
+            self.html.write(page.render([page.section(result, self.command) for result in self.results]))
+        if self.junit is not None:
+            from bnfold import junit
+
+            self.junit.write(junit.render(junit.suite(result, self.command) for result in self.results))
 
 
 @contextlib.contextmanager
@@ -193,6 +191,8 @@ _shape = click.option(
     help="Sizes of an input whose shape is free.",
 )
 _json = click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is stdout.")
+_html = click.option("--html", "html_file", metavar="FILE", help="Write the report as one HTML page.")
+_junit = click.option("--junit", "junit_file", metavar="FILE", help="Write what was checked as JUnit XML.")
 _verbose = click.option("-v", "--verbose", is_flag=True, help="List every affine; tell every step.")
 _keep = click.option("--keep", multiple=True, metavar="NODE", help="A node (name or glob) that must stay.")
 _only = click.option("--only", multiple=True, metavar="NODE", help="Fold only these nodes (name or glob).")
@@ -241,14 +241,19 @@ def main(context: click.Context) -> None:
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
 @_sampling
 @_json
+@_html
+@_junit
 @_verbose
 def optimize(
     models: tuple[str, ...],
+    *,
     out: str | None,
     no_verify: bool,
     no_merge: bool,
     shapes: dict[str, tuple[int, ...]],
     json_file: str | None,
+    html_file: str | None,
+    junit_file: str | None,
     verbose: bool,
     **options: Any,
 ) -> int:
@@ -257,10 +262,10 @@ def optimize(
     MODEL is a file, a folder (every .onnx below it) or a glob; with several models OUT is a folder, and one bad model
     does not stop the rest. Nothing is written that was not proved. Prints what it wrote.
     """
-    run = _Run(json_file)
+    run = _Run("optimize", json_file, html_file, junit_file)
     with run.errors():
         jobs, several = jobs_of(models, out)
-        run.check_json(path for job in jobs for path in (job.model, job.output))
+        run.check_documents(path for job in jobs for path in (job.model, job.output))
         import bnfold
         from bnfold import report
 
@@ -270,13 +275,13 @@ def optimize(
             with run.errors(job.model), made(job.folder):
                 with _progress(verbose) as say:
                     result = bnfold.optimize(job.model, job.output, progress=say, **settings)
-                run.entries.append(result.to_json())
+                run.results.append(result)
                 run.report(report.optimized(result, verbose))
                 if result.output is not None:
                     run.result(str(result.output))
-        run.write_json(several)
+        run.write_documents(several)
         if several:
-            bad = sum("error" in entry for entry in run.entries)
+            bad = sum(isinstance(result, Failed) for result in run.results)
             _complain(f"{len(jobs) - bad} of {len(jobs)} models done")
     return run.code
 
@@ -286,24 +291,33 @@ def optimize(
 @_keep
 @_only
 @_json
+@_html
 @_verbose
-def explain(model: Path, keep: tuple[str, ...], only: tuple[str, ...], json_file: str | None, verbose: bool) -> int:
+def explain(
+    model: Path,
+    keep: tuple[str, ...],
+    only: tuple[str, ...],
+    json_file: str | None,
+    html_file: str | None,
+    verbose: bool,
+) -> int:
     """Say what folds in MODEL, and why the rest stays.
 
     Writes nothing and runs nothing.
     """
-    run = _Run(json_file)
+    run = _Run("explain", json_file, html_file)
     with run.errors():
-        run.check_json([model])
+        run.check_documents([model])
         import bnfold
         from bnfold import report
 
-        with _progress(verbose) as say:
-            say("solving")
-            result = bnfold.explain(model, keep=keep, only=only)
-        run.entries.append(result.to_json())
-        run.report(report.explained(result, verbose), result=True)
-        run.write_json()
+        with run.errors(model):
+            with _progress(verbose) as say:
+                say("solving")
+                result = bnfold.explain(model, keep=keep, only=only)
+            run.results.append(result)
+            run.report(report.explained(result, verbose), result=True)
+        run.write_documents()
     return run.code
 
 
@@ -313,12 +327,16 @@ def explain(model: Path, keep: tuple[str, ...], only: tuple[str, ...], json_file
 @_provider
 @_sampling
 @_json
+@_html
+@_junit
 @_verbose
 def verify(
     original: Path,
     optimized: Path,
     shapes: dict[str, tuple[int, ...]],
     json_file: str | None,
+    html_file: str | None,
+    junit_file: str | None,
     verbose: bool,
     **options: Any,
 ) -> int:
@@ -327,23 +345,24 @@ def verify(
     The error against float64 must not exceed the original's own rounding noise, on every provider, with ONNX Runtime's
     optimisations off and on. Exits 3 when the two differ.
     """
-    run = _Run(json_file)
+    run = _Run("verify", json_file, html_file, junit_file)
     with run.errors():
-        run.check_json([original, optimized])
+        run.check_documents([original, optimized])
         import bnfold
         from bnfold import report
 
         _tell_both_runtimes()
-        with _progress(verbose) as say:
-            result = bnfold.verify(original, optimized, shapes=shapes, progress=say, **options)
-        run.entries.append(_pair(original, optimized) | result.to_json())
-        run.report(report.verification(result, str(original), str(optimized)))
-        run.result(result.status)
-        run.write_json()
-        if not result.passed:
-            run.code = DIFFERENT
-        elif not (result.noise.outputs or result.noise.stored):
-            run.code = CANNOT
+        with run.errors(optimized):
+            with _progress(verbose) as say:
+                result = bnfold.verify(original, optimized, shapes=shapes, progress=say, **options)
+            run.results.append(Pair(str(original), str(optimized), result))
+            run.report(report.verification(result, str(original), str(optimized)))
+            run.result(result.status)
+            if not result.passed:
+                run.code = DIFFERENT
+            elif not (result.noise.outputs or result.noise.stored):
+                run.code = CANNOT
+        run.write_documents()
     return run.code
 
 
@@ -365,12 +384,14 @@ def verify(
     "--seconds", type=click.FloatRange(min=0), default=6.0, show_default=True, help="How long to measure each row."
 )
 @_json
+@_html
 @_verbose
 def bench(
     original: Path,
     optimized: Path,
     shapes: dict[str, tuple[int, ...]],
     json_file: str | None,
+    html_file: str | None,
     verbose: bool,
     **options: Any,
 ) -> int:
@@ -378,25 +399,22 @@ def bench(
 
     Both run in turns, ONNX Runtime's optimisations on. Says "no difference" where that is what was measured.
     """
-    run = _Run(json_file)
+    run = _Run("bench", json_file, html_file)
     with run.errors():
-        run.check_json([original, optimized])
+        run.check_documents([original, optimized])
         import bnfold
         from bnfold import report
 
         _tell_both_runtimes()
-        with _progress(verbose or sys.stderr.isatty(), still=True) as say:  # a spinner would take part in the race
-            result = bnfold.bench(original, optimized, shapes=shapes, progress=say, **options)
-        run.entries.append(_pair(original, optimized) | result.to_json())
-        run.report(report.benchmark(result, str(original), str(optimized)))
-        for row in result.rows:
-            run.result(f"{row.provider}, batch {row.batch}: {row.verdict}")
-        run.write_json()
+        with run.errors(optimized):
+            with _progress(verbose or sys.stderr.isatty(), still=True) as say:  # a spinner would take part in the race
+                result = bnfold.bench(original, optimized, shapes=shapes, progress=say, **options)
+            run.results.append(Pair(str(original), str(optimized), result))
+            run.report(report.benchmark(result, str(original), str(optimized)))
+            for row in result.rows:
+                run.result(f"{row.provider}, batch {row.batch}: {row.verdict}")
+        run.write_documents()
     return run.code
-
-
-def _pair(original: Path, optimized: Path) -> dict[str, Any]:
-    return {"schema": 1, "original": str(original), "optimized": str(optimized)}
 
 
 def _tell_both_runtimes() -> None:

@@ -22,10 +22,12 @@ from bnfold.graph import Model
 from bnfold.kernels.base import is_float_type
 from bnfold.noise import Evidence, K, OutputCheck, deviation, is_float, judge, unit_roundoff
 from bnfold.oracle import Oracle
+from bnfold.patch import witness_of
 from bnfold.placement import judge_placement
 from bnfold.plan import Plan
 from bnfold.runtime import ORT_NAMES, CannotRun, Session, resolve_providers
 from bnfold.source import ModelLike
+from bnfold.spread import Layer, Sketch, layers
 from bnfold.verification import (
     CERTIFIED_ONLY,
     DIFFERENT,
@@ -83,7 +85,7 @@ def verify(
         seed: of the random samples.
         tf32: let NVIDIA's TF32 round float32 products to 10 bits.
         progress: called with a line of text as the work goes on.
-        fold: what `optimized` was made from and by which plan, so that the algebra can be judged without rounding.
+        fold: what `optimized` was made from and by which plan: how inner tensors are stored, and unrounded constants.
 
     Raises:
         UsageError: shapes or inputs that do not fit the model; an unknown provider.
@@ -124,6 +126,7 @@ class _Verifier:
         self.notes: list[str] = []
         self.feeds: list[Feeds] = []
         self.algebra: Algebra | None = None
+        self.layers: tuple[Layer, ...] = ()
 
     def verify(
         self, inputs: str | Path | Mapping[str, Any] | None, shapes: Mapping[str, Sequence[int]] | None, count: int
@@ -182,7 +185,7 @@ class _Verifier:
         exact = self._judge_algebra(reference)
         stored = self._stored(reference) if reference.status == "float64" else ()
         passed = bool(at_noise) and all(check.passed for check in at_noise + stored)
-        noise = NoiseCheck(reference.status, self.providers[0], K, passed, at_noise, stored)
+        noise = NoiseCheck(reference.status, self.providers[0], K, passed, at_noise, stored, self.layers)
         problems = [problem for check in checks for problem in check.problems] + _said(stored, "in float64, ")
         return self._result(exact + problems, noise, checks)
 
@@ -251,7 +254,7 @@ class _Verifier:
             return self._uncompared(reason, f"not run: {error}")
         checks = self._stored(reference)
         problems = self._judge_algebra(reference) + _said(checks, "in float64, ")
-        noise = NoiseCheck("float64, both models", "float64", K, not problems, (), checks)
+        noise = NoiseCheck("float64, both models", "float64", K, not problems, (), checks, self.layers)
         self.notes.append(f"no runtime here runs the original ({reason}): both models were compared in float64")
         return self._result(problems, noise, [], CERTIFIED_ONLY)
 
@@ -267,13 +270,14 @@ class _Verifier:
         """Both models in float64, under the noise that storing the weights makes: no arithmetic hides anything here."""
         oracle = Oracle(self.optimized.proto, base_dir=self.optimized.base_dir)
         units = _output_units(self.original.proto)
+        inside = Sketch()
         checks = []
         for index, (truth, rounded) in enumerate(zip(reference.truth, reference.stored, strict=True)):
             if not rounded:
                 continue
             self.say(f"float64, the optimized model, sample {index + 1} of {len(self.feeds)}")
             try:
-                after = oracle.run(self.feeds[index])
+                after = oracle.run(self.feeds[index], watch=None if index else inside)
             except BnfoldError as error:
                 self.notes.append(f"the optimized model was not evaluated in float64: {error}")
                 break
@@ -285,6 +289,8 @@ class _Verifier:
                 )
                 for name, value in truth.items()
             ]
+        witness = None if self.fold is None else witness_of(self.fold[1])
+        self.layers = layers(self.original.proto, reference.inside, reference.inside_stored, inside, witness)
         return worst_samples(checks)
 
     def _uncompared(self, reason: str, status: str) -> Verification:

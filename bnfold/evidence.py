@@ -17,6 +17,7 @@ from bnfold.kernels.base import Array, is_float_type
 from bnfold.kernels.rounding import WEIGHTED
 from bnfold.oracle import MAX_BYTES, MAX_MACS, Oracle
 from bnfold.runtime import CannotRun, Session
+from bnfold.spread import Sketch
 
 Feeds = dict[str, Array]
 Outputs = dict[str, Array]
@@ -40,13 +41,16 @@ class Reference:
     """What the original should compute, sample by sample, and how far its own rounding moves it.
 
     `status` is "float64", or "weaker: ..." where a runtime's own result has to stand in for the truth. `noisy` has
-    runs with everything rounded, `stored` runs in float64 with rounded weights; samples may have none.
+    runs with everything rounded, `stored` runs in float64 with rounded weights; samples may have none. `inside` and
+    `inside_stored` have inner tensors of the first sample, as they should be and with rounded weights.
     """
 
     status: str
     truth: list[Outputs] = field(default_factory=list)
     noisy: list[list[Outputs]] = field(default_factory=list)
     stored: list[list[Outputs]] = field(default_factory=list)
+    inside: Sketch = field(default_factory=Sketch)
+    inside_stored: Sketch = field(default_factory=Sketch)
 
 
 def runnable(read: source.Source) -> bytes | Path:
@@ -117,11 +121,19 @@ def float64_reference(oracle: Oracle, feeds: Sequence[Feeds], seed: int, say: Pr
     for index, sample in enumerate(feeds):
         say(f"float64 reference, sample {index + 1} of {len(feeds)}")
         start = time.perf_counter()
-        truth = oracle.run(sample)
+        truth = oracle.run(sample, watch=None if index else reference.inside)
         seconds = time.perf_counter() - start
         few = min((value.size for value in truth.values()), default=0) < _FEW_ELEMENTS
         turns = range(0) if slow else range(seed + 1, seed + 1 + (_ROUNDINGS if few or seconds < _QUICK_SECONDS else 1))
-        stored = [oracle.run(sample, rounding_seed=turn, weights_only=True) for turn in turns]
+        stored = [
+            oracle.run(
+                sample,
+                rounding_seed=turn,
+                weights_only=True,
+                watch=reference.inside_stored if index == 0 and turn == seed + 1 else None,
+            )
+            for turn in turns
+        ]
         noisy = [oracle.run(sample, rounding_seed=turn) for turn in turns] if seconds < _QUICK_SECONDS else stored
         reference.truth.append(truth)
         reference.stored.append(stored)

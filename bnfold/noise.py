@@ -21,6 +21,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from bnfold.spread import Histogram, histogram
+
 Array = npt.NDArray[Any]
 
 K = 8.0
@@ -52,6 +54,7 @@ class OutputCheck:
     `before` and `after` are the original's and the optimized model's deviation from the reference, `noise` what the
     rule allows K times of, `floor` the original with optimisations on against off. `k_needed` is the smallest K that
     would pass, `ratio` is after over before. Integer outputs have counts of differing elements in `mismatches`.
+    `histogram` has the sizes of the element errors behind `before` and `after`.
     """
 
     output: str
@@ -68,6 +71,7 @@ class OutputCheck:
     ratio: float | None = None
     k_needed: float = 0.0
     mismatches: int = 0
+    histogram: Histogram | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict; a number that is not finite becomes None."""
@@ -86,6 +90,7 @@ class OutputCheck:
             "ratio": finite(self.ratio),
             "k_needed": finite(self.k_needed),
             "mismatches": self.mismatches,
+            "histogram": self.histogram and self.histogram.to_json(),
         }
 
 
@@ -209,6 +214,7 @@ def _judge_float(evidence: Evidence) -> OutputCheck:
         floor_deviation,
         ratio,
         k_needed,
+        histogram=histogram(runs[0], runs[1], runs[2]),
     )
 
 

@@ -155,10 +155,15 @@ def _error_label(run: Verification) -> str:
     return "error to float64" if run.noise.status.startswith("float64") else "error to runtime"
 
 
-def _error(check: OutputCheck) -> str:
+def telling(check: OutputCheck) -> tuple[float, float, str]:
+    """Error before, after, and of which statistic: the one that grew the more."""
     assert check.before is not None and check.after is not None
     pairs = [(check.before.norm, check.after.norm, "norm"), (check.before.max, check.after.max, "largest")]
-    before, after, statistic = max(pairs, key=lambda pair: pair[1] / pair[0] if pair[0] else 0.0)
+    return max(pairs, key=lambda pair: pair[1] / pair[0] if pair[0] else 0.0)
+
+
+def _error(check: OutputCheck) -> str:
+    before, after, statistic = telling(check)
     ratio = f"{after / before:.2f}x, " if before else ""
     return f"{before:.2e} -> {after:.2e}  ({ratio}{statistic}; {_noise_used(check)})"
 

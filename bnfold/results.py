@@ -13,6 +13,7 @@ import onnx
 from bnfold.certificate import Certificate
 from bnfold.noise import finite
 from bnfold.reasons import Reason
+from bnfold.regions import Region
 from bnfold.verification import Verification
 from bnfold.witness import Witness
 
@@ -37,6 +38,8 @@ class Affine:
     """Why it was kept; the most telling reason first."""
     note: str = ""
     """What else the reader must know, where something is."""
+    region: Region | None = None
+    """The part of the graph that its fold concerns, for a picture; not in the JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """The entry of the report's `affines` list."""

@@ -12,6 +12,7 @@ from bnfold.algebra import Algebra
 from bnfold.noise import OutputCheck
 from bnfold.placement import PlacementVerdict
 from bnfold.samples import real_inputs
+from bnfold.spread import Layer
 
 EQUIVALENT, DIFFERENT, CERTIFIED_ONLY = "equivalent", "different", "certified-only"
 
@@ -21,6 +22,7 @@ class NoiseCheck:
     """The noise layer: each output's worst sample. `status` is "float64", "weaker: ..." or "not run: ...".
 
     `outputs` has the models as the runtime computes them, `stored` both in float64 under the noise of storing weights.
+    `layers` are the inner tensors of `stored`, first sample; they are shown, not judged.
     """
 
     status: str
@@ -29,6 +31,7 @@ class NoiseCheck:
     passed: bool
     outputs: tuple[OutputCheck, ...] = ()
     stored: tuple[OutputCheck, ...] = ()
+    layers: tuple[Layer, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict."""
@@ -39,6 +42,7 @@ class NoiseCheck:
             "passed": self.passed,
             "outputs": [check.to_json() for check in self.outputs],
             "stored": [check.to_json() for check in self.stored],
+            "layers": [layer.to_json() for layer in self.layers],
         }
 
 

@@ -161,3 +161,20 @@ def test_the_json_is_documented_key_by_key(tmp_path: Path) -> None:
 
 def test_every_code_stands_in_the_document() -> None:
     assert dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", codes_section(), re.MULTILINE)) == CODES
+
+
+def test_the_commands_of_the_ci_example_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "ci.md").read_text()
+    (workflow,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    lines = [shlex.split(line) for line in workflow.splitlines() if line.strip().startswith("bnfold ")]
+    assert [line[1] for line in lines] == ["optimize", "verify"]
+    monkeypatch.chdir(tmp_path)
+    for folder in ("models", "reports"):
+        (tmp_path / folder).mkdir()
+    model = saved(foldable(), tmp_path / "models" / "net.onnx")
+    assert bnfold("optimize", model).code == 0
+    for _, *arguments in lines:
+        done = bnfold(*arguments)
+        assert done.code == 0, done.err
+    assert {path.name for path in Path("reports").iterdir()} == {"fold.xml", "fold.html", "verify.xml", "verify.html"}
+    assert re.findall(r"path: \|\n +(\S+)\n +(\S+)", workflow) == [("reports/", "folded/")]

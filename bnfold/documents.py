@@ -1,0 +1,128 @@
+"""The files that a command writes about its models: checked before the work starts, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnfold.errors import OutputError, UsageError
+
+if TYPE_CHECKING:  # numpy and onnx stay unloaded until there is a result
+    from bnfold.benchmark import Bench
+    from bnfold.verification import Verification
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A model that a command could not do."""
+
+    model: str | None
+    """Its path, where the failure is one model's."""
+    message: str
+    """One or two lines."""
+    exit_code: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry in the list of models."""
+        error = {"message": self.message, "exit_code": self.exit_code}
+        return {"model": {"path": self.model}, "error": error}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What was found about two models."""
+
+    original: str
+    optimized: str
+    result: Verification | Bench
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole report of `verify` or `bench`."""
+        return {"schema": 1, "original": self.original, "optimized": self.optimized, **self.result.to_json()}
+
+
+@dataclass(frozen=True)
+class Document:
+    """One such file, and the option that asked for it; `-` is stdout."""
+
+    option: str
+    file: str
+
+    @property
+    def is_stdout(self) -> bool:
+        """Whether it goes to stdout."""
+        return self.file == "-"
+
+    def write(self, text: str) -> None:
+        """Write the text: under another name first, so that the file is whole whenever it is there.
+
+        Raises:
+            OutputError: the disk is full, or the folder cannot be written to any more.
+        """
+        if self.is_stdout:
+            sys.stdout.write(text)
+            return
+        path = Path(self.file)
+        try:
+            if _is_special(path):
+                path.write_text(text, encoding="utf-8")
+            else:
+                _replace(path.resolve(), text)
+        except OSError as error:
+            raise OutputError(f"{self.file} cannot be written: {error.strerror}") from None
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            temporary.chmod(path.stat().st_mode)
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def check(documents: Sequence[Document], models: Iterable[Path | None]) -> None:
+    """See that every document can be written.
+
+    Raises:
+        UsageError: one would overwrite a model, or another.
+        OutputError: one cannot be written.
+    """
+    taken = {model.resolve(): "a model" for model in models if model is not None}
+    for document in documents:
+        if document.is_stdout:
+            continue
+        option, path = document.option, Path(document.file)
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; give a file name to {option}")
+        if path.resolve() in taken:
+            raise UsageError(f"{option} {path} would overwrite {taken[path.resolve()]}; choose another name")
+        if not path.parent.is_dir():
+            raise OutputError(f"the folder {path.parent} of {option} does not exist; make it first")
+        if not all(os.access(each, os.W_OK) for each in _touched(path)):
+            raise OutputError(f"{path} cannot be written to; choose another place for {option}")
+        taken[path.resolve()] = f"the file of {option}"
+
+
+def _is_special(path: Path) -> bool:
+    """A pipe or a device, which is written to and never replaced."""
+    return path.exists() and not path.is_file()
+
+
+def _touched(path: Path) -> list[Path]:
+    """What must be writable: a file that is replaced, and its folder."""
+    if _is_special(path):
+        return [path]
+    real = path.resolve()
+    return [real.parent, *([real] if real.exists() else [])]

@@ -1,0 +1,168 @@
+"""JUnit XML for CI systems: a suite for each model, a test case for each thing that was proved or compared.
+
+The form is the common ground of Apache Ant's schema and of the one that Jenkins' xUnit plugin checks.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from xml.etree import ElementTree as ET
+
+from bnfold.documents import Failed, Pair
+from bnfold.noise import OutputCheck
+from bnfold.report import clean
+from bnfold.results import Explained, Optimized
+from bnfold.verification import CERTIFIED_ONLY, RuntimeCheck, Verification
+
+PASSED, FAILURE, ERROR, SKIPPED = "passed", "failure", "error", "skipped"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing that was checked; `text` says why it did not pass."""
+
+    name: str
+    outcome: str = PASSED
+    text: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What was checked of one model."""
+
+    name: str
+    command: str
+    cases: tuple[Case, ...]
+    seconds: float = 0.0
+    properties: dict[str, str] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
+    """Warnings and notes, a line each."""
+
+
+def suite(result: Explained | Pair | Failed, command: str) -> Suite:
+    """The suite of one result of `optimize` or `verify`."""
+    if isinstance(result, Failed):
+        outcome = FAILURE if result.exit_code == 3 else ERROR
+        return Suite(result.model or "bnfold", command, (Case(command, outcome, result.message),))
+    if isinstance(result, Explained):
+        assert isinstance(result, Optimized), "explain checks nothing"
+        return _optimized(result, command)
+    run = result.result
+    assert isinstance(run, Verification), "bench checks nothing"
+    properties = {"original": result.original, "optimized": result.optimized, **_properties(run)}
+    return Suite(result.optimized, command, tuple(_verified(run)), run.seconds, properties, run.notes)
+
+
+def _optimized(result: Optimized, command: str) -> Suite:
+    run, seconds = result.verification, result.timing
+    left = result.batchnorm
+    properties = {"status": result.status, "batchnorm": f"{left.before} -> {left.after}"}
+    if result.output is not None:
+        properties["output"] = str(result.output)
+    cases = [_certificate(result, seconds.get("certify", 0.0))]
+    if run is not None:
+        cases += _verified(run)
+    elif result.certificate is not None:
+        cases.append(Case("verification", SKIPPED, "not run, as asked (--no-verify)"))
+    said = result.warnings + (run.notes if run else ())
+    return Suite(
+        result.model.path or "the model",
+        command,
+        tuple(cases),
+        sum(seconds.values()),
+        properties | (_properties(run) if run else {}),
+        said,
+    )
+
+
+def _certificate(result: Optimized, seconds: float) -> Case:
+    found = result.certificate
+    if found is None:
+        return Case("certificate", SKIPPED, "nothing was folded: the output is the input, byte for byte")
+    problems = "\n".join(map(str, found.failures))
+    return Case("certificate", PASSED if found.ok else FAILURE, problems, seconds)
+
+
+def _properties(run: Verification) -> dict[str, str]:
+    fed = ", ".join(f"{entry['name']} {'x'.join(map(str, entry['shape']))} {entry['type']}" for entry in run.inputs)
+    return {"inputs": fed, "samples": str(run.samples), "seed": str(run.seed), "reference": run.noise.status}
+
+
+def _verified(run: Verification) -> list[Case]:
+    """Every comparison. What is a problem of none of them is one of its own, so that no problem is lost."""
+    cases = [_case(f"float64, as stored: {check.output}", check) for check in run.noise.stored]
+    for runtime in run.runtime:
+        cases += _runtime(runtime)
+    if run.status == CERTIFIED_ONLY:
+        cases.append(Case("runtime", SKIPPED, "; ".join(run.notes)))
+    told = tuple(line for case in cases if case.outcome == FAILURE for line in case.text.splitlines())
+    lost = [problem for problem in run.problems if not problem.endswith(told)]
+    if lost or not cases:
+        cases.insert(0, Case("models", FAILURE if lost else PASSED, "\n".join(lost)))
+    return cases
+
+
+def _runtime(check: RuntimeCheck) -> Iterator[Case]:
+    for level, outputs in check.outputs.items():
+        for output in outputs:
+            yield _case(f"{check.provider}, optimisations {level}: {output.output}", output)
+    if check.placement is not None:
+        problems = "\n".join(check.placement.problems)
+        yield Case(f"{check.provider}, placement", FAILURE if problems else PASSED, problems)
+
+
+def _case(name: str, check: OutputCheck) -> Case:
+    return Case(name, PASSED if check.passed else FAILURE, check.problem)
+
+
+# ----------------------------------------------------------------------------------------------------------------- XML
+
+
+def render(suites: Iterable[Suite]) -> str:
+    """The document; anything may stand in a name."""
+    root = ET.Element("testsuites")
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    for number, each in enumerate(suites):
+        _add(root, each, number, now)
+    ET.indent(root, " ")
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _add(root: ET.Element, each: Suite, number: int, now: str) -> None:
+    count = Counter(case.outcome for case in each.cases)
+    element = ET.SubElement(
+        root, "testsuite", name=clean(each.name), package="bnfold", id=str(number), timestamp=now,
+        hostname=platform.node() or "localhost", tests=str(len(each.cases)), failures=str(count[FAILURE]),
+        errors=str(count[ERROR]), skipped=str(count[SKIPPED]), time=f"{each.seconds:.3f}",
+    )  # fmt: skip
+    properties = ET.SubElement(element, "properties")
+    for name, value in {"bnfold": version("bnfold"), **each.properties}.items():
+        ET.SubElement(properties, "property", name=name, value=clean(value))
+    for case, name in zip(each.cases, _unique([case.name for case in each.cases]), strict=True):
+        test = ET.SubElement(
+            element, "testcase", name=name, classname=f"bnfold.{each.command}", time=f"{case.seconds:.3f}"
+        )
+        if case.outcome in (FAILURE, ERROR):
+            lines = [clean(line) for line in case.text.splitlines()]
+            problem = ET.SubElement(test, case.outcome, type=case.outcome, message=lines[0] if lines else "")
+            problem.text = "\n".join(lines)
+        elif case.outcome == SKIPPED:
+            ET.SubElement(test, "skipped", message=clean(case.text))
+    ET.SubElement(element, "system-out").text = "\n".join(map(clean, each.said))
+    ET.SubElement(element, "system-err")
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """The names, printable; a later one of the same name gets a number."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in map(clean, names):
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found

@@ -1,0 +1,204 @@
+"""What the page says, section by section: the typed results as texts, rows and charts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from bnfold import report, stays
+from bnfold.benchmark import Bench
+from bnfold.documents import Failed, Pair
+from bnfold.page import charts
+from bnfold.page.evidence import (
+    BAD,
+    GOOD,
+    LOUD,
+    PLAIN,
+    Figure,
+    Judged,
+    Placed,
+    Raced,
+    error_figures,
+    evidence,
+    race,
+    race_figure,
+    shape_text,
+)  # fmt: skip
+from bnfold.page.pictures import Picture, pictures
+from bnfold.reasons import Reason, plural
+from bnfold.report import BATCHNORM
+from bnfold.results import Affine, Explained, Optimized
+from bnfold.verification import CERTIFIED_ONLY, DIFFERENT, Verification
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Affines of one operator that leave in one way into the same kinds of nodes."""
+
+    op: str
+    way: str
+    into: str
+    affines: tuple[Affine, ...]
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Stays:
+    """Affines that stay for one reason."""
+
+    op: str
+    code: str
+    affines: tuple[Affine, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """The page's part about one model, or one pair."""
+
+    command: str
+    title: str
+    subtitle: str = ""
+    status: str = ""
+    tone: str = PLAIN
+    figures: tuple[Figure, ...] = ()
+    alerts: tuple[tuple[str, str], ...] = ()
+    """Tone and text."""
+    facts: tuple[tuple[str, str], ...] = ()
+    folds: tuple[Folds, ...] = ()
+    done: str = "folded"
+    stays: tuple[Stays, ...] = ()
+    judged: tuple[Judged, ...] = ()
+    histograms: tuple[charts.Steps, ...] = ()
+    layers: charts.Profile | None = None
+    placed: tuple[Placed, ...] = ()
+    raced: tuple[Raced, ...] = ()
+
+
+def section(result: Explained | Pair | Failed, command: str) -> Section:
+    """The section of one result."""
+    if isinstance(result, Failed):
+        title = result.model or "bnfold"
+        return Section(command, title, status="failed", tone=BAD, alerts=((BAD, " ".join(result.message.split("\n"))),))
+    if isinstance(result, Pair):
+        title, subtitle = result.optimized, f"against {result.original}"
+        if isinstance(result.result, Bench):
+            return _raced(result.result, command, title, subtitle)
+        return _verified(result.result, command, title, subtitle)
+    return _folded(result, command)
+
+
+# ------------------------------------------------------------------------------------------------ optimize and explain
+
+
+def _folded(result: Explained, command: str) -> Section:
+    model, run = result.model, result.verification if isinstance(result, Optimized) else None
+    status, tone = _status(result)
+    warnings = tuple((LOUD, f"warning: {warning}") for warning in result.warnings)
+    made_by = ((("made by", model.producer),) if model.producer else ()) + (
+        ("model", f"opset {model.opset}, IR {model.ir_version}"),
+    )
+    steps = ", ".join(f"{step} {seconds:.1f}" for step, seconds in result.timing.items() if seconds >= 0.05)
+    time = f"{sum(result.timing.values()):.1f} s" + (f" ({steps})" if steps else "")
+    return Section(
+        command,
+        model.path or "the model",
+        f"to {model.output}" if model.output else "",
+        status,
+        tone,
+        tuple(_figures(result)),
+        warnings + (_alerts(run) if run else ()),
+        made_by + (_fed(run) if run else ()) + (("time", time),),
+        _groups(result.affines),
+        "folded" if isinstance(result, Optimized) else "can be folded",
+        _reasons(result.affines),
+        **(evidence(run)._asdict() if run else {}),
+    )
+
+
+def _status(result: Explained) -> tuple[str, str]:
+    if not isinstance(result, Optimized):
+        return "", PLAIN
+    return result.status, GOOD if result.status == "verified" else LOUD if result.status == "certified-only" else PLAIN
+
+
+def _figures(result: Explained) -> Iterator[Figure]:
+    model, norms = result.model, result.batchnorm
+    yield Figure(BATCHNORM, f"{norms.after:,}", f"{norms.before:,}", tone=_fewer(norms.before, norms.after))
+    others = [affine for affine in result.affines if affine.op != BATCHNORM]
+    if others:
+        left = sum(affine.status == "kept" for affine in others)
+        kinds = ", ".join(f"{count} {op}" for op, count in Counter(affine.op for affine in others).most_common())
+        yield Figure("scale and shift", f"{left:,}", f"{len(others):,}", kinds, _fewer(len(others), left))
+    yield Figure("nodes", f"{model.nodes.after:,}", f"{model.nodes.before:,}")
+    before, after = report.size(model.bytes.before), report.size(model.bytes.after)
+    yield Figure("size", after, before if before != after else "")
+    if isinstance(result, Optimized):
+        if result.certificate is not None:
+            done = f"{plural(result.certificate.checked, 'node')}, {plural(result.certificate.constants, 'constant')}"
+            ok = result.certificate.ok
+            yield Figure("certificate", "holds" if ok else "FAILS", note=done, tone=GOOD if ok else BAD)
+        if result.verification is not None:
+            yield from error_figures(result.verification)
+
+
+def _fewer(before: int, after: int) -> str:
+    return GOOD if after < before and not after else PLAIN
+
+
+def _groups(affines: Iterable[Affine]) -> tuple[Folds, ...]:
+    found: dict[tuple[str, str, str], list[Affine]] = {}
+    for affine in affines:
+        if affine.status == "folded":
+            kinds = " + ".join(dict.fromkeys(affine.into_ops)) or "nothing: its effect vanishes"
+            found.setdefault((affine.op, affine.way, kinds), []).append(affine)
+    groups = [Folds(*key, tuple(group), pictures(group)) for key, group in found.items()]
+    return tuple(sorted(groups, key=lambda group: -len(group.affines)))
+
+
+def _reasons(affines: Iterable[Affine]) -> tuple[Stays, ...]:
+    kept = [affine for affine in affines if affine.status == "kept"]
+    return tuple(Stays(group[0].op, group[0].reasons[0].code, tuple(group)) for group in stays.groups(kept))
+
+
+def channels(reason: Reason) -> str:
+    """All channels that a reason names, with their values."""
+    shown = [str(channel) for channel in reason.channels]
+    if reason.values:
+        shown = [f"{channel}: {value:.3g}" for channel, value in zip(shown, reason.values, strict=True)]
+    return ", ".join(shown)
+
+
+# ---------------------------------------------------------------------------------------------------------- comparisons
+
+
+def _verified(run: Verification, command: str, title: str, subtitle: str) -> Section:
+    tone = {DIFFERENT: BAD, CERTIFIED_ONLY: LOUD}.get(run.status, GOOD)
+    facts = (*_fed(run), ("time", f"{run.seconds:.1f} s"))
+    figures, alerts = tuple(error_figures(run)), _alerts(run)
+    return Section(command, title, subtitle, run.status, tone, figures, alerts, facts, **evidence(run)._asdict())
+
+
+def _alerts(run: Verification) -> tuple[tuple[str, str], ...]:
+    return tuple((BAD, problem) for problem in run.problems) + tuple((LOUD, note) for note in run.notes)
+
+
+def _fed(run: Verification) -> tuple[tuple[str, str], ...]:
+    fed = ", ".join(f"{each['name']} {shape_text(each['shape'])} {each['type']}" for each in run.inputs)
+    samples = f"{plural(run.samples, 'sample')} of {fed}, seed {run.seed}" if fed else "nothing was fed"
+    return ("inputs", samples), ("reference", run.noise.status), ("TF32", "on" if run.tf32 else "off")
+
+
+# --------------------------------------------------------------------------------------------------------------- bench
+
+
+def _raced(result: Bench, command: str, title: str, subtitle: str) -> Section:
+    threads = "ONNX Runtime's own choice" if result.threads is None else str(result.threads)
+    before, after = report.size(result.size_original), report.size(result.size_optimized)
+    verdicts = dict.fromkeys(row.verdict for row in result.rows)
+    figures = tuple(race_figure(row) for row in result.rows)
+    notes = tuple((LOUD, note) for note in result.notes)
+    facts = ("size", f"{before} -> {after}"), ("threads", threads), ("time", f"{result.seconds:.1f} s")
+    status = next(iter(verdicts)) if len(verdicts) == 1 else ""
+    raced = tuple(map(race, result.rows))
+    return Section(command, title, subtitle, status, PLAIN, figures, notes, facts, raced=raced)
