@@ -5,11 +5,11 @@ Source: ONNX operators Add, Sub -1/6/7/13/14, Sum, Mean -1/6/8/13.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from bnfold.affine import Array, snap
+from bnfold.affine import Array, Storage, snap
 from bnfold.rules.base import OUT, Accept, View, lift, need_encode
 from bnfold.rules.dead import passes_constants
 from bnfold.rules.operands import constant_edits, first_accepted, fitted, refuse_axis
@@ -56,10 +56,21 @@ def add(view: View) -> list[Accept]:
     terms = [weights[key] * shifts[key] for key in weights]
     rest = snap(shifts[OUT] - sum(terms[1:], terms[0]), shifts[OUT], *terms)
 
+    def settled(key: int, shift: Array) -> Mapping[int, Storage]:
+        return view.settle({key: fitted(view, view.port(key), a, shift, out.rank)}).assign
+
+    plain: dict[int, Mapping[int, Storage]] = {}
+
     def way(extra: dict[int, Array]) -> Accept:
-        wants = {key: fitted(view, view.port(key), a, shifts[key] + extra.get(key, 0.0), out.rank) for key in keys}
-        accept = view.settle(wants)
-        return Accept(accept.assign, constant_edits(view, list(weights), "shift"))
+        assign: dict[int, Storage] = {}
+        for key in keys:
+            if key in extra:
+                assign |= settled(key, shifts[key] + extra[key])
+                continue
+            if key not in plain:  # the same in every way
+                plain[key] = settled(key, shifts[key])
+            assign |= plain[key]
+        return Accept(assign, constant_edits(view, list(weights), "shift"))
 
     if np.all(rest == 0):
         return [way({})]

@@ -123,6 +123,7 @@ class GraphSolver:
             limit = min(limit, max(STEPS[-2], self.far))
         failures: list[Failure] = []
         found: list[_Found] = []
+        start = self.steps
         ways = self._ways(source) if level < len(STEPS) else ()
         for way in ways:
             tried = self.attempt(source, way, limit)
@@ -137,7 +138,7 @@ class GraphSolver:
             if mixed is not None:
                 found.append(mixed)
         if level >= len(STEPS) - 1:
-            self.far -= sum(failure.steps for failure in failures)
+            self.far -= self.steps - start
         if not found:
             self._keep(index, failures, level == len(STEPS))
             return None
