@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,16 @@ class PlacementVerdict:
             "problems": list(self.problems),
             "elsewhere": list(self.elsewhere),
         }
+
+
+def combined(verdicts: Iterable[PlacementVerdict]) -> PlacementVerdict | None:
+    """The verdict on several runs of one model on one provider, each line once; None where there was no run."""
+    every = list(verdicts)
+    if not every:
+        return None
+    problems = dict.fromkeys(problem for each in every for problem in each.problems)
+    elsewhere = dict.fromkeys(line for each in every for line in each.elsewhere)
+    return PlacementVerdict(every[0].provider, not problems, tuple(problems), tuple(elsewhere))
 
 
 def judge_placement(original: Placement, optimized: Placement, provider: str) -> PlacementVerdict:
