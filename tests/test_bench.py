@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.benchmark import bench
 from bnfold.benchmark.results import timing
+from bnfold.benchmark.turns import Raced
 from bnfold.errors import ModelError, UsageError
 
 
@@ -54,9 +55,20 @@ def test_a_row_has_percentiles_throughput_and_settings() -> None:
         assert one.p90 is not None and one.p95 is not None
         assert one.low <= one.median <= one.high <= one.p90 <= one.p95
         assert one.p99 is None
-        assert 4 / one.throughput <= one.p95
     assert row.settings == {"use_deterministic_compute": "0"}
     assert row.memory is None
+
+
+def test_a_row_is_made_of_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = np.array([[0.004, 0.002], [0.004, 0.002]])
+    raced = Raced([(0.3, 0.1)] * 6, [[pairs] * 6])
+    monkeypatch.setattr("bnfold.benchmark.race", lambda *arguments, **options: raced)
+    (row,) = bench(chain(2), chain(2), batches=(4,), memory=False).rows
+    assert (row.pairs, row.blocks, row.ratio, row.verdict) == (12, 6, 2, "2.00x faster")
+    assert (row.original.median, row.optimized.median) == pytest.approx((4, 2))
+    assert (row.original.throughput, row.optimized.throughput) == pytest.approx((1000, 2000))
+    assert (row.original.create, row.optimized.create) == pytest.approx((300, 100))
+    assert row.create is not None and row.create.verdict == "3.00x quicker"
 
 
 def test_percentiles_and_throughput_of_known_times() -> None:

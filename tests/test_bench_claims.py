@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bnfold.benchmark.interval import compared, order_interval, verdict
-from bnfold.benchmark.race import BLOCKS, Raced, race
+from bnfold.benchmark.turns import BLOCKS, Raced, race
 
 
 @pytest.mark.parametrize(("count", "bounds"), [(6, (1, 6)), (8, (1, 8)), (9, (2, 8)), (12, (3, 10)), (20, (6, 15))])

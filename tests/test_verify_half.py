@@ -39,7 +39,7 @@ def network(*, conv: bool, out: int, folded: bool, wrong: float = 0.0) -> onnx.M
         nodes.append(helper.make_node("Add", ["a", "b"], ["n"]))
     nodes.append(helper.make_node("Relu", [nodes[-1].output[0]], ["r"]))
     nodes.append(helper.make_node("Cast", ["r"], ["y"], to=out))
-    sizes = ["n", 8, 12, 16] if conv else ["n", 32]
+    sizes: list[int | str] = ["n", 8, 12, 16] if conv else ["n", 32]
     graph = helper.make_graph(
         nodes,
         "g",

@@ -1,6 +1,6 @@
 """Is the optimized model faster? Both run in turns, and the answer is a ratio with its confidence interval.
 
-`race` measures, `interval` says what may be claimed, `memory` asks child processes. Where the interval holds 1, or the
+`turns` measures, `interval` says what may be claimed, `memory` asks child processes. Where the interval holds 1, or the
 ratio is closer to 1 than two sessions of one model are, the answer is "no difference".
 """
 
@@ -17,8 +17,8 @@ import numpy as np
 from bnfold import samples, source
 from bnfold.benchmark.interval import Compared, compared, order_interval, verdict
 from bnfold.benchmark.memory import CannotMeasure, peak_memory
-from bnfold.benchmark.race import Raced, race
 from bnfold.benchmark.results import Bench, BenchRow, Memory, Timing, timing
+from bnfold.benchmark.turns import Raced, race
 from bnfold.errors import BnfoldError, ModelError, UsageError
 from bnfold.evidence import runnable
 from bnfold.kernels.base import Array

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from bnfold.runtime import CPU, Session, import_onnxruntime
@@ -26,11 +25,10 @@ _RUNS = 2
 
 @dataclass(frozen=True)
 class Task:
-    """What to load, and what to run it on: `feeds` is an .npz, `types` has the true type of each array's bits."""
+    """What to load, and what to run it on: `feeds` is an .npz by input name, bits where numpy lacks the type."""
 
     model: str
     feeds: str
-    types: Mapping[str, str]
     provider: str
     options: Mapping[str, str]
     tf32: bool
@@ -46,7 +44,7 @@ def measure(task: Task) -> dict[str, Any]:
     """Load, run, and say what it took. Raises what the session raises, and `OSError` where Linux tells no memory."""
     import_onnxruntime()
     with np.load(task.feeds) as found:
-        feeds = {name: found[name].view(_dtype(task.types[name])) for name in found.files}
+        feeds = {name: found[name] for name in found.files}
     gpu = int(task.options.get("device_id", 0))
     before, trouble = device_bytes(gpu) if task.provider != CPU else (None, "")
     base = resident("VmRSS")
@@ -65,10 +63,6 @@ def measure(task: Task) -> dict[str, Any]:
     after, _ = device_bytes(gpu) if before is not None else (None, "")
     device = None if before is None or after is None else after - before
     return {"base": base, "peak": resident("VmHWM"), "device": device, "trouble": trouble}
-
-
-def _dtype(name: str) -> np.dtype[Any]:
-    return np.dtype(getattr(ml_dtypes, name, name))
 
 
 def resident(field: str) -> int:

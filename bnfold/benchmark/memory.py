@@ -60,9 +60,9 @@ def peak_memory(
     """
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="bnfold-memory-") as folder:
+        np.savez(Path(folder) / "feeds.npz", allow_pickle=False, **feeds)
         task = {
-            "feeds": str(_saved(feeds, Path(folder))),
-            "types": {name: array.dtype.name for name, array in feeds.items()},
+            "feeds": str(Path(folder) / "feeds.npz"),
             "provider": provider,
             "options": dict(options),
             "tf32": tf32,
@@ -95,16 +95,6 @@ def memory_compared(turns: Sequence[tuple[int, int]]) -> Compared:
     words = f"{ratio:.2f}x smaller" if ratio > 1 else f"{1 / ratio:.2f}x larger"
     same = low <= 1 <= high or abs(ratio - 1) < MARGIN
     return Compared(before, after, len(turns), ratio, low, high, "no difference" if same else words)
-
-
-def _saved(feeds: Mapping[str, Array], folder: Path) -> Path:
-    """The arrays in a file; types that numpy cannot save go as bits."""
-    path = folder / "feeds.npz"
-    plain = {
-        name: array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array for name, array in feeds.items()
-    }
-    np.savez(path, allow_pickle=False, **plain)
-    return path
 
 
 def _path(model: bytes | Path, beside: Path) -> Path:
