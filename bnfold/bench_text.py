@@ -12,10 +12,12 @@ _COLUMNS = ("p50", "p90", "p95", "p99", "items/s")
 
 
 def benchmark(result: Bench, original: str, optimized: str) -> list[Line]:
-    """A table of latencies for every row, the ratio with its interval and the verdict; sessions and memory."""
+    """A table of latencies for every row, the ratio with its interval and the verdict, sessions and memory."""
     lines = [line(f"{optimized} against {original}", "bold")]
+    providers: set[str] = set()
     for row in result.rows:
-        lines += _row(row)
+        lines += _latency(row) + ([] if row.provider in providers else _sessions(row)) + _memory(row.memory)
+        providers.add(row.provider)
     if result.size_original != result.size_optimized:
         lines.append(fact("size", f"{size(result.size_original)} -> {size(result.size_optimized)}"))
     threads = "ONNX Runtime's own choice of threads" if result.threads is None else plural(result.threads, "thread")
@@ -23,19 +25,24 @@ def benchmark(result: Bench, original: str, optimized: str) -> list[Line]:
     return lines + [fact("note", note, LOUD) for note in result.notes]
 
 
-def _row(row: BenchRow) -> list[Line]:
+def _latency(row: BenchRow) -> list[Line]:
     shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in row.shapes.items())
     runs = f"{plural(row.pairs, 'pair')} of runs in turns, in {plural(row.blocks, 'block')}; {shapes}"
-    lines = [
+    return [
         fact(f"{row.provider}, batch {row.batch}", runs),
         fact("  milliseconds", "".join(f"{name:>9}" for name in _COLUMNS), FAINT),
         fact("  original", _timing(row.original)),
         fact("  optimized", _timing(row.optimized)),
         _verdict("  verdict", row.verdict, _interval(row.ratio, row.low, row.high)),
     ]
+
+
+def _sessions(row: BenchRow) -> list[Line]:
+    """What is the same for every batch size of a provider."""
+    lines = [fact("  settings", settings(row.provider, row.settings))]
     if row.create is not None:
         lines.append(_verdict("  session made", row.create.verdict, _create(row.create)))
-    return lines + _memory(row.memory) + [fact("  settings", settings(row.provider, row.settings))]
+    return lines
 
 
 def _timing(timing: Timing) -> str:

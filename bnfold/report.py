@@ -17,18 +17,7 @@ from bnfold.noise import K, OutputCheck
 from bnfold.reasons import plural
 from bnfold.verification import CERTIFIED_ONLY, DIFFERENT, RuntimeCheck, Verification, badness
 
-__all__ = [
-    "Line",
-    "benchmark",
-    "clean",
-    "console",
-    "explained",
-    "optimized",
-    "show",
-    "size",
-    "verdict",
-    "verification",
-]
+__all__ = ["Line", "benchmark", "clean", "console", "explained", "optimized", "show", "size", "verdict", "verification"]
 
 BATCHNORM = "BatchNormalization"
 

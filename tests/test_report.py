@@ -235,16 +235,23 @@ def test_bench(verdict: str) -> None:
         "    original               2.50     2.75     2.88        -    1,600",
         "    optimized             0.500    0.750    0.800    0.900        8",
         f"    verdict           {verdict}  (ratio 1.250, 95% 1.200 to 1.300)",
+        "    settings          not deterministic",
         "    session made      1.14x quicker  (80.00 -> 70.00 ms, 11 times each; ratio 1.140, 95% 1.100 to 1.200)",
         f"    peak memory       1.50x smaller  ({memory})",
         "    on the GPU        -  (4.0 MB -> 2.0 MB; ratio 2.000)",
-        "    settings          not deterministic",
     ]
     assert lines[10:] == [
         "  size                1.0 kB -> 900 bytes",
         "  measured            6.0 s, ONNX Runtime's own choice of threads",
         "  note                a note",
     ]
+
+
+def test_what_all_batches_share_is_said_once_for_each_provider() -> None:
+    rows = (ROW, replace(ROW, batch=8), replace(ROW, provider="cuda", settings={"use_tf32": "0"}))
+    said = text(report.benchmark(Bench(rows, 1, 1, 2, (), 6.0), "a.onnx", "b.onnx"))
+    assert [said.count(word) for word in ("verdict", "peak memory", "session made", "settings")] == [3, 3, 2, 2]
+    assert "TF32 off" in said
 
 
 def test_bench_without_an_interval_or_memory_claims_neither() -> None:

@@ -24,6 +24,9 @@ BLOCKS = 12
 _MAX_PAIRS = 1000
 """In one block."""
 
+_SILENCE = 5.0
+"""Seconds between two words on how far it is."""
+
 
 class Runner(Protocol):
     """A session with its tensors in place."""
@@ -78,12 +81,15 @@ def race(
     pair.append(make[1]())
     loaded = _created(pair)
     measured = renewing = 0.0
+    said = float("-inf")
     blocks = BLOCKS if runs is None else min(BLOCKS, runs)
     for block in range(blocks):
         if runs is None and block >= ENOUGH and measured > seconds * len(cases):
             break
-        say(f"measuring, block {block + 1} of {blocks}")
         start = time.perf_counter()
+        if start - said > _SILENCE:
+            say(f"measuring, block {block + 1} of {blocks}")
+            said = start
         fresh = block == 0
         if block and renewing <= seconds:
             fresh = True
