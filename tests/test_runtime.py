@@ -19,7 +19,7 @@ from bnfold.errors import ProviderError, UsageError
 from bnfold.placement import PlacedNode, Placement, combined, judge_placement
 from bnfold.runtime import CannotRun, Session, available, both_runtimes_installed, resolve_providers
 
-CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+CUDA, CPU, TENSORRT = "CUDAExecutionProvider", "CPUExecutionProvider", "TensorrtExecutionProvider"
 
 
 def has_cuda() -> bool:
@@ -199,6 +199,23 @@ def test_a_float_node_that_left_the_provider_fails(optimized: Placement, passed:
     assert bool(verdict.problems) is not passed
     assert len(verdict.elsewhere) == sum(node.provider == CPU for node in optimized.nodes)
     assert verdict.to_json()["passed"] is passed
+
+
+@pytest.mark.parametrize(
+    ("optimized", "passed"),
+    [
+        (placed(("k", "TRTKernel_graph_g_1", TENSORRT, True)), True),
+        (placed(("k", "TRTKernel_graph_g_1", TENSORRT, True), ("c", "Conv", CUDA, True)), False),
+        (placed(("k", "TRTKernel_graph_g_1", TENSORRT, True), ("m", "NonZero", CUDA, True)), True),
+        (placed(("k", "TRTKernel_graph_g_1", TENSORRT, True), ("new", "NonZero", CUDA, True)), True),
+        (placed(("k", "TRTKernel_graph_g_1", TENSORRT, True), ("s", "Shape", CPU, False)), True),
+        (placed(("c", "Conv", CUDA, True)), False),
+    ],
+    ids=["stayed", "left-the-kernel", "never-there", "op-never-there", "integers", "none-there"],
+)
+def test_a_node_that_left_a_kernel_of_tensorrt_fails(optimized: Placement, passed: bool) -> None:
+    original = placed(("k", "TRTKernel_graph_g_0", TENSORRT, True), ("m", "NonZero", CUDA, True))
+    assert judge_placement(original, optimized, TENSORRT).passed is passed
 
 
 def test_several_runs_are_judged_together() -> None:

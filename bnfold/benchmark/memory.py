@@ -60,7 +60,7 @@ def peak_memory(
     """
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="bnfold-memory-") as folder:
-        np.savez(Path(folder) / "feeds.npz", allow_pickle=False, **feeds)
+        np.savez(Path(folder) / "feeds.npz", **feeds)
         task = {
             "feeds": str(Path(folder) / "feeds.npz"),
             "provider": provider,
