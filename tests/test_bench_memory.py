@@ -35,16 +35,18 @@ def dense(width: int, kind: int = TensorProto.FLOAT) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def identity(kind: int) -> bytes:
-    node = helper.make_node("Identity", ["x"], ["y"])
-    ends = [helper.make_tensor_value_info(name, kind, ["n", 512]) for name in "xy"]
+def identity(kind: int, name: str = "x") -> bytes:
+    node = helper.make_node("Identity", [name], ["y"])
+    ends = [helper.make_tensor_value_info(end, kind, ["n", 512]) for end in (name, "y")]
     graph = helper.make_graph([node], "g", ends[:1], ends[1:])
     opsets = [helper.make_opsetid("", 17)]
     return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
 
 
-def taken(one: bytes | Path, two: bytes | Path, dtype: Any = np.float32, seconds: float = 60) -> Memory:
-    feeds = {"x": np.ones((2, 512), dtype)}
+def taken(
+    one: bytes | Path, two: bytes | Path, dtype: Any = np.float32, seconds: float = 60, name: str = "x"
+) -> Memory:
+    feeds = {name: np.ones((2, 512), dtype)}
     memory, trouble = peak_memory([one, two], feeds, provider="cpu", options={}, tf32=False, threads=1, seconds=seconds)
     assert trouble == ""
     return memory
@@ -70,6 +72,12 @@ def test_the_parent_does_not_count() -> None:
 
 def test_bits_of_types_that_numpy_lacks_arrive() -> None:
     assert taken(identity(TensorProto.BFLOAT16), identity(TensorProto.BFLOAT16), ml_dtypes.bfloat16, 0).base > 0
+
+
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "a/b", "../up", "0"])
+def test_an_input_may_have_any_name(name: str) -> None:
+    model = identity(TensorProto.FLOAT, name)
+    assert taken(model, model, seconds=0, name=name).base > 0
 
 
 @pytest.mark.parametrize(
@@ -157,8 +165,8 @@ def test_what_the_session_took_on_the_gpu_is_the_difference(
     monkeypatch.setattr(child, "device_bytes", lambda number: seen.pop(0))
     monkeypatch.setattr(child, "reset_peak", lambda: None)
     (tmp_path / "m.onnx").write_bytes(dense(1))
-    np.savez(tmp_path / "feeds.npz", x=np.ones((1, 512), np.float32))
-    task = Task(str(tmp_path / "m.onnx"), str(tmp_path / "feeds.npz"), "cuda", {"a": "b"}, True, 1)
+    np.savez(tmp_path / "feeds.npz", np.ones((1, 512), np.float32))
+    task = Task(str(tmp_path / "m.onnx"), str(tmp_path / "feeds.npz"), ["x"], "cuda", {"a": "b"}, True, 1)
     report = child.measure(task)
     assert (report["device"], report["trouble"]) == (device, trouble)
     assert asked == [{"provider": "cuda", "options": {"a": "b"}, "tf32": True, "threads": 1, "deterministic": False}]

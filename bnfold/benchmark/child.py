@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ _RUNS = 2
 
 @dataclass(frozen=True)
 class Task:
-    """What to load, and what to run it on: `feeds` is an .npz by input name, bits where numpy lacks the type."""
+    """What to load, and what to run it on: `feeds` is an .npz with the arrays of `inputs`, in order."""
 
     model: str
     feeds: str
+    inputs: Sequence[str]
     provider: str
     options: Mapping[str, str]
     tf32: bool
@@ -44,7 +45,7 @@ def measure(task: Task) -> dict[str, Any]:
     """Load, run, and say what it took. Raises what the session raises, and `OSError` where Linux tells no memory."""
     import_onnxruntime()
     with np.load(task.feeds) as found:
-        feeds = {name: found[name] for name in found.files}
+        feeds = {name: found[f"arr_{index}"] for index, name in enumerate(task.inputs)}
     gpu = int(task.options.get("device_id", 0))
     before, trouble = device_bytes(gpu) if task.provider != CPU else (None, "")
     base = resident("VmRSS")

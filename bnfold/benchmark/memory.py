@@ -60,9 +60,10 @@ def peak_memory(
     """
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="bnfold-memory-") as folder:
-        np.savez(Path(folder) / "feeds.npz", **feeds)
+        np.savez(Path(folder) / "feeds.npz", *feeds.values())
         task = {
             "feeds": str(Path(folder) / "feeds.npz"),
+            "inputs": list(feeds),
             "provider": provider,
             "options": dict(options),
             "tf32": tf32,
