@@ -244,7 +244,11 @@ class _Verifier:
             )
             for level in runs.optimized
         }
-        problems += [f"optimisations {level}: {problem}" for level, each in placed.items() for problem in each.problems]
+        problems += [
+            f"{provider}, optimisations {level}: {problem}"
+            for level, each in placed.items()
+            for problem in each.problems
+        ]
         plain = runs.placements.get("optimized off", Placement(()))
         return RuntimeCheck(
             provider,

@@ -210,7 +210,7 @@ def test_a_node_that_leaves_the_provider_is_seen_at_either_level(monkeypatch: py
     found = verify(foldable(), foldable(), providers=["cpu"], samples=1)
     assert found.status == "different"
     problem = f"Relu 'relu' ran on Elsewhere; the original ran it on {CPU}"
-    assert found.problems == (f"optimisations {level}: {problem}",)
+    assert found.problems == (f"cpu, optimisations {level}: {problem}",)
     assert found.runtime[0].placement is not None
     assert found.runtime[0].placement.elsewhere == ("Relu 'relu' ran on Elsewhere",)
     assert found.runtime[0].settings == {"use_deterministic_compute": "1"}
