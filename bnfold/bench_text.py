@@ -16,13 +16,18 @@ def benchmark(result: Bench, original: str, optimized: str) -> list[Line]:
     lines = [line(f"{optimized} against {original}", "bold")]
     providers: set[str] = set()
     for row in result.rows:
-        lines += _latency(row) + ([] if row.provider in providers else _sessions(row)) + _memory(row.memory)
+        lines += _latency(row) + details(row, shared=row.provider not in providers)
         providers.add(row.provider)
     if result.size_original != result.size_optimized:
         lines.append(fact("size", f"{size(result.size_original)} -> {size(result.size_optimized)}"))
     threads = "ONNX Runtime's own choice of threads" if result.threads is None else plural(result.threads, "thread")
     lines.append(fact("measured", f"{result.seconds:.1f} s, {threads}"))
     return lines + [fact("note", note, LOUD) for note in result.notes]
+
+
+def details(row: BenchRow, shared: bool = True) -> list[Line]:
+    """Memory; and where `shared`, what is the same for every batch size of a provider: settings and sessions."""
+    return (_sessions(row) if shared else []) + _memory(row.memory)
 
 
 def _latency(row: BenchRow) -> list[Line]:
@@ -38,7 +43,6 @@ def _latency(row: BenchRow) -> list[Line]:
 
 
 def _sessions(row: BenchRow) -> list[Line]:
-    """What is the same for every batch size of a provider."""
     lines = [fact("  settings", settings(row.provider, row.settings))]
     if row.create is not None:
         lines.append(_verdict("  session made", row.create.verdict, _create(row.create)))
