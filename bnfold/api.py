@@ -92,7 +92,7 @@ def optimize(
         keep: names or globs of nodes that must stay.
         only: names or globs; where given, every other node stays.
         providers: execution providers to verify on, each in turn: `cuda`, `tensorrt`, `cpu`. By default the best here.
-        provider_options: options for ONNX Runtime by provider.
+        provider_options: options for ONNX Runtime by provider: `{"cuda": {"device_id": "1"}}`.
         inputs: inputs to verify with, as a `.npz` file or arrays by name; seeded random ones by default.
         shapes: sizes for inputs whose shape is free.
         samples: how many random inputs to verify with.
@@ -111,8 +111,8 @@ def optimize(
     """
     clock, say = Clock(), progress or (lambda line: None)
     keep, only = tuple(keep), tuple(only)
-    if verify and providers:
-        resolve_providers(providers)
+    if verify and (providers or provider_options):
+        resolve_providers(providers, provider_options)
     source = read(model)
     path = Path(output) if output is not None else _default_output(source)
     where = destination(source, path, force or dry_run) if path is not None else None

@@ -173,6 +173,20 @@ def _read_batches(context: click.Context, option: click.Parameter, value: str) -
     return tuple(map(int, value.split(",")))
 
 
+def _read_provider_options(
+    context: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> dict[str, dict[str, str]]:
+    """`cuda:device_id=1`, as often as there are options."""
+    found: dict[str, dict[str, str]] = {}
+    for value in values:
+        left, equals, setting = value.partition("=")
+        provider, _, key = left.partition(":")
+        if not (provider and key and equals):
+            raise click.BadParameter(f"{value!r} is not of the form cuda:device_id=1", context, option)
+        found.setdefault(provider, {})[key] = setting
+    return found
+
+
 def _is_size(text: str) -> bool:
     return text.isascii() and text.isdigit() and int(text) > 0
 
@@ -182,6 +196,11 @@ _provider = click.option(
     "--provider", "providers", multiple=True, type=click.Choice(["cuda", "tensorrt", "cpu"]),
     help="Execution provider of ONNX Runtime; may be given again, and each is used in turn. [default: the best here]",
 )  # fmt: skip
+_provider_option = click.option(
+    "--provider-option", "provider_options", multiple=True, callback=_read_provider_options,
+    metavar="NAME:KEY=VALUE", help="An option of a provider, as ONNX Runtime names it; may be given again.",
+)  # fmt: skip
+_tf32 = click.option("--tf32", is_flag=True, help="Let NVIDIA's TF32 round float32 products to 10 bits.")
 _shape = click.option(
     "--shape",
     "shapes",
@@ -205,7 +224,7 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
         _shape,
         click.option("--samples", type=click.IntRange(min=0), default=2, show_default=True, help="Random inputs."),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs."),
-        click.option("--tf32", is_flag=True, help="Let NVIDIA's TF32 round float32 products to 10 bits."),
+        _tf32,
     )):  # fmt: skip
         command = option(command)
     return command
@@ -232,6 +251,7 @@ def main(context: click.Context) -> None:
     "-o", "--output", "out", metavar="OUT", help="File to write, or folder. [default: NAME.folded.onnx beside it]"
 )
 @_provider
+@_provider_option
 @_keep
 @_only
 @click.option("--no-verify", is_flag=True, help="Run nothing: the certificate alone has to do.")
@@ -325,6 +345,7 @@ def explain(
 @click.argument("original", type=_PATH)
 @click.argument("optimized", type=_PATH)
 @_provider
+@_provider_option
 @_sampling
 @_json
 @_html
@@ -370,6 +391,7 @@ def verify(
 @click.argument("original", type=_PATH)
 @click.argument("optimized", type=_PATH)
 @_provider
+@_provider_option
 @click.option(
     "--batch",
     "batches",
@@ -383,6 +405,7 @@ def verify(
 @click.option(
     "--seconds", type=click.FloatRange(min=0), default=6.0, show_default=True, help="How long to measure each row."
 )
+@_tf32
 @_json
 @_html
 @_verbose

@@ -23,7 +23,7 @@ from bnfold.kernels.base import is_float_type
 from bnfold.noise import Evidence, K, OutputCheck, deviation, is_float, judge, unit_roundoff
 from bnfold.oracle import Oracle
 from bnfold.patch import witness_of
-from bnfold.placement import judge_placement
+from bnfold.placement import Placement, combined, judge_placement
 from bnfold.plan import Plan
 from bnfold.runtime import ORT_NAMES, CannotRun, Session, resolve_providers
 from bnfold.source import ModelLike
@@ -95,7 +95,7 @@ def verify(
     return _Verifier(
         source.read(original),
         source.read(optimized),
-        resolve_providers(providers),
+        resolve_providers(providers, provider_options),
         provider_options or {},
         seed,
         tf32,
@@ -238,13 +238,27 @@ class _Verifier:
             )
             outputs[level] = checks
             problems += _said(checks, f"{provider}, optimisations {level}: ")
-        placement, nodes = None, ()
-        if "optimized off" in runs.placements:
-            ran = runs.placements["optimized off"]
-            placement = judge_placement(runs.placements["original off"], ran, ORT_NAMES[provider])
-            nodes = tuple(ran.table())
-            problems += placement.problems
-        return RuntimeCheck(provider, not problems, tuple(problems), outputs, placement, nodes)
+        placed = {
+            level: judge_placement(
+                runs.placements[f"original {level}"], runs.placements[f"optimized {level}"], ORT_NAMES[provider]
+            )
+            for level in runs.optimized
+        }
+        problems += [
+            f"{provider}, optimisations {level}: {problem}"
+            for level, each in placed.items()
+            for problem in each.problems
+        ]
+        plain = runs.placements.get("optimized off", Placement(()))
+        return RuntimeCheck(
+            provider,
+            not problems,
+            tuple(problems),
+            outputs,
+            combined(placed.values()),
+            tuple(plain.table()),
+            runs.settings,
+        )
 
     def _certified_only(self, reason: str) -> Verification:
         """No runtime runs the original: both models in float64, under the noise that Monte Carlo rounding shows."""

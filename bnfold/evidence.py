@@ -16,6 +16,7 @@ from bnfold.errors import BnfoldError, ModelError
 from bnfold.kernels.base import Array, is_float_type
 from bnfold.kernels.rounding import WEIGHTED
 from bnfold.oracle import MAX_BYTES, MAX_MACS, Oracle
+from bnfold.placement import Placement
 from bnfold.runtime import CannotRun, Session
 from bnfold.spread import Sketch
 
@@ -205,6 +206,7 @@ def perturbed(original: source.Source, seed: int) -> bytes | None:
 class Runs:
     """What one provider computed: by level ("off", "on"), each model's outputs for every sample.
 
+    `placements` has, by model and level ("original off"), where each node ran; `settings` what the sessions were told.
     `nudged` has, for every sample, the original's outputs for inputs that differ by rounding alone (optimisations off).
     """
 
@@ -212,7 +214,8 @@ class Runs:
     nudged: list[list[Outputs]] = field(default_factory=list)
     optimized: dict[str, list[Outputs]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    placements: dict[str, Any] = field(default_factory=dict)
+    placements: dict[str, Placement] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_both(
@@ -242,6 +245,7 @@ def run_both(
             "profile": True,
         }
         session = Session(original, **settings)
+        runs.settings = session.settings
         runs.original[level] = [session.run(sample) for sample in feeds]
         if level == "off":
             runs.nudged = [[session.run(_nudged(sample, turn)) for turn in range(NUDGES)] for sample in feeds]

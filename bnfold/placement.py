@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 # ONNX Runtime's own casts and copies between devices are not nodes of the model.
 _INSERTED_CAST = "InsertedPrecisionFreeCast_"
 _COPIES = ("MemcpyFromHost", "MemcpyToHost")
+# A part of the model that TensorRT runs as one kernel.
+_FUSED = "TRTKernel_"
 _FLOATS = frozenset({"float", "float16", "bfloat16", "double"})
 
 
@@ -76,21 +79,36 @@ class PlacementVerdict:
         }
 
 
+def combined(verdicts: Iterable[PlacementVerdict]) -> PlacementVerdict | None:
+    """The verdict on several runs of one model on one provider, each line once; None where there was no run."""
+    every = list(verdicts)
+    if not every:
+        return None
+    problems = dict.fromkeys(problem for each in every for problem in each.problems)
+    elsewhere = dict.fromkeys(line for each in every for line in each.elsewhere)
+    return PlacementVerdict(every[0].provider, not problems, tuple(problems), tuple(elsewhere))
+
+
 def judge_placement(original: Placement, optimized: Placement, provider: str) -> PlacementVerdict:
     """Fails where a floating-point node of `optimized` left `provider` (ONNX Runtime's name) though it had it before.
 
-    "Had it before" is asked of the node of the same name, and of the op type for a node with a new name. Integer
-    nodes (shape arithmetic that ONNX Runtime keeps on the CPU on purpose) are only listed.
+    "Had it before" is asked of the node of the same name, and of the op type for a node with a new name. A profile
+    names no node inside TensorRT's kernels: where the original had any, an op that it ran nowhere else was in one.
+    Integer nodes (shape arithmetic that ONNX Runtime keeps on the CPU on purpose) are only listed.
     """
     by_name = {node.name: node.provider for node in original.nodes if node.name}
     ops_there = {node.op for node in original.nodes if node.provider == provider and node.is_float}
+    ops_elsewhere = {node.op for node in original.nodes if node.provider != provider}
+    fused = any(op.startswith(_FUSED) for op in ops_there)
     problems, elsewhere = [], []
     for node in optimized.nodes:
         if node.provider == provider:
             continue
         line = f"{node.op} '{node.name}' ran on {node.provider}"
         elsewhere.append(line)
-        was_there = by_name[node.name] == provider if node.name in by_name else node.op in ops_there
+        was_there = node.op in ops_there or (fused and node.op not in ops_elsewhere)
+        if node.name in by_name:
+            was_there = by_name[node.name] == provider
         if node.is_float and was_there:
             problems.append(f"{line}; the original ran it on {provider}")
     floats = [node for node in optimized.nodes if node.is_float]

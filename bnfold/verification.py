@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -48,7 +48,11 @@ class NoiseCheck:
 
 @dataclass(frozen=True)
 class RuntimeCheck:
-    """Both models on one provider: `outputs` by level ("off", "on"), and which provider ran what."""
+    """Both models on one provider: `outputs` by level ("off", "on"), and which provider ran what.
+
+    `nodes` is the optimized model's table of op, provider and count, optimisations off; `settings` is what ONNX
+    Runtime was told.
+    """
 
     provider: str
     passed: bool
@@ -56,6 +60,7 @@ class RuntimeCheck:
     outputs: Mapping[str, tuple[OutputCheck, ...]]
     placement: PlacementVerdict | None
     nodes: tuple[Mapping[str, Any], ...]
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict."""
@@ -66,6 +71,7 @@ class RuntimeCheck:
             "outputs": {level: [check.to_json() for check in checks] for level, checks in self.outputs.items()},
             "placement": self.placement and self.placement.to_json(),
             "nodes": [dict(row) for row in self.nodes],
+            "settings": dict(self.settings),
         }
 
 
@@ -74,7 +80,7 @@ class Verification:
     """What was found. `status` is "equivalent", "different" or "certified-only".
 
     `problems` says why not equivalent; `notes` what the reader should know. `inputs` has name, type and shape of what
-    was fed. `nodes` of a runtime check is the optimized model's table of op, provider and count.
+    was fed.
     """
 
     status: str

@@ -12,7 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold.benchmark import bench, ratio_interval, verdict
+from bnfold.benchmark import bench
+from bnfold.benchmark.results import timing
+from bnfold.benchmark.turns import Raced
 from bnfold.errors import ModelError, UsageError
 
 
@@ -33,62 +35,102 @@ def chain(length: int, shape: Sequence[int | str] = ("n", 3, 64, 96)) -> onnx.Mo
 
 def test_a_much_larger_model_is_slower() -> None:
     said: list[str] = []
-    found = bench(chain(16), chain(1), providers=["cpu"], runs=15, threads=1, progress=said.append)
+    found = bench(chain(16), chain(1), providers=["cpu"], runs=24, threads=1, memory=False, progress=said.append)
     (row,) = found.rows
     assert row.ratio > 2
-    assert row.low > 1
+    assert row.low is not None and row.low > 1
     assert row.verdict.endswith("x faster")
-    assert row.pairs == 15
-    assert row.original.low <= row.original.median <= row.original.high
-    assert row.original.create > 0
+    assert (row.pairs, row.blocks) == (24, 12)
+    assert row.create is not None and row.create.pairs == 11
+    assert row.original.create == row.create.original > 0
     assert found.size_original > found.size_optimized
-    assert said
+    assert said == ["cpu: making two sessions", "cpu: measuring, block 1 of 12"]
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["rows"][0]["provider"] == "cpu"
-    assert bench(chain(1), chain(16), runs=15, threads=1).rows[0].verdict.endswith("x slower")
+    assert bench(chain(1), chain(16), runs=12, threads=1, memory=False).rows[0].verdict.endswith("x slower")
+
+
+def test_a_row_has_percentiles_throughput_and_settings() -> None:
+    (row,) = bench(chain(2), chain(2), batches=(4,), runs=20, threads=1, memory=False).rows
+    for one in (row.original, row.optimized):
+        assert one.p90 is not None and one.p95 is not None
+        assert one.low <= one.median <= one.high <= one.p90 <= one.p95
+        assert one.p99 is None
+    assert row.settings == {"use_deterministic_compute": "0"}
+    assert row.memory is None
+
+
+def test_a_row_is_made_of_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = np.array([[0.004, 0.002], [0.004, 0.002]])
+    raced = Raced([(0.3, 0.1)] * 6, [[pairs] * 6])
+    monkeypatch.setattr("bnfold.benchmark.race", lambda *arguments, **options: raced)
+    (row,) = bench(chain(2), chain(2), batches=(4,), memory=False).rows
+    assert (row.pairs, row.blocks, row.ratio, row.verdict) == (12, 6, 2, "2.00x faster")
+    assert (row.original.median, row.optimized.median) == pytest.approx((4, 2))
+    assert (row.original.throughput, row.optimized.throughput) == pytest.approx((1000, 2000))
+    assert (row.original.create, row.optimized.create) == pytest.approx((300, 100))
+    assert row.create is not None and row.create.verdict == "3.00x quicker"
+
+
+def test_percentiles_and_throughput_of_known_times() -> None:
+    found = timing(np.arange(1, 101) / 1000, 8, 0.5)
+    assert (found.median, found.low, found.high) == pytest.approx((50.5, 25.75, 75.25))
+    assert (found.p90, found.p95, found.p99) == pytest.approx((90.1, 95.05, 99.01))
+    assert found.throughput == pytest.approx(8 / 0.0505)
+    assert found.create == 500
+    assert timing(np.ones(99), 1, 0).p99 is None
+    assert (timing(np.ones(9), 1, 0).p90, timing(np.ones(19), 1, 0).p95) == (None, None)
 
 
 def test_each_batch_is_a_row_and_fixed_shapes_are_measured_once() -> None:
-    rows = bench(chain(1), chain(1), batches=(1, 2), runs=3).rows
+    rows = bench(chain(1), chain(1), batches=(1, 2), runs=3, memory=False).rows
     assert [(row.batch, row.shapes["x"]) for row in rows] == [(1, (1, 3, 64, 96)), (2, (2, 3, 64, 96))]
-    fixed = bench(chain(1, (2, 3, 8, 8)), chain(1, (2, 3, 8, 8)), batches=(1, 4), runs=3)
+    assert {row.verdict for row in rows} == {"too few to tell"}
+    fixed = bench(chain(1, (2, 3, 8, 8)), chain(1, (2, 3, 8, 8)), batches=(1, 4), runs=3, memory=False)
     assert [row.batch for row in fixed.rows] == [2]
     assert "fixed" in fixed.notes[0]
 
 
+def test_batches_differ_by_any_input() -> None:
+    """The first input is fixed and the second is not: two rows, not one that hides the other."""
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["a"], ["p"]), helper.make_node("Abs", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info(*each) for each in (("a", 1, [2, 5]), ("x", 1, ["n", 5]))],
+        [helper.make_tensor_value_info("p", 1, None), helper.make_tensor_value_info("y", 1, None)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    assert [row.shapes["x"][0] for row in bench(model, model, batches=(1, 4), runs=1, memory=False).rows] == [1, 4]
+
+
 def test_the_time_is_bounded() -> None:
-    found = bench(chain(4), chain(4), seconds=0.2)
-    assert found.rows[0].pairs >= 5
+    found = bench(chain(4), chain(4), seconds=0.2, memory=False)
+    assert found.rows[0].pairs >= 6
     assert found.seconds < 5
+
+
+def test_the_memory_of_every_row_is_measured_and_a_failure_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = bench(chain(1), chain(1), runs=1, seconds=0)
+    memory = found.rows[0].memory
+    assert memory is not None and memory.process.original > 0 and memory.base > 2**20
+    assert memory.device is None
+    assert found.notes == ()
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    failed = bench(chain(1), chain(1), batches=(3,), runs=1)
+    assert failed.rows[0].memory is None
+    assert failed.notes[0].startswith("cpu, batch 3: the peak memory was not measured: original: ")
+    assert "/nowhere/python" in failed.notes[0]
+
+
+def test_options_of_a_provider_that_is_not_used_are_wrong_usage() -> None:
+    with pytest.raises(UsageError, match="add --provider cuda"):
+        bench(chain(1), chain(1), providers=["cpu"], provider_options={"cuda": {"device_id": "1"}})
 
 
 def test_sizes_count_external_data(tmp_path: Path) -> None:
     model = chain(1)
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
-    found = bench(tmp_path / "m.onnx", tmp_path / "m.onnx", runs=2)
+    found = bench(tmp_path / "m.onnx", tmp_path / "m.onnx", runs=2, memory=False)
     assert found.size_original == (tmp_path / "m.onnx").stat().st_size + 3 * 3 * 9 * 4
-
-
-@pytest.mark.parametrize(
-    ("interval", "text"),
-    [
-        ((1.32, 1.2, 1.4), "1.32x faster"),
-        ((0.5, 0.4, 0.6), "2.00x slower"),
-        ((1.3, 0.9, 1.6), "no difference"),
-        ((1.01, 1.005, 1.015), "no difference"),
-    ],
-)
-def test_verdict(interval: tuple[float, float, float], text: str) -> None:
-    assert verdict(*interval) == text
-
-
-def test_interval_of_equal_models_holds_one_and_shrinks_for_steady_ones() -> None:
-    random = np.random.default_rng(0)
-    ratio, low, high = ratio_interval(1 + 0.1 * random.uniform(0, 1, (60, 2)))
-    assert low < 1 < high
-    assert low < ratio < high
-    _, near, far = ratio_interval(np.array([[2.0, 1.0]]) * (1 + 0.001 * random.uniform(0, 1, (60, 2))))
-    assert near == pytest.approx(2, rel=2e-3)
-    assert far == pytest.approx(2, rel=2e-3)
 
 
 def test_wrong_usage_is_said() -> None:
@@ -104,4 +146,4 @@ def test_a_model_that_runs_on_no_size_asks_for_one() -> None:
     model.graph.output[0].name = "z"
     with pytest.raises(ModelError, match="--shape x="):
         bench(model, model)
-    assert bench(model, model, shapes={"x": (1, 3, 77, 91)}, runs=2).rows[0].pairs == 2
+    assert bench(model, model, shapes={"x": (1, 3, 77, 91)}, runs=2, memory=False).rows[0].pairs == 2

@@ -12,7 +12,7 @@ import pytest
 
 from bnfold import page
 from bnfold.api import Affine
-from bnfold.benchmark import Bench, BenchRow, Timing
+from bnfold.benchmark import Bench, BenchRow, Compared, Memory, Timing
 from bnfold.documents import Failed, Pair
 from bnfold.reasons import CODES, Reason
 from bnfold.spread import Histogram, Layer
@@ -175,6 +175,31 @@ def test_the_bench_has_spread_and_interval() -> None:
     ):  # fmt: skip
         assert words in found.text
     assert found.tags.count("svg") == 2
+
+
+def test_the_bench_has_percentiles_sessions_and_memory() -> None:
+    row = replace(
+        ROW,
+        optimized=Timing(2, 1.9, 2.1, 70, 2.25, 2.5, None, 2000),
+        create=Compared(80, 70, 11, 1.14, 1.1, 1.2, "1.14x quicker"),
+        memory=Memory(10**8, Compared(3e6, 2e6, 3, 1.5, 1.25, 1.75, "1.50x smaller")),
+        settings={"use_tf32": "0", "mine": HOSTILE},
+        provider="cuda",
+    )
+    found = shown(Pair("a.onnx", "b.onnx", Bench((row,), 1000, 900, None, (), 6.0)), "bench")
+    for words in (
+        "optimized 2.000 1.900 to 2.100 70 2.250 2.500 - 2000", "session made 1.14x quicker (80.00 -> 70.00 ms, 11",
+        "peak memory 1.50x smaller (3.0 MB -> 2.0 MB;", "settings TF32 off, not deterministic, mine=",
+    ):  # fmt: skip
+        assert words in found.text
+    assert "script" not in found.tags
+
+
+def test_a_bench_too_short_for_an_interval_has_none() -> None:
+    row = replace(ROW, low=None, high=None, verdict="too few to tell")
+    found = shown(Pair("a.onnx", "b.onnx", Bench((row,), 1000, 900, None, (), 6.0)), "bench")
+    assert "ratio 1.250 too few runs for an interval" in found.text
+    assert "95%: " not in found.text
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.999, 30.0])

@@ -8,7 +8,7 @@ import pytest
 
 from bnfold import report
 from bnfold.api import Affine, Count, Explained, Facts, Optimized
-from bnfold.benchmark import Bench, BenchRow, Timing
+from bnfold.benchmark import Bench, BenchRow, Compared, Memory, Timing
 from bnfold.certificate import Certificate
 from bnfold.noise import Deviation, OutputCheck
 from bnfold.placement import PlacementVerdict
@@ -211,17 +211,74 @@ def test_what_ran_elsewhere_is_listed() -> None:
     assert "Shape 's' ran on" in text(report.verification(replace(VERIFIED, runtime=(run,)), "a", "b"))
 
 
+ROW = BenchRow(
+    "cpu", 4, {"x": (4, 3, 8, 9)}, 120, Timing(2.5, 2.4, 2.6, 80, 2.75, 2.875, None, 1600),
+    Timing(0.5, 0.4, 0.6, 70, 0.75, 0.8, 0.9, 8.0), 1.25, 1.2, 1.3, "1.25x faster", 12,
+    Compared(80, 70, 11, 1.14, 1.1, 1.2, "1.14x quicker"),
+    Memory(10**8, Compared(3e6, 2e6, 3, 1.5, 1.25, 1.75, "1.50x smaller"), Compared(4e6, 2e6, 2, 2, None, None, "-")),
+    {"use_deterministic_compute": "0"},
+)  # fmt: skip
+
+
+def raced(**changes: Any) -> str:
+    row = replace(ROW, **changes)
+    return text(report.benchmark(Bench((row,), 1000, 900, None, ("a note",), 6.0), "a.onnx", "b.onnx"))
+
+
 @pytest.mark.parametrize("verdict", ["no difference", "1.24x faster", "1.10x slower"])
 def test_bench(verdict: str) -> None:
-    row = BenchRow(
-        "cpu", 4, {"x": (4, 3, 8, 9)}, 120, Timing(2.5, 2.4, 2.6, 80), Timing(2, 1.9, 2.1, 70), 1.25, 1.2, 1.3, verdict
-    )
-    said = flat(report.benchmark(Bench((row,), 1000, 900, None, ("a note",), 6.0), "a.onnx", "b.onnx"))
-    assert "cpu, batch 4 120 pairs of runs in turns, x 4x3x8x9" in said
-    assert "original 2.50 ms median, 2.40 to 2.60 quartiles, session made in 80 ms" in said
-    assert f"verdict {verdict} (ratio 1.250, 95% 1.200 to 1.300)" in said
-    assert "size 1.0 kB -> 900 bytes" in said
-    assert "note a note" in said
+    lines = raced(verdict=verdict).splitlines()
+    memory = "3.0 MB -> 2.0 MB; ratio 1.500, extremes 1.250 to 1.750, beyond 100.0 MB for Python and ONNX Runtime"
+    assert lines[1:10] == [
+        "  cpu, batch 4        120 pairs of runs in turns, in 12 blocks; x 4x3x8x9",
+        "    milliseconds            p50      p90      p95      p99  items/s",
+        "    original               2.50     2.75     2.88        -    1,600",
+        "    optimized             0.500    0.750    0.800    0.900        8",
+        f"    verdict           {verdict}  (ratio 1.250, 95% 1.200 to 1.300)",
+        "    settings          not deterministic",
+        "    session made      1.14x quicker  (80.00 -> 70.00 ms, 11 times each; ratio 1.140, 95% 1.100 to 1.200)",
+        f"    peak memory       1.50x smaller  ({memory})",
+        "    on the GPU        -  (4.0 MB -> 2.0 MB; ratio 2.000)",
+    ]
+    assert lines[10:] == [
+        "  size                1.0 kB -> 900 bytes",
+        "  measured            6.0 s, ONNX Runtime's own choice of threads",
+        "  note                a note",
+    ]
+
+
+def test_what_all_batches_share_is_said_once_for_each_provider() -> None:
+    rows = (ROW, replace(ROW, batch=8), replace(ROW, provider="cuda", settings={"use_tf32": "0"}))
+    said = text(report.benchmark(Bench(rows, 1, 1, 2, (), 6.0), "a.onnx", "b.onnx"))
+    assert [said.count(word) for word in ("verdict", "peak memory", "session made", "settings")] == [3, 3, 2, 2]
+    assert "TF32 off" in said
+
+
+def test_bench_without_an_interval_or_memory_claims_neither() -> None:
+    said = raced(low=None, high=None, verdict="too few to tell", memory=None)
+    assert "verdict           too few to tell  (ratio 1.250)\n" in said
+    assert "memory" not in said
+
+
+@pytest.mark.parametrize(
+    ("provider", "given", "words"),
+    [
+        ("cpu", {"use_deterministic_compute": "1"}, "deterministic"),
+        ("cuda", {"use_tf32": "0", "use_deterministic_compute": "1", "device_id": "2"},
+         "TF32 off, deterministic, device_id=2"),
+        ("cuda", {"use_tf32": "1", "use_deterministic_compute": "0"}, "TF32 on, not deterministic"),
+        ("tensorrt", {"NVIDIA_TF32_OVERRIDE": "0", "use_deterministic_compute": "1"}, "TF32 off, deterministic"),
+        ("tensorrt", {"NVIDIA_TF32_OVERRIDE": "not set", "use_deterministic_compute": "1"}, "TF32 on, deterministic"),
+    ],
+)  # fmt: skip
+def test_the_settings_of_a_provider_are_shown(provider: str, given: dict[str, str], words: str) -> None:
+    run = replace(RUN, provider=provider, settings=given)
+    checked = replace(VERIFIED, runtime=(run,))
+    assert f"{provider}, settings {words} " in f"{flat(report.verification(checked, 'a', 'b'))} "
+    assert f"settings          {words}\n" in raced(provider=provider, settings=given)
+    summary = flat(report.optimized(result(bn(1), verification=checked)))
+    tf32 = words.split(",", maxsplit=1)[0]
+    assert (f"on, {tf32}: 1,200 nodes" if "TF32" in tf32 else "off and on: 1,200 nodes") in summary
 
 
 @pytest.mark.parametrize(

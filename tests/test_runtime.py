@@ -16,10 +16,10 @@ from onnx import TensorProto, helper
 
 from bnfold import runtime
 from bnfold.errors import ProviderError, UsageError
-from bnfold.placement import PlacedNode, Placement, judge_placement
-from bnfold.runtime import CannotRun, Session, both_runtimes_installed, provider_list, resolve_providers
+from bnfold.placement import PlacedNode, Placement, combined, judge_placement
+from bnfold.runtime import CannotRun, Session, available, both_runtimes_installed, resolve_providers
 
-CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+CUDA, CPU, TENSORRT = "CUDAExecutionProvider", "CPUExecutionProvider", "TensorrtExecutionProvider"
 
 
 def has_cuda() -> bool:
@@ -118,22 +118,6 @@ def test_missing_libraries_are_a_provider_error(
         Session(model(), provider=provider)
 
 
-def test_cuda_options_turn_tf32_off_unless_asked() -> None:
-    (name, options), (last, _) = provider_list("cuda")
-    assert (name, last) == (CUDA, CPU)
-    assert options["use_tf32"] == "0"
-    assert dict(provider_list("cuda", tf32=True))[CUDA]["use_tf32"] == "1"
-
-
-def test_tensorrt_options_are_text_and_the_user_has_the_last_word() -> None:
-    chosen = provider_list("tensorrt", extra={"trt_fp16_enable": "1", "trt_engine_cache_path": "/tmp/x"})
-    assert [name for name, _ in chosen] == ["TensorrtExecutionProvider", CUDA, CPU]
-    options = chosen[0][1]
-    assert options["trt_fp16_enable"] == "1"
-    assert options["trt_int8_enable"] == "0"
-    assert all(isinstance(value, str) for value in options.values())
-
-
 @pytest.mark.parametrize("installed", [{"onnxruntime"}, {"onnxruntime-gpu"}, {"onnxruntime", "onnxruntime-gpu"}])
 def test_both_runtimes_are_noticed(monkeypatch: pytest.MonkeyPatch, installed: set[str]) -> None:
     def version(name: str) -> str:
@@ -217,10 +201,38 @@ def test_a_float_node_that_left_the_provider_fails(optimized: Placement, passed:
     assert verdict.to_json()["passed"] is passed
 
 
+@pytest.mark.parametrize(
+    ("optimized", "passed"),
+    [
+        (placed(("k", "TRTKernel_graph_g_1", TENSORRT, True)), True),
+        (placed(("k", "TRTKernel_graph_g_1", TENSORRT, True), ("c", "Conv", CUDA, True)), False),
+        (placed(("k", "TRTKernel_graph_g_1", TENSORRT, True), ("m", "NonZero", CUDA, True)), True),
+        (placed(("k", "TRTKernel_graph_g_1", TENSORRT, True), ("new", "NonZero", CUDA, True)), True),
+        (placed(("k", "TRTKernel_graph_g_1", TENSORRT, True), ("s", "Shape", CPU, False)), True),
+        (placed(("c", "Conv", CUDA, True)), False),
+    ],
+    ids=["stayed", "left-the-kernel", "never-there", "op-never-there", "integers", "none-there"],
+)
+def test_a_node_that_left_a_kernel_of_tensorrt_fails(optimized: Placement, passed: bool) -> None:
+    original = placed(("k", "TRTKernel_graph_g_0", TENSORRT, True), ("m", "NonZero", CUDA, True))
+    assert judge_placement(original, optimized, TENSORRT).passed is passed
+
+
+def test_several_runs_are_judged_together() -> None:
+    good = judge_placement(ORIGINAL, placed(("c", "Conv", CUDA, True), ("s", "Shape", CPU, False)), CUDA)
+    bad = judge_placement(ORIGINAL, placed(("c", "Conv", CPU, True), ("s", "Shape", CPU, False)), CUDA)
+    both = combined([good, bad])
+    assert both is not None and not both.passed
+    assert both.problems == bad.problems
+    assert both.elsewhere == ("Shape 's' ran on CPUExecutionProvider", "Conv 'c' ran on CPUExecutionProvider")
+    assert combined([good, good]) == good
+    assert combined([]) is None
+
+
 def test_placement_table_counts() -> None:
     table = placed(("a", "Conv", CUDA, True), ("b", "Conv", CUDA, True), ("s", "Shape", CPU, False)).table()
     assert table[0] == {"op": "Conv", "provider": CUDA, "nodes": 2}
 
 
 def test_the_probe_is_a_valid_model() -> None:
-    onnx.checker.check_model(onnx.load_from_string(runtime._probe_model()))
+    onnx.checker.check_model(onnx.load_from_string(available._probe_model()))

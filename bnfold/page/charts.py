@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bnfold.benchmark import MARGIN, BenchRow, Timing
+from bnfold.benchmark import BenchRow, Timing
+from bnfold.benchmark.interval import MARGIN
 from bnfold.noise import K, OutputCheck, unit_roundoff
 from bnfold.spread import PER_DECADE, SMALLEST, Layer
 
@@ -177,14 +178,15 @@ def boxes(row: BenchRow) -> Boxes:
 
 
 def interval(row: BenchRow) -> Interval:
-    """The ratio of the two."""
-    reach = 1.15 * max(abs(row.low - 1), abs(row.high - 1), abs(row.ratio - 1), 2 * MARGIN)
+    """The ratio of the two; the interval is the ratio itself where too few runs make one."""
+    low, high = row.ratio if row.low is None else row.low, row.ratio if row.high is None else row.high
+    reach = 1.15 * max(abs(low - 1), abs(high - 1), abs(row.ratio - 1), 2 * MARGIN)
     step = _round_step(reach / 3)
     across = _scale(1 - reach, 1 + reach, LEFT + 34, 480 - RIGHT)
     count = int(reach / step)
     ticks = tuple(Tick(across(1 + i * step), f"{1 + i * step:g}") for i in range(-count, count + 1))
     band = across(1 - MARGIN), across(1 + MARGIN)
-    return Interval(Frame(480, 62, ticks), across(row.low), across(row.ratio), across(row.high), across(1), band)
+    return Interval(Frame(480, 62, ticks), across(low), across(row.ratio), across(high), across(1), band)
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bnfold import report
+from bnfold import bench_text, report
 from bnfold.benchmark import BenchRow
 from bnfold.noise import K, OutputCheck
 from bnfold.page import charts
@@ -70,6 +70,7 @@ class Raced:
     tone: str
     times: charts.Boxes
     ratio: charts.Interval
+    details: tuple[tuple[str, str], ...]
 
 
 def error_figures(run: Verification) -> Iterator[Figure]:
@@ -143,4 +144,5 @@ def _race_tone(row: BenchRow) -> str:
 def race(row: BenchRow) -> Raced:
     """One row of a bench with its charts."""
     shapes = ", ".join(f"{name} {shape_text(shape)}" for name, shape in row.shapes.items())
-    return Raced(row, shapes, _race_tone(row), charts.boxes(row), charts.interval(row))
+    details = tuple((line.head.strip(), line.body.plain) for line in bench_text.details(row))
+    return Raced(row, shapes, _race_tone(row), charts.boxes(row), charts.interval(row), details)
