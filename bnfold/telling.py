@@ -78,6 +78,15 @@ def _transposed(node: Node) -> Shape | None:
     return _permuted(node, node.graph.shape(node.input(0)), backwards=False)
 
 
+def _sliced(node: Node) -> Shape | None:
+    """Axes that are not cut keep their size."""
+    shape, axes = node.graph.shape(node.input(0)), node.constant(3)
+    if shape is None or axes is None:
+        return None
+    cut = {axis % len(shape) for axis in axes.ints()}
+    return tuple(None if axis in cut else size for axis, size in enumerate(shape))
+
+
 def _multiplied(node: Node) -> Shape | None:
     """A product by a matrix keeps all axes but the last; of an input of unknown rank nothing is known."""
     x, w = (node.graph.shape(node.input(slot)) for slot in (0, 1))
@@ -221,6 +230,7 @@ FORWARD: dict[str, Teller] = {
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _pooled_whole),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "Sum", "Mean", "Max", "Min", "Where"), _broadcast),
     "Transpose": _transposed,
+    "Slice": _sliced,
     "MatMul": _multiplied,
     "Gemm": _dense,
 }

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
 
 from bnfold import skeleton
 from bnfold.certificate import certify
@@ -15,7 +16,9 @@ from bnfold.patch import witness_of
 from bnfold.rules.movement import groups
 from bnfold.source import read
 from tests.builder import Builder
-from tests.law import fold, law
+from tests.law import check, fold, law
+
+INT64 = TensorProto.INT64
 
 
 class Net(Builder):
@@ -36,6 +39,11 @@ class Net(Builder):
         return self.node(
             "Add", self.node("Mul", x, self.constant(self.normal(*shape))), self.constant(self.normal(*shape))
         )
+
+    def parts(self, x: str, axis: int, *sizes: int) -> str:
+        """The first part of a Split; nothing reads the others."""
+        names = [self.name("part") for _ in sizes]
+        return self.node("Split", x, self.constant(list(sizes), "sizes"), outputs=names, axis=axis)
 
 
 def shuffled(b: Net, x: str) -> str:
@@ -175,6 +183,33 @@ def test_a_size_that_follows_from_the_shape_behind() -> None:
     given = Model(read(case.original))
     assert case.left == 0, case.codes()
     assert certify(given, Model(read(case.model)), witness_of(case.solution.plan)).ok
+
+
+PICKED: list[Callable[[Net, str], str]] = [
+    lambda b, x: b.node("Gather", x, b.input(2, name="i", type_=INT64), axis=2),
+    lambda b, x: b.node("Unsqueeze", b.node("Gather", x, b.input(name="i", type_=INT64), axis=3), b.constant([2])),
+    lambda b, x: b.node("Squeeze", b.node("Gather", x, b.input(2, 1, name="i", type_=INT64), axis=3), b.constant([4])),
+    lambda b, x: b.node("Compress", x, b.input(6, name="i", type_=TensorProto.BOOL), axis=2),
+    lambda b, x: b.node("Slice", x, b.input(1, name="i", type_=INT64), b.constant([6]), b.constant([2])),
+    lambda b, x: b.node("Slice", x, b.constant([0]), b.size(b.node("Relu", b.input(4)), 0), b.constant([2])),
+    lambda b, x: b.node("Slice", x, b.constant([1, 1]), b.constant([5, 4]), b.constant([1, -1])),
+    lambda b, x: b.parts(x, 2, 2, 4),
+    lambda b, x: b.parts(x, -1, 3, 3),
+]
+
+
+@pytest.mark.parametrize("front", [True, False])
+@pytest.mark.parametrize("pick", PICKED)
+def test_what_picks_along_other_axes_passes(pick: Callable[[Net, str], str], front: bool) -> None:
+    """Which elements are picked does not matter where a demand is the same for all: only channels differ."""
+    b = Net()
+    y = b.conv(b.input(3, 4, 6, 6), 6, 1)
+    y = pick(b, b.node("Tanh", b.bn(y)) if front else y)
+    channels = b.shape(y)[1] if b.shape(y)[1] > 1 else 6  # 1 where inference gives up
+    last = b.node("Tanh", y if front else b.scaled(y, channels, 1, 1))
+    case = fold(b.model(last))
+    check(case)
+    assert case.left == 0, case.codes()
 
 
 GROUPS = [

@@ -40,7 +40,7 @@ class Refusal:
     type_: int = DOUBLE
 
 
-def at_run_time(*shape: int, type_: int = INT) -> Callable[[Builder], str]:
+def at_run_time(*shape: int | str, type_: int = INT) -> Callable[[Builder], str]:
     return lambda b: b.input(*shape, name="given", type_=type_)
 
 
@@ -142,6 +142,7 @@ REFUSALS = [
     Refusal("the condition of Compress is computed", with_inputs("Compress", at_run_time(6, type_=9), axis=1)),
     Refusal("Compress without an axis", with_inputs("Compress", np.array([True, False]))),
     Refusal("input 1 of Slice is computed", with_inputs("Slice", at_run_time(1), [4], [1])),
+    Refusal("the axes of Slice are known at run time", with_inputs("Slice", at_run_time("K"), at_run_time("K"))),
     Refusal("the repeats of Tile are not known", with_inputs("Tile", [2], [1]), opset=5),
     Refusal("the axis of CumSum is computed", with_inputs("CumSum", at_run_time(1))),
     Refusal("the bounds of Clip are computed", absorbed(with_inputs("Clip", at_run_time(type_=DOUBLE))), kind="0.5"),
@@ -158,7 +159,6 @@ REFUSALS = [
     Refusal("the values of graph output 'mul2'", with_inputs("Mul", lambda b: b.input(*IMAGE, name="gate"))),
     Refusal("MatMul has no bias of its own", with_inputs("MatMul", square), "behind", "b"),
     # Sizes that are known at run time only.
-    Refusal("axis 2 of Slice has no known size", unknown(2, with_inputs("Slice", [0], [4], [2]))),
     Refusal("an input of Concat along axis 2", unknown(2, lambda b, x: b.node("Concat", x, x, axis=2))),
     Refusal("mixes channels with a dimension", unknown(2, with_inputs("Reshape", [3, -1, 5]))),
     Refusal("ReduceSum adds a number of elements", unknown(2, with_inputs("ReduceSum", [2])), kind="t"),

@@ -261,6 +261,10 @@ def integers(shapes: Shapes, slot: int) -> NDArray[Any]:
         ("Reshape", 1): lambda: _target(shapes),
         ("Expand", 1): lambda: _expanded(shapes),
         ("Resize", 3): lambda: [*first[:2], *(2 * size for size in first[2:])],
+        ("Gather", 1): lambda: [(7 * i + 1) % first[node.get_int("axis", 0)] for i in range(_count(shapes, 1))],
+        ("Compress", 1): lambda: [i % 2 for i in range(first[node.get_int("axis", 0)])],
+        ("Slice", 1): lambda: [1] * _count(shapes, 1),
+        ("Slice", 2): lambda: [1 << 30] * _count(shapes, 2),
     }
     maker = makers.get((node.op, slot))
     if node.op == "DequantizeLinear" and slot == 0:
@@ -270,7 +274,19 @@ def integers(shapes: Shapes, slot: int) -> NDArray[Any]:
         return np.array([1 + i % time for i in range(batch)], np.int64)
     if maker is None:
         raise NotCertifiedError(f"its input {slot}, {node.inputs[slot]!r}, is known only at run time")
-    return np.array(maker(), np.int64)
+    return np.array(maker(), np.int64).reshape(_sizes(shapes, slot) if node.op == "Gather" else -1)
+
+
+def _sizes(shapes: Shapes, slot: int) -> tuple[int, ...]:
+    """The shape of a list of indices, with small sizes where they are free."""
+    shape = shapes.node.graph.shape(shapes.node.inputs[slot])
+    if shape is None:
+        raise NotCertifiedError("the rank of its indices is not known")
+    return tuple(shapes.size(dim, (slot, axis), axis) for axis, dim in enumerate(shape))
+
+
+def _count(shapes: Shapes, slot: int) -> int:
+    return math.prod(_sizes(shapes, slot))
 
 
 def _whole_numbers(shapes: Shapes) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Operators that pick elements along one axis by a constant list.
+"""Operators that pick elements along one axis by a list.
 
 Source: ONNX operators Gather-1/11/13, Compress-9/11.
 """
@@ -9,30 +9,29 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnfold.affine import Array
 from bnfold.rules.base import OUT, Accept, View, compress
-from bnfold.rules.indexing import Positions, along_axis, picks
+from bnfold.rules.indexing import Along, Positions, along_axis, picks
 from bnfold.rules.unlocks import CONSTANT
 
 
-def _indices(view: View) -> NDArray[np.int64]:
-    constant = view.node.constant(1)
+def _gather(view: View, index: Positions, _: int, along: Along) -> Positions:
+    axis, constant = view.node.get_int("axis", 0), view.node.constant(1)
+    if axis % index.ndim not in along:
+        return index
     if constant is None:
         raise view.refuse("opaque-op", "the indices of Gather are computed at run time", CONSTANT)
-    return np.asarray(constant.load(), np.int64)
+    return np.take(index, np.asarray(constant.load(), np.int64).reshape(-1), axis)
 
 
-def _gather(view: View, index: Positions, _: int) -> Positions:
-    return np.take(index, _indices(view).reshape(-1), view.node.get_int("axis", 0))
-
-
-def _compressed(view: View, index: Positions, _: int) -> Positions:
-    chosen = view.node.constant(1)
+def _compressed(view: View, index: Positions, _: int, along: Along) -> Positions:
+    axis, chosen = view.node.get_int("axis", 0), view.node.constant(1)
+    if axis % index.ndim not in along:
+        return index
     if chosen is None:
         raise view.refuse("opaque-op", "the condition of Compress is computed at run time", CONSTANT)
-    return np.compress(np.asarray(chosen.load(), np.bool_).reshape(-1), index, view.node.get_int("axis", 0))
+    return np.compress(np.asarray(chosen.load(), np.bool_).reshape(-1), index, axis)
 
 
 def _given_axis(view: View) -> dict[int, int | None]:
@@ -45,23 +44,31 @@ _gather_list = picks(along_axis, _gather)
 
 
 def gather(view: View) -> list[Accept]:
-    """y = x picked along an axis by constant indices; their axes stand in its place (none for a single index)."""
-    out, rank, shape = view.port(OUT), view.port(0).rank, _indices(view).shape
+    """y = x picked along an axis by indices; their axes stand in its place (none for a single index)."""
+    out, rank, shape = view.port(OUT), view.port(0).rank, view.node.graph.shape(view.node.inputs[1])
+    constant = view.node.constant(1)
+    if constant is not None:
+        shape = constant.shape
+    if shape is None:
+        raise view.refuse("unknown-shape", "the rank of the indices of Gather is not known", "export with shapes")
     if len(shape) == 1:
         return _gather_list(view)
-    axis, count = view.node.get_int("axis", 0) % rank, len(shape)
+    axis, count, sizes = view.node.get_int("axis", 0) % rank, len(shape), [n for n in shape if isinstance(n, int)]
 
     def flat(array: Array) -> Array:
         given = array.shape[axis : axis + count]
-        full = shape if any(size != 1 for size in given) else (1,) * count
-        array = np.broadcast_to(array, (*array.shape[:axis], *full, *array.shape[axis + count :]))
+        if any(size != 1 for size in given):
+            if len(sizes) < count:
+                raise view.refuse("opaque-op", "the indices of Gather are computed at run time", CONSTANT)
+            array = np.broadcast_to(array, (*array.shape[:axis], *sizes, *array.shape[axis + count :]))
         return array.reshape(*array.shape[:axis], -1, *array.shape[axis + count :])
 
     def spread(array: Array) -> Array:
-        full = shape if array.shape[axis] != 1 else (1,) * count
+        full = sizes if array.shape[axis] != 1 else (1,) * count
         return compress(array.reshape(*array.shape[:axis], *full, *array.shape[axis + 1 :]))
 
-    dims = (*out.shape[:axis], math.prod(shape), *out.shape[axis + count :])
+    picked = math.prod(sizes) if len(sizes) == count else None
+    dims = (*out.shape[:axis], picked, *out.shape[axis + count :])
     listed = replace(view, ports={**view.ports, OUT: replace(out, shape=dims, storage=out.storage.map(flat))})
     return [
         Accept({key: s.map(spread) if key == OUT else s for key, s in accept.assign.items()}, accept.edits)

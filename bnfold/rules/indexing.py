@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +19,21 @@ from bnfold.affine import Array, Storage
 from bnfold.constants import as_slice
 from bnfold.graph import Dim
 from bnfold.rules.base import OUT, Accept, Refused, Rule, View, compress, lift, varies_on
+from bnfold.rules.operands import first_accepted
 from bnfold.rules.unlocks import CONSTANT, SIZED, UNIFORM
 
 Positions = NDArray[np.int64]
-Picks = Callable[[View, Positions, int], Positions]
-"""(view, input positions, output number) to the positions that the output's elements are read from."""
+Along = frozenset[int]
+"""Axes along which an operator is looked at: on the others every demand is the same for all elements."""
+
+Picks = Callable[[View, Positions, int, Along], Positions]
+"""(view, input positions, output number, axes) to the positions that the output's elements are read from."""
 
 
 def picks(axes: Callable[[View], Mapping[int, int | None]], pick: Picks) -> Rule:
     """A rule for an operator that keeps the rank and rearranges along some axes only.
+
+    Where no demand varies along them, it passes whatever is picked, also what is known at run time only.
 
     Args:
         axes: the axes along which it works; each with the size to work on where the operator repeats the same pattern
@@ -38,38 +45,65 @@ def picks(axes: Callable[[View], Mapping[int, int | None]], pick: Picks) -> Rule
         x = view.port(0)
         sizes = {axis % x.rank: size for axis, size in axes(view).items()}
         outputs = [-1 - i for i, name in enumerate(view.node.outputs) if name]
-        given = [x.storage, *(view.port(key).storage for key in outputs if view.port(key).fixed)]
-        index = _positions(view, sizes, given)
-        ways = [x.storage]
-        if not x.fixed:
-            (wanted,) = ways
-            for key in outputs:
-                if view.port(key).fixed:
-                    wanted = _backward(view, wanted, view.port(key).storage, pick(view, index, -key - 1), index)
-            ways = [] if _has_pattern(wanted, sizes) else [wanted]
-            if len(outputs) == 1 and view.port(OUT).fixed and not varies_on(view.port(OUT).storage) & set(sizes):
-                everywhere = view.port(OUT).storage  # also where this node reads nothing: often nobody does
-                ways = [everywhere, *(way for way in ways if not way.agrees(everywhere))]
-            if not ways:
-                raise _pattern(view)
-        accepts = []
-        for wanted in ways:
+        fixed = [key for key in outputs if view.port(key).fixed]
+        given = [view.port(key).storage for key in fixed]
+
+        def way(along: Along) -> Accept:
+            index = _positions(view, sizes, along, [x.storage, *given])
+            wanted = x.storage
+            if not x.fixed:
+                for key in fixed:
+                    wanted = _backward(view, wanted, view.port(key).storage, pick(view, index, -key - 1, along), index)
+                if _has_pattern(wanted, sizes):
+                    raise _pattern(view)
+            return everywhere(wanted, along, index)
+
+        def everywhere(wanted: Storage, along: Along, index: Positions) -> Accept:
             wants = {0: wanted}
             for key in outputs:
-                wants[key] = _forward(view, wanted, pick(view, index, -key - 1), index, sizes)
-            accepts.append(view.settle(wants))
-        return accepts
+                wants[key] = _forward(view, wanted, pick(view, index, -key - 1, along), index, sizes)
+            return view.settle(wants)
+
+        def uniform() -> Accept:
+            if not all(storage.agrees(given[0]) for storage in given):
+                raise view.refuse("not-uniform", f"the outputs of {view.node.op} would be stored differently", UNIFORM)
+            return view.settle(dict.fromkeys([0, *outputs], given[0]))
+
+        if x.fixed or not fixed:
+            return [way(_touched(sizes, [x.storage, *given]))]
+        touched = _touched(sizes, given)
+        ways: list[Callable[[], Accept]] = [partial(way, touched)] if touched else [uniform]
+        if touched != frozenset(sizes):  # only where this node reads something
+            ways.append(partial(way, frozenset(sizes)))
+        return _distinct(first_accepted(ways, view, "conflict", ""))
 
     return rule
 
 
-def _positions(view: View, sizes: Mapping[int, int | None], given: Sequence[Storage]) -> Positions:
-    """Positions 0, 1, ... for the axes that matter: those the operator works along, and those a demand varies on."""
+def _touched(sizes: Mapping[int, int | None], given: Sequence[Storage]) -> Along:
+    """The axes along which a demand varies; all of them, where an operator exchanges what lies along several."""
+    found = frozenset(sizes).intersection(*[frozenset().union(*map(varies_on, given))])
+    return frozenset(sizes) if found and any(size is not None for size in sizes.values()) else found
+
+
+def _distinct(accepts: list[Accept]) -> list[Accept]:
+    """Without a second way that is the first."""
+    first, *others = accepts
+    same = (
+        other.assign.keys() == first.assign.keys()
+        and all(storage.agrees(first.assign[key]) for key, storage in other.assign.items())
+        for other in others
+    )
+    return [first, *(other for other, equal in zip(others, same, strict=True) if not equal)]
+
+
+def _positions(view: View, sizes: Mapping[int, int | None], along: Along, given: Sequence[Storage]) -> Positions:
+    """Positions 0, 1, ... for the axes that matter: those that are looked along, and those a demand varies on."""
     shape: list[int] = []
     for axis in range(view.port(0).rank):
         size: Dim = max(part.shape[axis] for storage in given for part in (storage.den, storage.num, storage.off))
         if axis in sizes:
-            size = sizes[axis] or view.port(0).shape[axis]
+            size = (sizes[axis] or view.port(0).shape[axis]) if axis in along else 1
         if not isinstance(size, int):
             raise view.refuse("unknown-shape", f"axis {axis} of {view.node.op} has no known size", SIZED)
         shape.append(size)
@@ -123,8 +157,10 @@ def along_axis(view: View) -> dict[int, int | None]:
     return {view.node.get_int("axis", 0): None}
 
 
-def _split(view: View, index: Positions, output: int) -> Positions:
+def _split(view: View, index: Positions, output: int, along: Along) -> Positions:
     node, axis = view.node, view.node.get_int("axis", 0)
+    if axis % index.ndim not in along:
+        return index
     sizes = node.get_ints("split") or _ints(view, 1)
     if sizes is None:
         parts = node.get_int("num_outputs", len(node.outputs))
@@ -144,19 +180,31 @@ def _ints(view: View, slot: int) -> list[int] | None:
     return constant.ints()
 
 
-def _slices(view: View) -> tuple[list[int], list[int], list[int], list[int]]:
+def _sliced(view: View) -> dict[int, int | None]:
+    """The axes that are cut."""
+    node = view.node
+    axes = node.get_ints("axes") or (_ints(view, 3) if node.version >= 10 else None)
+    if axes is None:
+        starts = node.get_ints("starts") or node.graph.shape(node.input(1)) or (None,)
+        count = len(starts) if node.get_ints("starts") else starts[0]
+        if not isinstance(count, int):
+            raise view.refuse("opaque-op", "the axes of Slice are known at run time only", CONSTANT)
+        axes = list(range(count))
+    return dict.fromkeys(axes)
+
+
+def _slice(view: View, index: Positions, _: int, along: Along) -> Positions:
+    axes = list(_sliced(view))
+    if along.isdisjoint(axis % index.ndim for axis in axes):
+        return index
     node = view.node
     starts, ends = (node.get_ints(name) or _ints(view, slot) or [] for slot, name in ((1, "starts"), (2, "ends")))
-    axes = node.get_ints("axes") or (_ints(view, 3) if node.version >= 10 else None) or list(range(len(starts)))
     steps = (_ints(view, 4) if node.version >= 10 else None) or [1] * len(starts)
-    return starts, ends, axes, steps
-
-
-def _slice(view: View, index: Positions, _: int) -> Positions:
-    for start, end, axis, step in zip(*_slices(view), strict=True):
-        cut = [slice(None)] * index.ndim
-        cut[axis] = as_slice(start, end, step, index.shape[axis])
-        index = index[tuple(cut)]
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if axis % index.ndim in along:
+            cut = [slice(None)] * index.ndim
+            cut[axis] = as_slice(start, end, step, index.shape[axis])
+            index = index[tuple(cut)]
     return index
 
 
@@ -164,8 +212,10 @@ def _block(view: View) -> int:
     return view.node.get_int("blocksize", 1)
 
 
-def _depth_to_space(view: View, index: Positions, _: int) -> Positions:
+def _depth_to_space(view: View, index: Positions, _: int, along: Along) -> Positions:
     block = _block(view)
+    if not along:
+        return index
     n, c, h, w = index.shape
     if view.node.get_string("mode", "DCR") == "DCR":
         parts = index.reshape(n, block, block, c // block**2, h, w).transpose(0, 3, 4, 1, 5, 2)
@@ -174,15 +224,17 @@ def _depth_to_space(view: View, index: Positions, _: int) -> Positions:
     return parts.reshape(n, c // block**2, h * block, w * block)
 
 
-def _space_to_depth(view: View, index: Positions, _: int) -> Positions:
+def _space_to_depth(view: View, index: Positions, _: int, along: Along) -> Positions:
     block = _block(view)
+    if not along:
+        return index
     n, c, h, w = index.shape
     parts = index.reshape(n, c, h // block, block, w // block, block).transpose(0, 3, 5, 1, 2, 4)
     return parts.reshape(n, c * block**2, h // block, w // block)
 
 
-def _tile(view: View, index: Positions, _: int) -> Positions:
-    return np.tile(index, _repeats(view))
+def _tile(view: View, index: Positions, _: int, along: Along) -> Positions:
+    return np.tile(index, [n if axis in along else 1 for axis, n in enumerate(_repeats(view))])
 
 
 def _repeats(view: View) -> list[int]:
@@ -195,7 +247,7 @@ def _repeats(view: View) -> list[int]:
 split = picks(along_axis, _split)
 """y_i = a part of x along an axis."""
 
-slice_ = picks(lambda view: dict.fromkeys(_slices(view)[2]), _slice)
+slice_ = picks(_sliced, _slice)
 """y = x[start:end:step]."""
 
 depth_to_space = picks(lambda view: {1: None, 2: 1, 3: 1}, _depth_to_space)
