@@ -19,6 +19,8 @@ from bnfold.equivalence import verify
 from bnfold.errors import NotEquivalentError
 from bnfold.folding import Folder
 from bnfold.graph import Model
+from bnfold.inputs import InputsLike
+from bnfold.labels import LabelsLike
 from bnfold.patch import Patched, patch, tensors, witness_of
 from bnfold.plan import Plan
 from bnfold.regions import region
@@ -72,7 +74,9 @@ def optimize(
     only: Iterable[str] = (),
     providers: Sequence[str] | None = None,
     provider_options: Mapping[str, Mapping[str, str]] | None = None,
-    inputs: str | Path | Mapping[str, Any] | None = None,
+    inputs: InputsLike | None = None,
+    preprocess: str | Mapping[str, Any] | None = None,
+    labels: LabelsLike | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     samples: int = 2,
     seed: int = 0,
@@ -94,7 +98,9 @@ def optimize(
         only: names or globs; where given, every other node stays.
         providers: execution providers to verify on, each in turn: `cuda`, `tensorrt`, `cpu`. By default the best here.
         provider_options: options for ONNX Runtime by provider: `{"cuda": {"device_id": "1"}}`.
-        inputs: inputs to verify with, as a `.npz` file or arrays by name; seeded random ones by default.
+        inputs: inputs to verify with, as for :func:`verify`; seeded random ones by default.
+        preprocess: how images among the inputs are prepared, as for :func:`verify`.
+        labels: the class of each of the inputs, as for :func:`verify`.
         shapes: sizes for inputs whose shape is free.
         samples: how many random inputs to verify with.
         seed: seed of the random inputs.
@@ -130,14 +136,14 @@ def optimize(
         clock.lap("certify")
         return Proof(certificate, None)
 
-    def proved(optimized: ModelLike, base_dir: Path | None, inlined: Model, plan: Plan) -> Proof:
+    def proved(optimized: ModelLike, base_dir: Path | None, inlined: Model, plan: Plan, final: bool = True) -> Proof:
         proof = certified(optimized, base_dir, inlined, plan)
         if not proof.ok or not verify:
             return proof
         before: ModelLike = model if source.path is None else source.path
         run = _verify(before, optimized, providers=providers, provider_options=provider_options, inputs=inputs,
-                      shapes=shapes, samples=samples, seed=seed, tf32=tf32, progress=progress,
-                      fold=(inlined, plan))  # fmt: skip
+                      preprocess=preprocess, labels=labels if final else None, shapes=shapes, samples=samples,
+                      seed=seed, tf32=tf32, progress=progress, fold=(inlined, plan))  # fmt: skip
         clock.lap("verify")
         return Proof(proof.certificate, run)
 
@@ -166,7 +172,7 @@ def optimize(
             attempt, too_noisy = gentler, True
             continue
         # What the certificate sees it sees at once: nothing has to run before the rest is proved again.
-        prove = proved if result.proof.certified else certified
+        prove = partial(proved, final=False) if result.proof.certified else certified
         guilty = culprits(partial(fold, prove=prove), say)
         if not guilty or strict:
             raise NotEquivalentError(_failure(result.proof, guilty, source))

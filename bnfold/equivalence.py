@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,22 @@ import onnx
 
 from bnfold import algebra, evidence, samples, source
 from bnfold.algebra import Algebra
-from bnfold.errors import BnfoldError, ModelError
+from bnfold.answers import Answers, answers
+from bnfold.errors import BnfoldError, ModelError, UsageError
 from bnfold.evidence import Feeds, Progress, Reference, Runs
 from bnfold.graph import Model
-from bnfold.kernels.base import is_float_type
+from bnfold.inputs import InputsLike, Own
+from bnfold.inputs import load as load_inputs
+from bnfold.kernels.base import Array, is_float_type
+from bnfold.labels import LabelsLike
+from bnfold.labels import load as load_labels
 from bnfold.noise import Evidence, K, OutputCheck, deviation, is_float, judge, unit_roundoff
 from bnfold.oracle import Oracle
 from bnfold.patch import witness_of
 from bnfold.placement import Placement, combined, judge_placement
 from bnfold.plan import Plan
 from bnfold.runtime import ORT_NAMES, CannotRun, Session, resolve_providers
+from bnfold.samples import InputSpec
 from bnfold.source import ModelLike
 from bnfold.spread import Layer, Sketch, layers
 from bnfold.verification import (
@@ -64,7 +70,9 @@ def verify(
     *,
     providers: Sequence[str] | None = None,
     provider_options: Mapping[str, Mapping[str, str]] | None = None,
-    inputs: str | Path | Mapping[str, Any] | None = None,
+    inputs: InputsLike | None = None,
+    preprocess: str | Mapping[str, Any] | None = None,
+    labels: LabelsLike | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     samples: int = 2,
     seed: int = 0,
@@ -79,7 +87,11 @@ def verify(
         optimized: the model to judge.
         providers: "cuda", "tensorrt", "cpu"; each is a verification of its own. Default: the best one here.
         provider_options: options by provider name, passed on to ONNX Runtime.
-        inputs: the user's own sample: a dict of arrays, an .npz, or an .npy for a model with one input.
+        inputs: the user's own samples: a dict of arrays or several, an .npz, an .npy for a model with one input, the
+            JSON of `polygraphy run --save-inputs`, or a folder of images.
+        preprocess: how images become what the model reads (`bnfold.preprocess`); what the model's metadata say by
+            default.
+        labels: the class of each image or row of `inputs`, for the accuracy of both models (`bnfold.labels`).
         shapes: sizes by input name, where the model leaves them free.
         samples: how many random samples to make (at least one, unless `inputs` is given).
         seed: of the random samples.
@@ -88,7 +100,7 @@ def verify(
         fold: what `optimized` was made from and by which plan: how inner tensors are stored, and unrounded constants.
 
     Raises:
-        UsageError: shapes or inputs that do not fit the model; an unknown provider.
+        UsageError: shapes, inputs or labels that do not fit the model; an unknown provider.
         ModelError: a model that cannot be read, or runs on no size that was tried.
         ProviderError: a provider that is not available here, or silently fell back to another.
     """
@@ -101,7 +113,26 @@ def verify(
         tf32,
         progress or (lambda text: None),
         fold,
-    ).verify(inputs, shapes, samples)
+    ).verify(_Own(inputs, preprocess, labels), shapes, samples)
+
+
+@dataclass(frozen=True)
+class _Own:
+    """What the user gave, before the model is known."""
+
+    inputs: InputsLike | None
+    preprocess: str | Mapping[str, Any] | None
+    labels: LabelsLike | None
+
+    def load(self, specs: Sequence[InputSpec], model: onnx.ModelProto) -> tuple[Own | None, Array | None]:
+        """The samples, and the labels."""
+        if self.inputs is None:
+            given = [name for name in ("labels", "preprocess") if getattr(self, name) is not None]
+            if given:
+                raise UsageError(f"--{given[0]} is for your own inputs; give them with --inputs")
+            return None, None
+        own = load_inputs(self.inputs, specs, model, self.preprocess, by_row=self.labels is not None)
+        return own, None if self.labels is None else load_labels(self.labels, own, model)
 
 
 class _Verifier:
@@ -127,22 +158,23 @@ class _Verifier:
         self.feeds: list[Feeds] = []
         self.algebra: Algebra | None = None
         self.layers: tuple[Layer, ...] = ()
+        self.own: Own | None = None
+        self.labels: Array | None = None
 
-    def verify(
-        self, inputs: str | Path | Mapping[str, Any] | None, shapes: Mapping[str, Sequence[int]] | None, count: int
-    ) -> Verification:
+    def verify(self, given: _Own, shapes: Mapping[str, Sequence[int]] | None, count: int) -> Verification:
         """All layers."""
         skipped = NoiseCheck("not run: the interfaces differ", self.providers[0], K, False)
         problems = interface_problems(self.original.proto, self.optimized.proto)
         if problems:
             return self._result(problems, skipped, [])
         specs = samples.input_specs(self.original.proto)
-        own = None if inputs is None else samples.load(inputs, specs)
+        self.own, self.labels = given.load(specs, self.original.proto)
+        own = self._own_samples()
         session, reason = self._session()
         self.say("choosing inputs")
         try:
             self.feeds = evidence.choose_samples(
-                session, self.oracle, specs, shapes=shapes, own=own, count=max(count, own is None), seed=self.seed
+                session, self.oracle, specs, shapes=shapes, own=own, count=max(count, not own), seed=self.seed
             )
         except ModelError:
             if session is not None:
@@ -151,6 +183,16 @@ class _Verifier:
         if session is None:
             return self._certified_only(reason)
         return self._compared()
+
+    def _own_samples(self) -> list[Feeds]:
+        """Those of the user's samples that are judged."""
+        if self.own is None:
+            return []
+        self.notes += self.own.notes
+        judged = evidence.affordable(self.oracle, self.own)
+        if len(judged) < self.own.count:
+            self.notes.append(f"the first {len(judged)} of your {self.own.count} samples were judged")
+        return judged
 
     def _session(self) -> tuple[Session | None, str]:
         """The original on the first asked provider, or why it cannot run there."""
@@ -187,7 +229,22 @@ class _Verifier:
         passed = bool(at_noise) and all(check.passed for check in at_noise + stored)
         noise = NoiseCheck(reference.status, self.providers[0], K, passed, at_noise, stored, self.layers)
         problems = [problem for check in checks for problem in check.problems] + _said(stored, "in float64, ")
-        return self._result(exact + problems, noise, checks)
+        return self._result(exact + problems, noise, checks, answers=self._answers())
+
+    def _answers(self) -> Answers | None:
+        """Both models on every labelled sample, as they are deployed: on the first provider, with optimisations."""
+        if self.own is None or self.labels is None:
+            return None
+        self.say(f"answers to {len(self.labels)} labelled samples")
+        provider = self.providers[0]
+        models = (evidence.runnable(self.original), evidence.runnable(self.optimized))
+        settings: dict[str, Any] = {"provider": provider, "tf32": self.tf32, "options": self.options.get(provider)}
+        try:
+            before, after = (Session(model, **settings) for model in models)
+            return answers(self.own, self.labels, provider, before.run, after.run)
+        except CannotRun as error:
+            self.notes.append(f"the labels were not used: {error}")
+            return None
 
     def _run(self, provider: str) -> Runs:
         return evidence.run_both(
@@ -312,7 +369,12 @@ class _Verifier:
         return self._result([], NoiseCheck(status, self.providers[0], K, True), [], CERTIFIED_ONLY)
 
     def _result(
-        self, problems: Sequence[str], noise: NoiseCheck, runtime: Sequence[RuntimeCheck], status: str = EQUIVALENT
+        self,
+        problems: Sequence[str],
+        noise: NoiseCheck,
+        runtime: Sequence[RuntimeCheck],
+        status: str = EQUIVALENT,
+        answers: Answers | None = None,
     ) -> Verification:
         facts = [
             {"name": name, "type": str(array.dtype), "shape": list(array.shape)}
@@ -330,6 +392,7 @@ class _Verifier:
             tuple(runtime),
             time.perf_counter() - self.start,
             self.algebra,
+            answers,
         )
 
 

@@ -101,8 +101,23 @@ def _verified(run: Verification) -> Iterator[Line]:
     for check in run.runtime:
         words = f"{check.provider}, optimisations {' and '.join(check.outputs)}{_tf32(check)}: {_placed(check)}"
         yield fact("verified", words, GOOD if check.passed else BAD)
+    yield from _answers(run)
     for note in run.notes:
         yield fact("note", note, LOUD)
+
+
+def _answers(run: Verification) -> Iterator[Line]:
+    found = run.answers
+    if found is None:
+        return
+    shares = [("top-1", found.top1), ("top-5", found.top5)]
+    accuracy = ", ".join(f"{name} {share.before:.2%} -> {share.after:.2%}" for name, share in shares if share)
+    yield fact(
+        "accuracy",
+        f"{accuracy} of {found.samples:,} ({found.provider}, optimisations on); {found.changed} answers changed, "
+        f"largest difference of a score {found.difference:.1e} of {found.largest:.3g}",
+        LOUD if found.changed else "",
+    )
 
 
 def _error_label(run: Verification) -> str:
@@ -224,6 +239,7 @@ def verification(run: Verification, original: str, optimized: str) -> list[Line]
         lines.append(fact(f"{check.provider}, settings", settings(check.provider, check.settings)))
         lines += [fact("", where, FAINT) for where in (check.placement.elsewhere if check.placement else ())]
     lines += [fact("float64, as stored", _compared(output)) for output in run.noise.stored]
+    lines += _answers(run)
     lines += [fact("note", note, LOUD) for note in run.notes]
     lines += [fact("problem", problem, BAD) for problem in run.problems]
     lines.append(fact("time", f"{run.seconds:.1f} s"))

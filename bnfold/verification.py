@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from bnfold.algebra import Algebra
+from bnfold.answers import Answers
 from bnfold.noise import OutputCheck
 from bnfold.placement import PlacementVerdict
 from bnfold.samples import real_inputs
@@ -95,6 +96,8 @@ class Verification:
     seconds: float
     algebra: Algebra | None = None
     """Of a fold; two files alone do not say what their constants were before they were rounded."""
+    answers: Answers | None = None
+    """Accuracy before and after, where labels were given."""
 
     @property
     def passed(self) -> bool:
@@ -119,6 +122,7 @@ class Verification:
             "algebra": self.algebra and self.algebra.to_json(),
             "noise": self.noise.to_json(),
             "runtime": [check.to_json() for check in self.runtime],
+            "answers": self.answers and self.answers.to_json(),
             "seconds": round(self.seconds, 3),
         }
 
