@@ -143,7 +143,7 @@ def optimize(
         before: ModelLike = model if source.path is None else source.path
         run = _verify(before, optimized, providers=providers, provider_options=provider_options, inputs=inputs,
                       preprocess=preprocess, labels=labels if final else None, shapes=shapes, samples=samples,
-                      seed=seed, tf32=tf32, progress=progress, fold=(inlined, plan))  # fmt: skip
+                      seed=seed, tf32=tf32, locate=False, progress=progress, fold=(inlined, plan))  # fmt: skip
         clock.lap("verify")
         return Proof(proof.certificate, run)
 

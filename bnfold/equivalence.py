@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from bnfold.labels import LabelsLike
 from bnfold.labels import load as load_labels
 from bnfold.noise import Evidence, K, OutputCheck, deviation, is_float, judge, unit_roundoff
 from bnfold.oracle import Oracle
+from bnfold.parting import Parting, find_parting
 from bnfold.patch import witness_of
 from bnfold.placement import Placement, combined, judge_placement
 from bnfold.plan import Plan
@@ -77,6 +78,7 @@ def verify(
     samples: int = 2,
     seed: int = 0,
     tf32: bool = False,
+    locate: bool = True,
     progress: Progress | None = None,
     fold: tuple[Model, Plan] | None = None,
 ) -> Verification:
@@ -96,6 +98,7 @@ def verify(
         samples: how many random samples to make (at least one, unless `inputs` is given).
         seed: of the random samples.
         tf32: let NVIDIA's TF32 round float32 products to 10 bits.
+        locate: where the two differ, look for the first tensor that does (`bnfold.parting`).
         progress: called with a line of text as the work goes on.
         fold: what `optimized` was made from and by which plan: how inner tensors are stored, and unrounded constants.
 
@@ -113,7 +116,7 @@ def verify(
         tf32,
         progress or (lambda text: None),
         fold,
-    ).verify(_Own(inputs, preprocess, labels), shapes, samples)
+    ).verify(_Own(inputs, preprocess, labels), shapes, samples, locate)
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,32 @@ class _Verifier:
         self.own: Own | None = None
         self.labels: Array | None = None
 
-    def verify(self, given: _Own, shapes: Mapping[str, Sequence[int]] | None, count: int) -> Verification:
-        """All layers."""
+    def verify(self, given: _Own, shapes: Mapping[str, Sequence[int]] | None, count: int, locate: bool) -> Verification:
+        """All layers, and where the two part if they do."""
+        found = self._verified(given, shapes, count)
+        return replace(found, parting=self._parting(found)) if locate and not found.passed else found
+
+    def _parting(self, found: Verification) -> Parting | None:
+        worst = found.worst
+        feeds = self.feeds[worst.sample if worst is not None else 0] if self.feeds else self._any_feeds()
+        if feeds is None or len(feeds) != len(samples.real_inputs(self.optimized.proto)):
+            return None
+        self.say("looking for the first tensor that differs")
+        try:
+            return find_parting(self.original, self.optimized, feeds, self.seed)
+        except BnfoldError as error:
+            self.say(f"the first tensor that differs was not found: {error}")
+            return None
+
+    def _any_feeds(self) -> Feeds | None:
+        """A sample for two models whose interfaces differ."""
+        try:
+            specs = samples.input_specs(self.original.proto)
+            return evidence.choose_samples(None, self.oracle, specs, shapes=None, own=[], count=1, seed=self.seed)[0]
+        except BnfoldError:
+            return None
+
+    def _verified(self, given: _Own, shapes: Mapping[str, Sequence[int]] | None, count: int) -> Verification:
         skipped = NoiseCheck("not run: the interfaces differ", self.providers[0], K, False)
         problems = interface_problems(self.original.proto, self.optimized.proto)
         if problems:

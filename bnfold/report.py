@@ -242,6 +242,8 @@ def verification(run: Verification, original: str, optimized: str) -> list[Line]
     lines += _answers(run)
     lines += [fact("note", note, LOUD) for note in run.notes]
     lines += [fact("problem", problem, BAD) for problem in run.problems]
+    if run.parting is not None:
+        lines.append(fact("they part at" if run.parting.tensor else "they part", str(run.parting), BAD))
     lines.append(fact("time", f"{run.seconds:.1f} s"))
     return [*lines, fact("verdict", verdict(run), _verdict_style(run))]
 

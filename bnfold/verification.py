@@ -11,6 +11,7 @@ import onnx
 from bnfold.algebra import Algebra
 from bnfold.answers import Answers
 from bnfold.noise import OutputCheck
+from bnfold.parting import Parting
 from bnfold.placement import PlacementVerdict
 from bnfold.samples import real_inputs
 from bnfold.spread import Layer
@@ -98,6 +99,8 @@ class Verification:
     """Of a fold; two files alone do not say what their constants were before they were rounded."""
     answers: Answers | None = None
     """Accuracy before and after, where labels were given."""
+    parting: Parting | None = None
+    """Where the two part, if they differ and it was looked for."""
 
     @property
     def passed(self) -> bool:
@@ -123,6 +126,7 @@ class Verification:
             "noise": self.noise.to_json(),
             "runtime": [check.to_json() for check in self.runtime],
             "answers": self.answers and self.answers.to_json(),
+            "parting": self.parting and self.parting.to_json(),
             "seconds": round(self.seconds, 3),
         }
 
