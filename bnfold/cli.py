@@ -358,6 +358,11 @@ def explain(
 @_provider
 @_provider_option
 @_sampling
+@click.option(
+    "--self-test",
+    is_flag=True,
+    help="Also corrupt a constant of each kind: how small a mistake would be seen?",
+)
 @_json
 @_html
 @_junit

@@ -33,6 +33,7 @@ from bnfold.placement import Placement, combined, judge_placement
 from bnfold.plan import Plan
 from bnfold.runtime import ORT_NAMES, CannotRun, Session, resolve_providers
 from bnfold.samples import InputSpec
+from bnfold.sensitivity import sensitivity
 from bnfold.source import ModelLike
 from bnfold.spread import Layer, Sketch, layers
 from bnfold.verification import (
@@ -79,6 +80,7 @@ def verify(
     seed: int = 0,
     tf32: bool = False,
     locate: bool = True,
+    self_test: bool = False,
     progress: Progress | None = None,
     fold: tuple[Model, Plan] | None = None,
 ) -> Verification:
@@ -99,6 +101,8 @@ def verify(
         seed: of the random samples.
         tf32: let NVIDIA's TF32 round float32 products to 10 bits.
         locate: where the two differ, look for the first tensor that does (`bnfold.parting`).
+        self_test: where the two agree, say how small a corruption of each kind of constant would have been seen
+            (`bnfold.sensitivity`).
         progress: called with a line of text as the work goes on.
         fold: what `optimized` was made from and by which plan: how inner tensors are stored, and unrounded constants.
 
@@ -116,7 +120,7 @@ def verify(
         tf32,
         progress or (lambda text: None),
         fold,
-    ).verify(_Own(inputs, preprocess, labels), shapes, samples, locate)
+    ).verify(_Own(inputs, preprocess, labels), shapes, samples, locate, self_test)
 
 
 @dataclass(frozen=True)
@@ -161,13 +165,43 @@ class _Verifier:
         self.feeds: list[Feeds] = []
         self.algebra: Algebra | None = None
         self.layers: tuple[Layer, ...] = ()
+        self.reference: Reference | None = None
+        self.runs: Runs | None = None
         self.own: Own | None = None
         self.labels: Array | None = None
 
-    def verify(self, given: _Own, shapes: Mapping[str, Sequence[int]] | None, count: int, locate: bool) -> Verification:
-        """All layers, and where the two part if they do."""
+    def verify(
+        self,
+        given: _Own,
+        shapes: Mapping[str, Sequence[int]] | None,
+        count: int,
+        locate: bool,
+        self_test: bool,
+    ) -> Verification:
+        """All layers, and where the two part if they do, or what would have been seen if they do not."""
         found = self._verified(given, shapes, count)
-        return replace(found, parting=self._parting(found)) if locate and not found.passed else found
+        if not found.passed:
+            return replace(found, parting=self._parting(found)) if locate else found
+        if not self_test or self.reference is None:
+            return found
+        rows = sensitivity(self.optimized, self._seen, self.say)
+        return replace(found, sensitivity=rows, seconds=time.perf_counter() - self.start)
+
+    def _seen(self, wrong: source.Source) -> str:
+        """Who sees that this model differs: float64, or the first provider with its optimisations off."""
+        assert self.reference is not None
+        if self.reference.status == "float64" and _said(self._stored(self.reference, wrong), ""):
+            return "float64"
+        provider = self.providers[0]
+        if self.runs is None or any(map(source.is_external, wrong.proto.graph.initializer)):
+            return ""
+        settings: dict[str, Any] = {"provider": provider, "tf32": self.tf32, "options": self.options.get(provider)}
+        try:
+            session = Session(evidence.runnable(wrong), optimize=False, **settings)
+            after = [session.run(sample) for sample in self.feeds]
+        except CannotRun:
+            return provider
+        return provider if _said(self._judge_level("off", self.runs, after, self.reference), "") else ""
 
     def _parting(self, found: Verification) -> Parting | None:
         worst = found.worst
@@ -243,6 +277,7 @@ class _Verifier:
         if first is None:
             return self._certified_only(self.notes.pop())
         reference = self._reference(first)
+        self.reference, self.runs = reference, first
         checks = [self._judge_provider(provider, runs, reference) for provider, runs in every.items()]
         at_noise = checks[0].outputs.get("off", ())
         self.notes += [
@@ -252,7 +287,7 @@ class _Verifier:
             if check.noise is not None and check.noise.norm > _DROWNED
         ]
         exact = self._judge_algebra(reference)
-        stored = self._stored(reference) if reference.status == "float64" else ()
+        stored = self._stored(reference, self.optimized) if reference.status == "float64" else ()
         passed = bool(at_noise) and all(check.passed for check in at_noise + stored)
         noise = NoiseCheck(reference.status, self.providers[0], K, passed, at_noise, stored, self.layers)
         problems = [problem for check in checks for problem in check.problems] + _said(stored, "in float64, ")
@@ -302,24 +337,7 @@ class _Verifier:
         problems = list(runs.problems)
         outputs = {}
         for level, after in runs.optimized.items():
-            other = "on" if level == "off" else "off"
-            checks = worst_samples(
-                judge(
-                    Evidence(
-                        name,
-                        index,
-                        reference.truth[index][name],
-                        runs.original[level][index][name],
-                        after[index][name],
-                        # Optimisations on may round otherwise; off is the plain arithmetic and gets no such allowance.
-                        [run[name] for run in reference.noisy[index] + runs.nudged[index]]
-                        + ([runs.original["off"][index][name]] if level == "on" else []),
-                        runs.original[other][index][name],
-                    )
-                )
-                for index in range(len(self.feeds))
-                for name in after[index]
-            )
+            checks = self._judge_level(level, runs, after, reference)
             outputs[level] = checks
             problems += _said(checks, f"{provider}, optimisations {level}: ")
         placed = {
@@ -344,13 +362,37 @@ class _Verifier:
             runs.settings,
         )
 
+    def _judge_level(
+        self, level: str, runs: Runs, after: Sequence[Mapping[str, Any]], reference: Reference
+    ) -> tuple[OutputCheck, ...]:
+        """What the optimized model computed with optimisations "off" or "on"."""
+        other = "on" if level == "off" else "off"
+        return worst_samples(
+            judge(
+                Evidence(
+                    name,
+                    index,
+                    reference.truth[index][name],
+                    runs.original[level][index][name],
+                    after[index][name],
+                    # Optimisations on may round otherwise; off is the plain arithmetic and gets no such allowance.
+                    [run[name] for run in reference.noisy[index] + runs.nudged[index]]
+                    + ([runs.original["off"][index][name]] if level == "on" else []),
+                    runs.original[other][index][name],
+                )
+            )
+            for index in range(len(self.feeds))
+            for name in after[index]
+        )
+
     def _certified_only(self, reason: str) -> Verification:
         """No runtime runs the original: both models in float64, under the noise that Monte Carlo rounding shows."""
         try:
             reference = evidence.float64_reference(self.oracle, self.feeds, self.seed, self.say)
         except BnfoldError as error:
             return self._uncompared(reason, f"not run: {error}")
-        checks = self._stored(reference)
+        self.reference = reference
+        checks = self._stored(reference, self.optimized)
         problems = self._judge_algebra(reference) + _said(checks, "in float64, ")
         noise = NoiseCheck("float64, both models", "float64", K, not problems, (), checks, self.layers)
         self.notes.append(f"no runtime here runs the original ({reason}): both models were compared in float64")
@@ -364,9 +406,9 @@ class _Verifier:
         self.algebra = algebra.compare(*self.fold, self.feeds[0], _conditioning(reference))
         return [self.algebra.problem] if self.algebra.problem else []
 
-    def _stored(self, reference: Reference) -> tuple[OutputCheck, ...]:
+    def _stored(self, reference: Reference, optimized: source.Source) -> tuple[OutputCheck, ...]:
         """Both models in float64, under the noise that storing the weights makes: no arithmetic hides anything here."""
-        oracle = Oracle(self.optimized.proto, base_dir=self.optimized.base_dir)
+        oracle = Oracle(optimized.proto, base_dir=optimized.base_dir)
         units = _output_units(self.original.proto)
         inside = Sketch()
         checks = []

@@ -244,8 +244,22 @@ def verification(run: Verification, original: str, optimized: str) -> list[Line]
     lines += [fact("problem", problem, BAD) for problem in run.problems]
     if run.parting is not None:
         lines.append(fact("they part at" if run.parting.tensor else "they part", str(run.parting), BAD))
+    lines += _sensitivity(run)
     lines.append(fact("time", f"{run.seconds:.1f} s"))
     return [*lines, fact("verdict", verdict(run), _verdict_style(run))]
+
+
+def _sensitivity(run: Verification) -> Iterator[Line]:
+    if not run.sensitivity:
+        return
+    yield fact("self-test", "the smallest corruption of one channel that this verification sees")
+    width = max(len(row.kind) for row in run.sensitivity)
+    for row in run.sensitivity:
+        where = f"channel {row.channel} of {row.tensor}, {row.node} (1 of {plural(row.constants, 'constant')})"
+        if row.smallest is None:
+            yield fact("", f"{row.kind:<{width}}  not seen: {row.largest:.0e}, {where}", LOUD)
+        else:
+            yield fact("", f"{row.kind:<{width}}  {row.smallest:.1e}, {row.ulps:,.0f} ULP, by {row.seen_by}: {where}")
 
 
 def _compared(check: OutputCheck) -> str:

@@ -14,6 +14,7 @@ from bnfold.noise import OutputCheck
 from bnfold.parting import Parting
 from bnfold.placement import PlacementVerdict
 from bnfold.samples import real_inputs
+from bnfold.sensitivity import Sensitivity
 from bnfold.spread import Layer
 
 EQUIVALENT, DIFFERENT, CERTIFIED_ONLY = "equivalent", "different", "certified-only"
@@ -101,6 +102,8 @@ class Verification:
     """Accuracy before and after, where labels were given."""
     parting: Parting | None = None
     """Where the two part, if they differ and it was looked for."""
+    sensitivity: tuple[Sensitivity, ...] = ()
+    """The smallest corruption seen of each kind of constant, where a self-test was asked for."""
 
     @property
     def passed(self) -> bool:
@@ -126,6 +129,7 @@ class Verification:
             "noise": self.noise.to_json(),
             "runtime": [check.to_json() for check in self.runtime],
             "answers": self.answers and self.answers.to_json(),
+            "sensitivity": [row.to_json() for row in self.sensitivity],
             "parting": self.parting and self.parting.to_json(),
             "seconds": round(self.seconds, 3),
         }

@@ -146,6 +146,7 @@ def test_the_json_is_documented_key_by_key(tmp_path: Path) -> None:
         explain(rivals(False)).to_json(),
         verify(model, other).to_json(),
         verify(classifier(), classifier(), inputs={"x": np.eye(7, dtype=np.float32)}, labels=range(7)).to_json(),
+        verify(model, model, self_test=True).to_json(),
         bench(model, other, seconds=0).to_json(),
     ]
     (tmp_path / "bad.onnx").write_text("no")
