@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,7 @@ from bnfold.errors import UsageError
 from bnfold.inputs import Own
 from bnfold.kernels.base import Array
 from bnfold.noise import finite, is_float
-
-Run = Callable[[dict[str, Array]], Mapping[str, Array]]
+from bnfold.runtime import Session
 
 _TOP = 5
 
@@ -63,18 +63,30 @@ class Answers:
         }
 
 
-def answers(own: Own, labels: Array, provider: str, original: Run, optimized: Run) -> Answers:
+def answers(
+    own: Own,
+    labels: Array,
+    original: bytes | Path,
+    optimized: bytes | Path,
+    *,
+    provider: str,
+    tf32: bool = False,
+    options: Mapping[str, str] | None = None,
+) -> Answers:
     """Run both models on every sample.
 
-    Raises `UsageError` where no output has a row of scores for each image, and for a label that is no class.
+    Raises:
+        UsageError: no output has a row of scores for each image, or a label is no class.
+        CannotRun: a model does not run.
     """
+    one, two = (Session(model, provider=provider, tf32=tf32, options=options) for model in (original, optimized))
     pairs: list[tuple[Array, Array]] = []
     output = ""
     for sample in own:
-        outputs = original(sample)
+        outputs = one.run(sample)
         rows = next(iter(sample.values())).shape[0]
         output = output or _scores(outputs, rows)
-        pairs.append((_flat(outputs[output], rows), _flat(optimized(sample)[output], rows)))
+        pairs.append((_flat(outputs[output], rows), _flat(two.run(sample)[output], rows)))
     before, after = (np.concatenate(found)[: len(labels)] for found in zip(*pairs, strict=True))
     classes = before.shape[1]
     wrong = labels[(labels < 0) | (labels >= classes)]

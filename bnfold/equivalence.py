@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,22 +17,19 @@ import onnx
 from bnfold import algebra, evidence, samples, source
 from bnfold.algebra import Algebra
 from bnfold.answers import Answers, answers
-from bnfold.errors import BnfoldError, ModelError, UsageError
+from bnfold.errors import BnfoldError, ModelError
 from bnfold.evidence import Feeds, Progress, Reference, Runs
 from bnfold.graph import Model
 from bnfold.inputs import InputsLike, Own
-from bnfold.inputs import load as load_inputs
 from bnfold.kernels.base import Array, is_float_type
-from bnfold.labels import LabelsLike
-from bnfold.labels import load as load_labels
+from bnfold.labels import Given, LabelsLike
 from bnfold.noise import Evidence, K, OutputCheck, deviation, is_float, judge, unit_roundoff
 from bnfold.oracle import Oracle
-from bnfold.parting import Parting, find_parting
+from bnfold.parting import find_parting
 from bnfold.patch import witness_of
 from bnfold.placement import Placement, combined, judge_placement
 from bnfold.plan import Plan
 from bnfold.runtime import ORT_NAMES, CannotRun, Session, resolve_providers
-from bnfold.samples import InputSpec
 from bnfold.sensitivity import sensitivity
 from bnfold.source import ModelLike
 from bnfold.spread import Layer, Sketch, layers
@@ -120,26 +117,7 @@ def verify(
         tf32,
         progress or (lambda text: None),
         fold,
-    ).verify(_Own(inputs, preprocess, labels), shapes, samples, locate, self_test)
-
-
-@dataclass(frozen=True)
-class _Own:
-    """What the user gave, before the model is known."""
-
-    inputs: InputsLike | None
-    preprocess: str | Mapping[str, Any] | None
-    labels: LabelsLike | None
-
-    def load(self, specs: Sequence[InputSpec], model: onnx.ModelProto) -> tuple[Own | None, Array | None]:
-        """The samples, and the labels."""
-        if self.inputs is None:
-            given = [name for name in ("labels", "preprocess") if getattr(self, name) is not None]
-            if given:
-                raise UsageError(f"--{given[0]} is for your own inputs; give them with --inputs")
-            return None, None
-        own = load_inputs(self.inputs, specs, model, self.preprocess, by_row=self.labels is not None)
-        return own, None if self.labels is None else load_labels(self.labels, own, model)
+    ).verify(Given(inputs, preprocess, labels), shapes, samples, locate, self_test)
 
 
 class _Verifier:
@@ -172,7 +150,7 @@ class _Verifier:
 
     def verify(
         self,
-        given: _Own,
+        given: Given,
         shapes: Mapping[str, Sequence[int]] | None,
         count: int,
         locate: bool,
@@ -181,7 +159,7 @@ class _Verifier:
         """All layers, and where the two part if they do, or what would have been seen if they do not."""
         found = self._verified(given, shapes, count)
         if not found.passed:
-            return replace(found, parting=self._parting(found)) if locate else found
+            return self._located(found) if locate else found
         if not self_test or self.reference is None:
             return found
         rows = sensitivity(self.optimized, self._seen, self.say)
@@ -195,35 +173,25 @@ class _Verifier:
         provider = self.providers[0]
         if self.runs is None or any(map(source.is_external, wrong.proto.graph.initializer)):
             return ""
-        settings: dict[str, Any] = {"provider": provider, "tf32": self.tf32, "options": self.options.get(provider)}
         try:
-            session = Session(evidence.runnable(wrong), optimize=False, **settings)
+            session = Session(evidence.runnable(wrong), optimize=False, **self._settings())
             after = [session.run(sample) for sample in self.feeds]
         except CannotRun:
             return provider
         return provider if _said(self._judge_level("off", self.runs, after, self.reference), "") else ""
 
-    def _parting(self, found: Verification) -> Parting | None:
-        worst = found.worst
-        feeds = self.feeds[worst.sample if worst is not None else 0] if self.feeds else self._any_feeds()
-        if feeds is None or len(feeds) != len(samples.real_inputs(self.optimized.proto)):
-            return None
+    def _located(self, found: Verification) -> Verification:
+        """Where the two part, on the sample that shows it most."""
         self.say("looking for the first tensor that differs")
+        at = found.worst.sample if found.worst is not None else 0
         try:
-            return find_parting(self.original, self.optimized, feeds, self.seed)
+            feeds = self.feeds[at] if self.feeds else evidence.any_sample(self.original, self.oracle, self.seed)
+            return replace(found, parting=find_parting(self.original, self.optimized, feeds, self.seed))
         except BnfoldError as error:
-            self.say(f"the first tensor that differs was not found: {error}")
-            return None
+            return replace(found, notes=(*found.notes, f"where the two part was not found: {error}"))
 
-    def _any_feeds(self) -> Feeds | None:
-        """A sample for two models whose interfaces differ."""
-        try:
-            specs = samples.input_specs(self.original.proto)
-            return evidence.choose_samples(None, self.oracle, specs, shapes=None, own=[], count=1, seed=self.seed)[0]
-        except BnfoldError:
-            return None
-
-    def _verified(self, given: _Own, shapes: Mapping[str, Sequence[int]] | None, count: int) -> Verification:
+    def _verified(self, given: Given, shapes: Mapping[str, Sequence[int]] | None, count: int) -> Verification:
+        """All layers."""
         skipped = NoiseCheck("not run: the interfaces differ", self.providers[0], K, False)
         problems = interface_problems(self.original.proto, self.optimized.proto)
         if problems:
@@ -257,11 +225,8 @@ class _Verifier:
 
     def _session(self) -> tuple[Session | None, str]:
         """The original on the first asked provider, or why it cannot run there."""
-        provider = self.providers[0]
         try:
-            model = evidence.runnable(self.original)
-            options = self.options.get(provider)
-            return Session(model, provider=provider, optimize=False, tf32=self.tf32, options=options), ""
+            return Session(evidence.runnable(self.original), optimize=False, **self._settings()), ""
         except CannotRun as error:
             return None, str(error)
 
@@ -298,15 +263,17 @@ class _Verifier:
         if self.own is None or self.labels is None:
             return None
         self.say(f"answers to {len(self.labels)} labelled samples")
-        provider = self.providers[0]
-        models = (evidence.runnable(self.original), evidence.runnable(self.optimized))
-        settings: dict[str, Any] = {"provider": provider, "tf32": self.tf32, "options": self.options.get(provider)}
+        models = evidence.runnable(self.original), evidence.runnable(self.optimized)
         try:
-            before, after = (Session(model, **settings) for model in models)
-            return answers(self.own, self.labels, provider, before.run, after.run)
+            return answers(self.own, self.labels, *models, **self._settings())
         except CannotRun as error:
             self.notes.append(f"the labels were not used: {error}")
             return None
+
+    def _settings(self) -> dict[str, Any]:
+        """Of sessions on the first provider."""
+        provider = self.providers[0]
+        return {"provider": provider, "tf32": self.tf32, "options": self.options.get(provider)}
 
     def _run(self, provider: str) -> Runs:
         return evidence.run_both(

@@ -128,6 +128,12 @@ def affordable(oracle: Oracle, own: Iterable[Feeds]) -> list[Feeds]:
     return found
 
 
+def any_sample(original: source.Source, oracle: Oracle, seed: int) -> Feeds:
+    """A sample that the float64 evaluator runs on. Raises as `choose_samples` and `samples.input_specs` do."""
+    specs = samples.input_specs(original.proto)
+    return choose_samples(None, oracle, specs, shapes=None, own=[], count=1, seed=seed)[0]
+
+
 def _try(session: Session | None, oracle: Oracle, feeds: Feeds) -> None:
     if session is not None:
         session.run(feeds)

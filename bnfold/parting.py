@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from bnfold.errors import ModelError
 from bnfold.kernels.base import Array
 from bnfold.noise import Evidence, is_float, judge
 from bnfold.oracle import Oracle
@@ -83,9 +84,14 @@ class _Seen:
 
 
 def find_parting(original: Source, optimized: Source, feeds: Feeds, seed: int) -> Parting:
-    """Run both, and compare tensor by tensor. Raises what the oracle raises."""
+    """Run both, and compare tensor by tensor.
+
+    Raises `ModelError` where they have not as many inputs, and what the oracle raises.
+    """
     samples = _turned(feeds)
     names = [value.name for value in real_inputs(optimized.proto)]
+    if len(names) != len(feeds):
+        raise ModelError(f"one has {len(feeds)} inputs, the other {len(names)}")
     renamed = [dict(zip(names, _in_order(original.proto, sample), strict=True)) for sample in samples]
     runs = [_seen(original, samples, rounding) for rounding in (None, seed + 1, seed + 2)]
     others = [_seen(optimized, renamed, rounding) for rounding in (None, seed + 3)]

@@ -436,6 +436,14 @@ def test_accuracy_before_and_after() -> None:
     assert worse.answers.difference == 1.5
 
 
+def test_the_first_of_many_samples_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [{"x": row.reshape(1, 7)} for row in scores()[0][:9]]
+    found = verify(classifier(), classifier(), inputs=many, samples=0)
+    assert (found.samples, found.notes) == (4, ("the first 4 of your 9 samples were judged",))
+    monkeypatch.setattr("bnfold.evidence._AFFORDABLE", 100)  # two products of 7 by 7
+    assert verify(classifier(), classifier(), inputs=many, samples=0).samples == 2
+
+
 def test_few_classes_have_no_top_5() -> None:
     b = Builder(type_=TensorProto.FLOAT)
     three = b.model(b.node("Softmax", b.input("N", 3, 1, 1), axis=1))

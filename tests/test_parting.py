@@ -36,10 +36,10 @@ def dense(batch: int | str = "N") -> onnx.ModelProto:
     return b.model(b.gemm(y, 5))
 
 
-def tokens() -> onnx.ModelProto:
+def tokens(batch: int | str = "N", length: int = 7) -> onnx.ModelProto:
     """The channels last."""
     b = Builder(type_=TensorProto.FLOAT)
-    y = b.input("N", 7, 6)
+    y = b.input(batch, length, 6)
     for _ in range(3):
         y = b.node("Relu", b.node("Mul", b.matmul(y, 6, bias=True), b.constant(np.linspace(0.5, 2, 6), "scale")))
     return b.model(b.matmul(y, 5, bias=True))
@@ -116,7 +116,7 @@ def test_a_scaled_channel_is_stored_otherwise_and_its_reader_parts() -> None:
     assert found.tensor in ("relu2", "conv3")
 
 
-@pytest.mark.parametrize("build", [stacked, lambda: stacked(1), dense, lambda: dense(1), tokens])
+@pytest.mark.parametrize("build", [stacked, lambda: stacked(1), dense, lambda: dense(1), tokens, lambda: tokens(1, 1)])
 def test_what_a_fold_stores_otherwise_is_no_difference(build: Callable[[], onnx.ModelProto]) -> None:
     """A fold that is right but for one weight near the end: the folds before it are not blamed."""
     model, right = build(), folded(build())
@@ -129,6 +129,12 @@ def test_what_a_fold_stores_otherwise_is_no_difference(build: Callable[[], onnx.
     assert found.tensor in {reader.output[0], *(n.output[0] for n in right.graph.node if reader.output[0] in n.input)}
     assert found.tensor in produced
     assert found.agree >= 3
+
+
+def test_an_output_may_not_be_stored_otherwise() -> None:
+    model = dense()
+    found = parting(verify(model, changed(model, "gemm.bias4", lambda values: values + 0.5), samples=1))
+    assert (found.tensor, found.agree, found.stored_otherwise) == ("gemm4", 9, 0)
 
 
 def test_other_names_are_matched_by_position() -> None:
@@ -188,3 +194,11 @@ def test_the_command_line_names_it(tmp_path: Any) -> None:
     (line,) = (line for line in done.err.splitlines() if line.startswith("  they part at"))
     assert "'conv2', output of Conv 'conv2': its error" in line
     assert line.endswith("before it 3 of 13 tensors matched by name agree")
+
+
+def test_without_inputs_in_common_it_says_so() -> None:
+    b = Builder(type_=TensorProto.FLOAT)
+    two = b.model(b.node("Add", b.input("N", 3, 10, 14), b.input("N", 3, 10, 14)))
+    found = verify(stacked(), two)
+    assert found.parting is None
+    assert found.notes == ("where the two part was not found: one has 1 inputs, the other 2",)
