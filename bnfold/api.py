@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from bnfold.attempt import Attempt, Clock, Progress, Proof, Result, culprit
+from bnfold.attempt import Attempt, Clock, Progress, Proof, Prove, Result, culprits
 from bnfold.benchmark import bench
 from bnfold.calls import Functions
 from bnfold.certificate import certify
@@ -18,6 +19,8 @@ from bnfold.equivalence import verify
 from bnfold.errors import NotEquivalentError
 from bnfold.folding import Folder
 from bnfold.graph import Model
+from bnfold.inputs import InputsLike
+from bnfold.labels import LabelsLike
 from bnfold.patch import Patched, patch, tensors, witness_of
 from bnfold.plan import Plan
 from bnfold.regions import region
@@ -71,7 +74,9 @@ def optimize(
     only: Iterable[str] = (),
     providers: Sequence[str] | None = None,
     provider_options: Mapping[str, Mapping[str, str]] | None = None,
-    inputs: str | Path | Mapping[str, Any] | None = None,
+    inputs: InputsLike | None = None,
+    preprocess: str | Mapping[str, Any] | None = None,
+    labels: LabelsLike | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     samples: int = 2,
     seed: int = 0,
@@ -93,7 +98,9 @@ def optimize(
         only: names or globs; where given, every other node stays.
         providers: execution providers to verify on, each in turn: `cuda`, `tensorrt`, `cpu`. By default the best here.
         provider_options: options for ONNX Runtime by provider: `{"cuda": {"device_id": "1"}}`.
-        inputs: inputs to verify with, as a `.npz` file or arrays by name; seeded random ones by default.
+        inputs: inputs to verify with, as for :func:`verify`; seeded random ones by default.
+        preprocess: how images among the inputs are prepared, as for :func:`verify`.
+        labels: the class of each of the inputs, as for :func:`verify`.
         shapes: sizes for inputs whose shape is free.
         samples: how many random inputs to verify with.
         seed: seed of the random inputs.
@@ -107,7 +114,7 @@ def optimize(
         ModelError: the model cannot be read.
         OutputError: the output exists, or cannot be written.
         ProviderError: a provider that was asked for is not available.
-        NotEquivalentError: the folded model failed verification and no single fold was at fault, or `strict`.
+        NotEquivalentError: the folded model failed verification, and no set of folds was at fault, or `strict`.
     """
     clock, say = Clock(), progress or (lambda line: None)
     keep, only = tuple(keep), tuple(only)
@@ -121,24 +128,28 @@ def optimize(
     folder = Folder(given)
     clock.lap("read")
 
-    def prove(optimized: ModelLike, base_dir: Path | None, inlined: Model, plan: Plan) -> Proof:
+    def certified(optimized: ModelLike, base_dir: Path | None, inlined: Model, plan: Plan) -> Proof:
         say("certifying")
         made = read(optimized)
         made = Source(made.proto, made.path, made.base_dir or base_dir)
         certificate = certify(given, Model(made), witness_of(plan))
         clock.lap("certify")
-        if not certificate.ok or not verify:
-            return Proof(certificate, None)
+        return Proof(certificate, None)
+
+    def proved(optimized: ModelLike, base_dir: Path | None, inlined: Model, plan: Plan, final: bool = True) -> Proof:
+        proof = certified(optimized, base_dir, inlined, plan)
+        if not proof.ok or not verify:
+            return proof
         before: ModelLike = model if source.path is None else source.path
         run = _verify(before, optimized, providers=providers, provider_options=provider_options, inputs=inputs,
-                      shapes=shapes, samples=samples, seed=seed, tf32=tf32, progress=progress,
-                      fold=(inlined, plan))  # fmt: skip
+                      preprocess=preprocess, labels=labels if final else None, shapes=shapes, samples=samples,
+                      seed=seed, tf32=tf32, locate=False, progress=progress, fold=(inlined, plan))  # fmt: skip
         clock.lap("verify")
-        return Proof(certificate, run)
+        return Proof(proof.certificate, run)
 
     dropped: set[str] = set()
 
-    def fold(without: set[str], bits: float = math.inf) -> Attempt:
+    def fold(without: set[str], bits: float = math.inf, prove: Prove = proved) -> Attempt:
         say("solving")
         inlined, solution = folder.solve(keep, only, dropped | without, bits)
         clock.lap("solve")
@@ -160,24 +171,21 @@ def optimize(
         if gentler is not None:
             attempt, too_noisy = gentler, True
             continue
-        guilty = culprit(fold, say)
-        if guilty is None or strict:
+        # What the certificate sees it sees at once: nothing has to run before the rest is proved again.
+        prove = partial(proved, final=False) if result.proof.certified else certified
+        guilty = culprits(partial(fold, prove=prove), say)
+        if not guilty or strict:
             raise NotEquivalentError(_failure(result.proof, guilty, source))
-        dropped.add(guilty)
+        dropped.update(guilty)
         attempt, too_noisy = fold(set()), False
     solution = attempt.solution
-    warnings = _unmatched(solution, keep, only) + tuple(
-        f"the fold of {name} failed verification and was dropped; please report it" for name in sorted(dropped)
-    )
-    if too_noisy:
-        warnings += ("some folds passed the certificate but made too much rounding noise; they were left out",)
     written = None if where is None or dry_run else where.path
     return Optimized(
         _facts(source, result.proto, written),
         Count(count_batchnorm(source.proto), count_batchnorm(result.proto)),
         _affines(folder, attempt.model, solution),
         clock.laps,
-        warnings,
+        _unmatched(solution, keep, only) + _left_out(dropped, too_noisy),
         result.proof.certificate,
         result.proof.verification,
         witness_of(solution.plan),
@@ -198,13 +206,22 @@ def _gentler(attempt: Attempt, fold: Callable[[set[str], float], Attempt], limit
     return None
 
 
-def _failure(proof: Proof, guilty: str | None, source: Source) -> str:
+def _left_out(dropped: Iterable[str], too_noisy: bool) -> tuple[str, ...]:
+    """A warning for every fold that was dropped, and one where folds were given up for their noise."""
+    said = [f"the fold of {name} failed verification and was dropped; please report it" for name in sorted(dropped)]
+    if too_noisy:
+        said.append("some folds passed the certificate but made too much rounding noise; they were left out")
+    return tuple(said)
+
+
+def _failure(proof: Proof, guilty: Sequence[str], source: Source) -> str:
     problem = "the two models differ"
     if proof.certificate is not None and not proof.certificate.ok:
         problem = str(proof.certificate.failures[0])
     elif proof.verification is not None and proof.verification.problems:
         problem = proof.verification.problems[0]
-    fault = f"the fold of {guilty} is at fault; " if guilty else ""
+    folds = "the fold of {} is" if len(guilty) == 1 else "the folds of {} are"
+    fault = f"{folds.format(', '.join(guilty))} at fault; " if guilty else ""
     return f"{source.label}: {fault}{problem}; nothing was written"
 
 

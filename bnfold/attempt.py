@@ -1,10 +1,10 @@
-"""One plan, carried out and proved; and the search for the fold at fault where the proof fails."""
+"""One plan, carried out and proved; and the search for the folds at fault where the proof fails."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,10 @@ class Proof:
         return self.certified and (self.verification is None or self.verification.status != DIFFERENT)
 
 
+Prove = Callable[[ModelLike, Path | None, Model, Plan], Proof]
+"""Proves a folded model: (the model, where its external data is, the original with calls replaced, the plan)."""
+
+
 @dataclass(frozen=True)
 class Result:
     """A folded model, and what was found about it."""
@@ -68,8 +72,7 @@ class Attempt:
 
     model: Model
     solution: Solution
-    prove: Callable[[ModelLike, Path | None, Model, Plan], Proof]
-    """(the folded model, where its external data is, the original with calls replaced, the plan)."""
+    prove: Prove
     clock: Clock
     say: Progress
 
@@ -88,6 +91,14 @@ class Attempt:
         if any(is_external(tensor) for tensor in tensors(proto)) and self.model.source.path is not None:
             return Result(proto, self._beside(proto))
         return Result(proto, self.prove(proto, self.model.source.base_dir, self.model, self.solution.plan))
+
+    @property
+    def passes(self) -> bool:
+        """Whether the proof holds. Without folds the model is compared with itself: failing that is no fold's fault."""
+        if not self.solution.plan.is_empty:
+            return self.in_memory().proof.ok
+        source = self.model.source
+        return self.prove(source.path or source.proto, source.base_dir, self.model, self.solution.plan).ok
 
     def _beside(self, proto: onnx.ModelProto) -> Proof:
         """Prove a model whose external data is the original's: from a temporary file in the original's folder."""
@@ -110,16 +121,32 @@ class Attempt:
         return Result(proto, proof)
 
 
-def culprit(fold: Callable[[set[str]], Attempt], say: Progress) -> str | None:
-    """The one fold without which the rest passes: by halves. None where there is none.
+def culprits(fold: Callable[[set[str]], Attempt], say: Progress) -> tuple[str, ...]:
+    """The folds at fault: a smallest set without which the rest passes. Empty where no such set is
+    found.
+
+    By halves (U. Junker, "QuickXplain", 2004): n folds of which k are guilty take about 2k*(log2(n/k) + 1) proofs.
 
     Args:
         fold: makes an attempt without the folds of these labels.
         say: told what goes on.
     """
-    suspects = fold(set()).folded
-    while len(suspects) > 1:
-        say(f"looking for the fold at fault among {len(suspects)}")
-        half = suspects[: len(suspects) // 2]
-        suspects = half if fold(set(half)).in_memory().proof.ok else suspects[len(half) :]
-    return suspects[0] if suspects and fold(set(suspects)).in_memory().proof.ok else None
+
+    def guilty(suspects: Sequence[str], dropped: set[str]) -> tuple[str, ...]:
+        """Those of the suspects that must go as well; without all of them the rest is known to pass."""
+        say(f"looking for the folds at fault among {len(suspects)}")
+        if fold(dropped).passes:
+            return ()
+        return halves(suspects, dropped)
+
+    def halves(suspects: Sequence[str], dropped: set[str]) -> tuple[str, ...]:
+        """The same, where something must go."""
+        if len(suspects) == 1:
+            return tuple(suspects)
+        first, second = suspects[: len(suspects) // 2], suspects[len(suspects) // 2 :]
+        later = guilty(second, dropped | set(first))
+        earlier = guilty(first, dropped | set(later)) if later else halves(first, dropped)
+        return earlier + later
+
+    folds = fold(set()).folded
+    return halves(folds, set()) if folds and fold(set(folds)).passes else ()

@@ -220,7 +220,18 @@ _only = click.option("--only", multiple=True, metavar="NODE", help="Fold only th
 def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say what a verification feeds."""
     for option in reversed((
-        click.option("--inputs", type=_PATH, metavar="FILE", help="Your own inputs: .npz by input name, or one .npy."),
+        click.option(
+            "--inputs", type=_PATH, metavar="PATH",
+            help="Your own inputs: .npz by input name, one .npy, Polygraphy's .json, or a folder of images.",
+        ),
+        click.option(
+            "--preprocess", metavar="KEY=VALUE,...",
+            help="How images are prepared: size=224,mean=0.5:0.5:0.5. [default: what the model's metadata say]",
+        ),
+        click.option(
+            "--labels", type=_PATH, metavar="PATH",
+            help="Classes of your inputs, for the accuracy: .npy, .txt, .csv, or the folder of the images.",
+        ),
         _shape,
         click.option("--samples", type=click.IntRange(min=0), default=2, show_default=True, help="Random inputs."),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs."),
@@ -347,6 +358,11 @@ def explain(
 @_provider
 @_provider_option
 @_sampling
+@click.option(
+    "--self-test",
+    is_flag=True,
+    help="Also corrupt a constant of each kind: how small a mistake would be seen?",
+)
 @_json
 @_html
 @_junit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ _ROUNDINGS, _FEW_ELEMENTS = 4, 32
 NUDGES = 6
 """Runs of the original on inputs moved by up to an ULP: each draws the rounding errors anew. One draw alone may by luck
 be several times smaller than the next, where a few outputs are far more sensitive than the others."""
+
+OWN = 4
+"""How many of the user's samples are judged at most; labels use all of them."""
 
 # A size is preferred whose whole verification fits into the oracle's limit for one run.
 _AFFORDABLE = MAX_MACS / 8
@@ -72,24 +75,27 @@ def choose_samples(
     specs: Sequence[samples.InputSpec],
     *,
     shapes: Mapping[str, Sequence[int]] | None,
-    own: Feeds | None,
+    own: Sequence[Feeds],
     count: int,
     seed: int,
 ) -> list[Feeds]:
-    """`count` samples of the first sizes that the original runs on, behind the user's own one where there is one.
+    """`count` samples of the first sizes that the original runs on, behind the user's own ones where there are some.
 
     Raises `ModelError` where no size that was tried runs: the user must say one.
     """
-    if own is not None:
-        shapes = {**(shapes or {}), **{name: array.shape for name, array in own.items()}}
-    first: list[Feeds] = [] if own is None else [own]
+    if own:
+        shapes = {**(shapes or {}), **{name: array.shape for name, array in own[0].items()}}
+    first = list(own)
+    ranges = samples.integer_ranges(specs)
     fallback: list[Feeds] | None = None
     trouble = ""
     for candidate in samples.candidates(specs, shapes):
-        for integers in samples.integer_ranges(specs):
+        for integers in ranges:
             made = [samples.make(specs, candidate, sample, seed, integers) for sample in range(count)]
             try:
-                _try(session, oracle, (first + made)[0] if count == 0 else made[0])
+                # Indices may be in range in one sample and not in the next.
+                for sample in made if len(ranges) > 1 else made[:1] or first[:1]:
+                    _try(session, oracle, sample)
             except BnfoldError as error:
                 trouble = str(error)
                 continue
@@ -106,6 +112,26 @@ def choose_samples(
         f"the original runs on none of the input sizes tried ({trouble}); say one with --shape {name}=1x3x224x224, "
         "or give values with --inputs FILE.npz"
     )
+
+
+def affordable(oracle: Oracle, own: Iterable[Feeds]) -> list[Feeds]:
+    """The first of the user's samples, as many as are quickly evaluated in float64, and at least one."""
+    found: list[Feeds] = []
+    macs = 0.0
+    for sample in own:
+        macs += oracle.cost({name: array.shape for name, array in sample.items()}).macs
+        if found and macs > _AFFORDABLE:
+            break
+        found.append(sample)
+        if len(found) == OWN:
+            break
+    return found
+
+
+def any_sample(original: source.Source, oracle: Oracle, seed: int) -> Feeds:
+    """A sample that the float64 evaluator runs on. Raises as `choose_samples` and `samples.input_specs` do."""
+    specs = samples.input_specs(original.proto)
+    return choose_samples(None, oracle, specs, shapes=None, own=[], count=1, seed=seed)[0]
 
 
 def _try(session: Session | None, oracle: Oracle, feeds: Feeds) -> None:

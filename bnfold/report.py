@@ -101,8 +101,23 @@ def _verified(run: Verification) -> Iterator[Line]:
     for check in run.runtime:
         words = f"{check.provider}, optimisations {' and '.join(check.outputs)}{_tf32(check)}: {_placed(check)}"
         yield fact("verified", words, GOOD if check.passed else BAD)
+    yield from _answers(run)
     for note in run.notes:
         yield fact("note", note, LOUD)
+
+
+def _answers(run: Verification) -> Iterator[Line]:
+    found = run.answers
+    if found is None:
+        return
+    shares = [("top-1", found.top1), ("top-5", found.top5)]
+    accuracy = ", ".join(f"{name} {share.before:.2%} -> {share.after:.2%}" for name, share in shares if share)
+    yield fact(
+        "accuracy",
+        f"{accuracy} of {found.samples:,} ({found.provider}, optimisations on); {found.changed} answers changed, "
+        f"largest difference of a score {found.difference:.1e} of {found.largest:.3g}",
+        LOUD if found.changed else "",
+    )
 
 
 def _error_label(run: Verification) -> str:
@@ -224,10 +239,27 @@ def verification(run: Verification, original: str, optimized: str) -> list[Line]
         lines.append(fact(f"{check.provider}, settings", settings(check.provider, check.settings)))
         lines += [fact("", where, FAINT) for where in (check.placement.elsewhere if check.placement else ())]
     lines += [fact("float64, as stored", _compared(output)) for output in run.noise.stored]
+    lines += _answers(run)
     lines += [fact("note", note, LOUD) for note in run.notes]
     lines += [fact("problem", problem, BAD) for problem in run.problems]
+    if run.parting is not None:
+        lines.append(fact("they part at" if run.parting.tensor else "they part", str(run.parting), BAD))
+    lines += _sensitivity(run)
     lines.append(fact("time", f"{run.seconds:.1f} s"))
     return [*lines, fact("verdict", verdict(run), _verdict_style(run))]
+
+
+def _sensitivity(run: Verification) -> Iterator[Line]:
+    if not run.sensitivity:
+        return
+    yield fact("self-test", "the smallest corruption of one channel that this verification sees")
+    width = max(len(row.kind) for row in run.sensitivity)
+    for row in run.sensitivity:
+        where = f"channel {row.channel} of {row.tensor}, {row.node} (1 of {plural(row.constants, 'constant')})"
+        if row.smallest is None:
+            yield fact("", f"{row.kind:<{width}}  not seen: {row.largest:.0e}, {where}", LOUD)
+        else:
+            yield fact("", f"{row.kind:<{width}}  {row.smallest:.1e}, {row.ulps:,.0f} ULP, by {row.seen_by}: {where}")
 
 
 def _compared(check: OutputCheck) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ PLANES = ((96, 128), (160, 224), (224, 224), (299, 299), (320, 320), (48, 320), 
 _LENGTHS = (24, 16, 128, 1)
 _WAVES = (1024, 16000, 80)
 _INTEGERS = ((0, 9), (0, 2), (1, 2))
+_BYTES = (np.dtype(np.uint8), np.dtype(np.int8))  # pixels, or quantized values: the whole range
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,9 @@ def make(
             feeds[spec.name] = np.asarray(values).astype(spec.dtype)  # without axes NumPy gives a number
         elif spec.dtype == np.dtype(bool):
             feeds[spec.name] = np.asarray(random.integers(0, 2, shape) == sample % 2)
-        elif spec.dtype == np.dtype(np.uint8):
-            feeds[spec.name] = np.asarray(random.integers(0, 256, shape)).astype(np.uint8)
+        elif spec.dtype in _BYTES:
+            limits = np.iinfo(spec.dtype)
+            feeds[spec.name] = np.asarray(random.integers(limits.min, limits.max, shape, spec.dtype, endpoint=True))
         elif spec.dtype.kind in "iu":
             feeds[spec.name] = np.asarray(random.integers(*integers, shape)).astype(spec.dtype)
         else:
@@ -150,50 +151,5 @@ def make(
 
 def integer_ranges(specs: Sequence[InputSpec]) -> Sequence[tuple[int, int]]:
     """The ranges to try for integer inputs (indices and lengths: small and not negative)."""
-    free = any(spec.dtype.kind in "iu" and spec.dtype != np.dtype(np.uint8) for spec in specs)
+    free = any(spec.dtype.kind in "iu" and spec.dtype not in _BYTES for spec in specs)
     return _INTEGERS if free else _INTEGERS[:1]
-
-
-def load(inputs: str | Path | Mapping[str, Any], specs: Sequence[InputSpec]) -> dict[str, Array]:
-    """The user's own sample: a dict, an .npz with one array per input, or an .npy for a model with one input.
-
-    Raises `UsageError` for a file that cannot be read, a missing input or a wrong type.
-    """
-    arrays: dict[str, Array]
-    if isinstance(inputs, Mapping):
-        arrays = {name: np.asarray(value) for name, value in inputs.items()}
-    else:
-        arrays = _read(Path(inputs), specs)
-    missing = [spec.name for spec in specs if spec.name not in arrays]
-    if missing:
-        raise UsageError(f"--inputs has no '{missing[0]}'; the model's inputs are {', '.join(s.name for s in specs)}")
-    return {spec.name: _fitting(arrays[spec.name], spec) for spec in specs}
-
-
-def _read(path: Path, specs: Sequence[InputSpec]) -> dict[str, Array]:
-    try:
-        found = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UsageError(f"--inputs {path} does not exist; check the path") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"--inputs {path} is not an .npz or .npy file that numpy reads ({error})") from None
-    if isinstance(found, np.ndarray):
-        if len(specs) != 1:
-            raise UsageError(f"--inputs {path} holds one array and the model has {len(specs)} inputs; give an .npz")
-        return {specs[0].name: found}
-    with found:
-        return {name: found[name] for name in found.files}
-
-
-def _fitting(array: Array, spec: InputSpec) -> Array:
-    if array.dtype != spec.dtype:
-        if not (is_float_type(array.dtype) and is_float_type(spec.dtype)) and array.dtype.kind != spec.dtype.kind:
-            raise UsageError(f"--inputs: '{spec.name}' is {array.dtype}, and the model wants {spec.dtype}")
-        array = array.astype(spec.dtype)
-    dims = spec.dims
-    if dims is not None and (
-        len(dims) != array.ndim
-        or any(isinstance(dim, int) and dim != size for dim, size in zip(dims, array.shape, strict=True))
-    ):
-        raise UsageError(f"--inputs: '{spec.name}' has shape {list(array.shape)}, and the model wants {list(dims)}")
-    return array

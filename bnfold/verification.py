@@ -9,9 +9,12 @@ from typing import Any
 import onnx
 
 from bnfold.algebra import Algebra
+from bnfold.answers import Answers
 from bnfold.noise import OutputCheck
+from bnfold.parting import Parting
 from bnfold.placement import PlacementVerdict
 from bnfold.samples import real_inputs
+from bnfold.sensitivity import Sensitivity
 from bnfold.spread import Layer
 
 EQUIVALENT, DIFFERENT, CERTIFIED_ONLY = "equivalent", "different", "certified-only"
@@ -95,6 +98,12 @@ class Verification:
     seconds: float
     algebra: Algebra | None = None
     """Of a fold; two files alone do not say what their constants were before they were rounded."""
+    answers: Answers | None = None
+    """Accuracy before and after, where labels were given."""
+    parting: Parting | None = None
+    """Where the two part, if they differ and it was looked for."""
+    sensitivity: tuple[Sensitivity, ...] = ()
+    """The smallest corruption seen of each kind of constant, where a self-test was asked for."""
 
     @property
     def passed(self) -> bool:
@@ -119,6 +128,9 @@ class Verification:
             "algebra": self.algebra and self.algebra.to_json(),
             "noise": self.noise.to_json(),
             "runtime": [check.to_json() for check in self.runtime],
+            "answers": self.answers and self.answers.to_json(),
+            "sensitivity": [row.to_json() for row in self.sensitivity],
+            "parting": self.parting and self.parting.to_json(),
             "seconds": round(self.seconds, 3),
         }
 

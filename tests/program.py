@@ -64,6 +64,13 @@ def plain() -> onnx.ModelProto:
     return b.model(b.node("Relu", b.conv(b.input(2, 3, 10, 14), 4, 3)))
 
 
+def classifier(off: float = 0.0) -> onnx.ModelProto:
+    """Class scores that are the input's 7 numbers; the first class may get something on top."""
+    b = Builder(type_=TensorProto.FLOAT)
+    bias = b.constant(off * np.eye(7)[0], "bias")
+    return b.model(b.node("Gemm", b.input("N", 7), b.constant(np.eye(7), "weight"), bias, name="scores"))
+
+
 def different(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that is off by a little in one weight."""
     copy = onnx.ModelProto()

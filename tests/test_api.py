@@ -5,15 +5,18 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
 
 import bnfold
 from bnfold import api, folding, rules
 from bnfold.api import Optimized
+from bnfold.attempt import culprits
 from bnfold.certificate import Certificate, Failure
 from bnfold.errors import ModelError, NotEquivalentError, OutputError, ProviderError, UsageError
 from bnfold.plan import Edit, NewConstant
@@ -229,15 +232,15 @@ def test_what_is_no_model_is_a_model_error(model: bytes | onnx.ModelProto | str)
 
 
 @pytest.fixture
-def wrong_rule(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Makes the Conv rule wrong for one node: its new bias is off."""
+def wrong_rule(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes the Conv rule wrong for some nodes: their new biases are off."""
 
-    def break_it(label: str) -> None:
+    def break_it(*labels: str) -> None:
         right = rules.RULES["Conv"]
 
         def wrong(view: View) -> list[Accept]:
             accepts = right(view)
-            return [spoilt(accept) for accept in accepts] if view.node.label == label else accepts
+            return [spoilt(accept) for accept in accepts] if view.node.label in labels else accepts
 
         monkeypatch.setitem(rules.RULES, "Conv", wrong)
 
@@ -257,7 +260,7 @@ def shifted(edit: Edit) -> Edit:
 
 
 def test_the_certificate_sees_a_wrong_fold_and_it_alone_is_dropped(
-    wrong_rule: Callable[[str], None], tmp_path: Path
+    wrong_rule: Callable[..., None], tmp_path: Path
 ) -> None:
     wrong_rule("conv2")
     path = saved(foldable(), tmp_path / "model.onnx")
@@ -269,7 +272,7 @@ def test_the_certificate_sees_a_wrong_fold_and_it_alone_is_dropped(
 
 
 def test_the_runtime_sees_what_a_blind_certificate_lets_through(
-    wrong_rule: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    wrong_rule: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api, "certify", lambda original, optimized, witness: Certificate(1, 1, 1))
     wrong_rule("conv")
@@ -278,7 +281,53 @@ def test_the_runtime_sees_what_a_blind_certificate_lets_through(
     assert result.status == "verified"
 
 
-def test_strict_raises_and_writes_nothing(wrong_rule: Callable[[str], None], tmp_path: Path) -> None:
+def deep(depth: int = 8) -> onnx.ModelProto:
+    """Convolutions with a BatchNormalization each; all fold."""
+    b = Builder(type_=TensorProto.FLOAT)
+    y = b.input("N", 3, 10, 14)
+    for _ in range(depth):
+        y = b.node("Relu", b.bn(b.conv(y, 4, 3, pads=[1, 1, 1, 1], scale=0.2)))
+    return b.model(y)
+
+
+@pytest.mark.parametrize(
+    "wrong", [("conv",), ("conv8",), ("conv2", "conv7"), ("conv3", "conv4"), ("conv", "conv5", "conv8")]
+)
+def test_only_the_folds_that_are_wrong_are_dropped(wrong: tuple[str, ...], wrong_rule: Callable[..., None]) -> None:
+    wrong_rule(*wrong)
+    result = bnfold.optimize(deep(), samples=1, shapes={"x": (1, 3, 10, 14)})
+    kept = [name.replace("conv", "bn") for name in wrong]
+    assert [affine.node for affine in result.affines if affine.status == "kept"] == kept
+    assert {affine.reasons[0].code for affine in result.affines if affine.status == "kept"} == {"verification-failed"}
+    assert [warning.split()[3] for warning in result.warnings] == kept
+    assert result.status == "verified"
+
+
+def test_two_folds_that_only_the_runtime_sees_are_dropped(
+    wrong_rule: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "certify", lambda original, optimized, witness: Certificate(1, 1, 1))
+    wrong_rule("conv", "conv3")
+    result = bnfold.optimize(deep(4), samples=1, shapes={"x": (1, 3, 10, 14)})
+    assert [affine.node for affine in result.affines if affine.status == "kept"] == ["bn", "bn3"]
+    assert result.status == "verified"
+
+
+@pytest.mark.parametrize("guilty", [{0}, {19}, {3, 4}, {0, 9, 19}, set(range(20))])
+def test_the_search_by_halves_finds_all_and_nothing_else(guilty: set[int]) -> None:
+    proofs: list[set[str]] = []
+    folds = [str(index) for index in range(20)]
+
+    def fold(without: set[str]) -> Any:
+        proofs.append(without)
+        return SimpleNamespace(folded=folds, passes=set(map(str, guilty)) <= without)
+
+    assert culprits(fold, lambda line: None) == tuple(map(str, sorted(guilty)))
+    assert len(proofs) <= 2 * len(guilty) * (math.log2(20 / len(guilty)) + 1) + 3
+    assert culprits(lambda without: fold(set()), lambda line: None) == ()
+
+
+def test_strict_raises_and_writes_nothing(wrong_rule: Callable[..., None], tmp_path: Path) -> None:
     wrong_rule("conv2")
     path = saved(foldable(), tmp_path / "model.onnx")
     with pytest.raises(NotEquivalentError, match=r"the fold of bn2 is at fault; .*nothing was written"):
