@@ -147,11 +147,11 @@ def optimize(
         clock.lap("verify")
         return Proof(proof.certificate, run)
 
-    dropped: set[str] = set()
+    dropped: dict[str, bool] = {}
 
     def fold(without: set[str], bits: float = math.inf, prove: Prove = proved) -> Attempt:
         say("solving")
-        inlined, solution = folder.solve(keep, only, dropped | without, bits)
+        inlined, solution = folder.solve(keep, only, dropped | dict.fromkeys(without, False), bits)
         clock.lap("solve")
         return Attempt(inlined, solution, prove, clock, say)
 
@@ -167,7 +167,7 @@ def optimize(
     limits = [] if strict else list(STRICTER)
     attempt, too_noisy = fold(set()), False
     while not (result := carry_out(attempt)).proof.ok:
-        gentler = _gentler(attempt, fold, limits) if result.proof.certified else None
+        gentler = _gentler(attempt, fold, limits) if result.proof.exact else None
         if gentler is not None:
             attempt, too_noisy = gentler, True
             continue
@@ -176,7 +176,7 @@ def optimize(
         guilty = culprits(partial(fold, prove=prove), say)
         if not guilty or strict:
             raise NotEquivalentError(_failure(result.proof, guilty, source))
-        dropped.update(guilty)
+        dropped |= dict.fromkeys(guilty, result.proof.exact)
         attempt, too_noisy = fold(set()), False
     solution = attempt.solution
     written = None if where is None or dry_run else where.path
@@ -206,9 +206,14 @@ def _gentler(attempt: Attempt, fold: Callable[[set[str], float], Attempt], limit
     return None
 
 
-def _left_out(dropped: Iterable[str], too_noisy: bool) -> tuple[str, ...]:
+def _left_out(dropped: Mapping[str, bool], too_noisy: bool) -> tuple[str, ...]:
     """A warning for every fold that was dropped, and one where folds were given up for their noise."""
-    said = [f"the fold of {name} failed verification and was dropped; please report it" for name in sorted(dropped)]
+    said = [
+        f"the fold of {name} passed the certificate but made too much rounding noise and was dropped"
+        if exact
+        else f"the fold of {name} failed verification and was dropped; please report it"
+        for name, exact in sorted(dropped.items())
+    ]
     if too_noisy:
         said.append("some folds passed the certificate but made too much rounding noise; they were left out")
     return tuple(said)

@@ -49,6 +49,12 @@ class Proof:
         return self.certificate is None or self.certificate.ok
 
     @property
+    def exact(self) -> bool:
+        """Whether only rounding may speak against the fold: certificate and algebra do not."""
+        algebra = None if self.verification is None else self.verification.algebra
+        return self.certified and (algebra is None or algebra.passed)
+
+    @property
     def ok(self) -> bool:
         """Whether nothing speaks against the fold."""
         return self.certified and (self.verification is None or self.verification.status != DIFFERENT)

@@ -6,9 +6,10 @@ Every call is replaced first; then again only those of which a fold changed some
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 
 import onnx
 
@@ -33,14 +34,14 @@ class Folder:
         self,
         keep: Iterable[str] = (),
         only: Iterable[str] = (),
-        drop: Iterable[str] = (),
+        drop: Mapping[str, bool] = MappingProxyType({}),
         bits: float = math.inf,
     ) -> tuple[Model, Solution]:
         """The model in which the folds are made, and the folds; arguments as for :func:`bnfold.solver.solve`.
 
         Where nothing folds, and where no fold needs a call replaced, the model is the one given.
         """
-        keep, only, drop = tuple(keep), tuple(only), tuple(drop)
+        keep, only = tuple(keep), tuple(only)
         model, inlined = self._everything
         first = solution = solve(model, keep, only, drop, bits)
         calls: Collection[Where] = inlined.calls

@@ -70,7 +70,7 @@ def fold(
     """Solve and write in memory; the original must come through unchanged."""
     before = model.SerializeToString(deterministic=True)
     read_model = Model(read(model))
-    solution = solve(read_model, keep=keep, only=only, drop=drop)
+    solution = solve(read_model, keep=keep, only=only, drop=dict.fromkeys(drop, False))
     result = Folded(model, folded(read_model, solution.plan), solution)
     assert model.SerializeToString(deterministic=True) == before
     return result

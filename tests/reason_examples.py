@@ -56,7 +56,9 @@ class Told:
 def told(example: Example, unlocked: bool = False) -> dict[str, Told]:
     """What bnfold says of every affine of an example, by name."""
     folder = Folder(Model(read(example.make(unlocked))))
-    _, solution = folder.solve(example.unlocked_keep if unlocked else example.keep, drop=example.drop)
+    _, solution = folder.solve(
+        example.unlocked_keep if unlocked else example.keep, drop=dict.fromkeys(example.drop, False)
+    )
     found = {o.node.label: Told(o.node.op, o.folded, o.reasons) for o in solution.outcomes}
     return found | {label: Told(op, False, (reason,)) for label, op, reason in folder.hidden()}
 

@@ -164,7 +164,7 @@ def affines_that_come_back(b: Builder) -> None:
 def test_the_plan_edits_every_node_that_sees_a_restored_tensor(make: Callable[[Builder], None], seed: int) -> None:
     b = Builder(seed=seed)
     make(b)
-    solver = GraphSolver(Model(read(shuffled(b.model(), seed))).main, (), (), frozenset(), math.inf)
+    solver = GraphSolver(Model(read(shuffled(b.model(), seed))).main, (), (), {}, math.inf)
     solver.sweep(solver.sources)
     compete(solver)
     state = solver.state
@@ -179,7 +179,7 @@ def test_what_is_taken_back_takes_up_the_demands_that_stay() -> None:
     b = Builder()
     x = b.bn(b.input(3, 4, 5, 5), name="first")
     b.conv(b.bn(x, name="second"), 2, 1)
-    solver = GraphSolver(Model(read(b.model())).main, (), (), frozenset(), math.inf)
+    solver = GraphSolver(Model(read(b.model())).main, (), (), {}, math.inf)
     first, second = (node for node in solver.graph.nodes if node.op == "BatchNormalization")
     solver.sweep([first.index])
     solver.sweep([second.index])

@@ -8,7 +8,8 @@ again after a change where it looked; where affines compete for a tensor, the pl
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from bnfold.graph import Model
 from bnfold.plan import Plan
@@ -24,7 +25,7 @@ def solve(
     model: Model,
     keep: Iterable[str] = (),
     only: Iterable[str] = (),
-    drop: Iterable[str] = (),
+    drop: Mapping[str, bool] = MappingProxyType({}),
     bits: float = math.inf,
 ) -> Solution:
     """Fold what can be folded.
@@ -33,12 +34,12 @@ def solve(
         model: the model as read; not changed.
         keep: names or globs of nodes that must stay.
         only: names or globs; where given, every other node stays.
-        drop: labels of nodes whose fold failed verification.
+        drop: labels of nodes whose fold was not proved, and whether it was exact all the same.
         bits: how many bits a tensor of several readers may lose at most, where that is less than the usual limit.
     """
     plans, outcomes = [], []
     for graph in model.graphs:
-        solver = GraphSolver(graph, tuple(keep), tuple(only), frozenset(drop), bits)
+        solver = GraphSolver(graph, tuple(keep), tuple(only), drop, bits)
         solver.sweep(solver.sources)
         compete(solver)
         find_rivals(solver)

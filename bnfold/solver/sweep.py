@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bnfold import rules
@@ -41,7 +41,7 @@ class GraphSolver:
     """Folds one graph."""
 
     def __init__(
-        self, graph: Graph, keep: tuple[str, ...], only: tuple[str, ...], drop: frozenset[str], bits: float
+        self, graph: Graph, keep: tuple[str, ...], only: tuple[str, ...], drop: Mapping[str, bool], bits: float
     ) -> None:
         self.graph = graph
         self.state = State(graph)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -102,10 +103,17 @@ def matches(pattern: str, label: str) -> bool:
     return pattern == label or fnmatchcase(label, pattern)
 
 
-def opted_out(node: Node, keep: tuple[str, ...], only: tuple[str, ...], drop: frozenset[str]) -> Reason | None:
+_NOISY = (
+    "its fold passed the certificate, and makes more rounding noise than the original",
+    "judge it on your own data with --inputs, or retrain or prune the channels whose gamma is almost zero",
+)
+_WRONG = "its fold did not pass verification", "nothing in the model: it is a bug, please report it"
+
+
+def opted_out(node: Node, keep: tuple[str, ...], only: tuple[str, ...], drop: Mapping[str, bool]) -> Reason | None:
     """Why the user's wishes or an earlier verification keep a node."""
     if node.label in drop:
-        text, unlock = "its fold did not pass verification", "nothing in the model: it is a bug, please report it"
+        text, unlock = _NOISY if drop[node.label] else _WRONG
         return Reason("verification-failed", text, node.label, unlock)
     if any(matches(pattern, node.label) for pattern in keep):
         return Reason("kept-by-user", "--keep names it", node.label, "remove --keep")
