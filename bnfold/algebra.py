@@ -19,7 +19,7 @@ from bnfold.oracle import Oracle
 from bnfold.patch import witness_of
 from bnfold.plan import NewConstant, Plan, SetAttribute
 from bnfold.source import FLOATS
-from bnfold.spread import Sketch, restored
+from bnfold.spread import Sketch, growth, restored
 from bnfold.witness import GraphWitness, Witness
 from bnfold.write import folded
 
@@ -28,6 +28,9 @@ TOLERANCE = 1e-12
 
 ROUNDED = 1e-6
 """The tolerance where a number has to be rounded all the same: an attribute is a float32, an int32 bias a whole one."""
+
+_SLACK = 64.0
+"""What roundings add up to, in units of one."""
 
 _WORST = 5
 """Tensors that the report names."""
@@ -99,10 +102,20 @@ def compare(model: Model, plan: Plan, feeds: Mapping[str, Any], conditioning: fl
         Oracle(folded(model, plan, exact=True), base_dir=model.source.base_dir).run(feeds, watch=after)
     except BnfoldError as error:
         return Algebra(f"not run: {error}")
-    errors = tuple(_errors(before, after, witness_of(plan)))
+    witness = witness_of(plan)
+    errors = tuple(_errors(before, after, witness))
+    conditioning = max(conditioning, _SLACK * _growth(before, witness))
     worst = sorted(errors, key=lambda each: -each.error if np.isfinite(each.error) else -np.inf)
     tolerance = ROUNDED if _rounds(plan) else max(TOLERANCE, conditioning * 2.0**-53)
     return Algebra("float64", tolerance, len(errors), tuple(worst[:_WORST]), errors)
+
+
+def _growth(before: Sketch, witness: Witness) -> float:
+    """The most that any tensor of the original grows by the shift that it is stored with."""
+    main = next((graph for graph in witness.graphs if graph.path == ""), GraphWitness(""))
+    kept = ((before.samples[name], s) for name, s in main.storage.items() if name in before.samples)
+    grown = (growth(values, shape, s) for (shape, values), s in kept if s.has_encode and s.a.ndim <= len(shape))
+    return max((each for each in grown if np.isfinite(each)), default=0.0)
 
 
 def _errors(before: Sketch, after: Sketch, witness: Witness) -> Iterator[TensorError]:

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.affine import Array, Storage
+from bnfold.affine import AGREE, Array, Storage
 from bnfold.graph import Graph
 from bnfold.plan import Edit, NewBias, NewConstant, SetAttribute, SetOperator
 from bnfold.reasons import Reason
@@ -34,9 +34,16 @@ class Spreads:
         self._graph = graph
         self._bits = bits
         self._known: dict[str, tuple[Array, Array]] = {}
+        self._reached: dict[str, Array] = {}
+        """By tensor: how large its readers' results are in the original already."""
         for source in sources.values():
             if source.spread is not None and source.mean is not None:
-                self._learn(source.node.inputs[source.slot], source.mean, source.spread)
+                name, affine = source.node.inputs[source.slot], source.affine
+                self._learn(name, source.mean, source.spread)
+                reached = (
+                    np.abs(affine.scale * source.mean + affine.shift) + SIGMAS * np.abs(affine.scale) * source.spread
+                )
+                self._reached[name] = np.maximum(reached, self._reached.get(name, 0.0))
 
     def _learn(self, name: str, mean: Array, spread: Array) -> None:
         """Note a tensor's statistics, and those of the parts that it is joined from."""
@@ -64,7 +71,7 @@ class Spreads:
             return None
         mean, spread = self._known[name]
         type_ = FLOATS.get(self._graph.type(name), np.dtype(np.float32))
-        outside = _outside(storage, mean, spread, type_)
+        outside = _outside(storage, mean, spread, type_, self._reached.get(name, np.zeros(1)))
         if np.any(outside):
             return Reason(
                 "out-of-range",
@@ -75,7 +82,8 @@ class Spreads:
             )
         if len(self._graph.consumers.get(name, ())) < 2:
             return None
-        limit = min(self._bits, BITS[type_.name])
+        usual = BITS[type_.name]
+        limit = min(self._bits, usual)
         bits = bits_lost(storage, mean, spread)
         worse = (bits > limit) & (bits > bits_lost(before, mean, spread) + 0.5)
         if not np.any(worse):
@@ -83,7 +91,7 @@ class Spreads:
         return Reason(
             "precision-loss",
             f"{name!r} would be stored so far from zero that its other readers lose {np.max(bits[worse]):.0f} bits, "
-            f"of which {limit:g} are allowed",
+            f"of which {limit:g} are allowed{'' if limit == usual else ', for more made too much rounding noise'}",
             name,
             "retrain or prune the channels whose gamma is almost zero",
             *faults(worse, bits),
@@ -98,14 +106,19 @@ class Spreads:
         return float(round(max(losses)))
 
 
-def _outside(storage: Storage, mean: Array, spread: Array, type_: np.dtype[np.generic]) -> NDArray[np.bool_]:
-    """Where values within the statistics would overflow a type, or sink so far below it that they lose their digits."""
+def _outside(
+    storage: Storage, mean: Array, spread: Array, type_: np.dtype[np.generic], reached: Array
+) -> NDArray[np.bool_]:
+    """Where values within the statistics would overflow a type, or sink so far below it that they lose their digits.
+
+    As large as they have `reached` in the original they may become.
+    """
     limits = ml_dtypes.finfo(type_)
     regular = (storage.num != 0) & (storage.den != 0)
     den = np.where(regular, storage.den, 1.0)
     a, b = np.abs(storage.num / den), np.abs(storage.off / den)
     sunken = a * np.maximum(np.abs(mean), spread) < float(limits.smallest_normal) * 2.0 ** -BITS[type_.name]
-    over = a * (np.abs(mean) + SIGMAS * spread) + b > float(limits.max)
+    over = a * (np.abs(mean) + SIGMAS * spread) + b > np.maximum(float(limits.max), (1 + AGREE) * reached)
     return np.asarray(regular & (over | (sunken & (b == 0) & (a < 1))))
 
 

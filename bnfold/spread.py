@@ -154,6 +154,17 @@ def restored(values: Array, shape: tuple[int, ...], storage: Storage | None) -> 
     return np.asarray(scale * values + shift)
 
 
+def growth(values: Array, shape: tuple[int, ...], storage: Storage) -> float:
+    """How many times larger than a channel itself the shift is that it is stored with: its readers lose as much."""
+    index = np.unravel_index(_picked(shape), shape)
+    scale, shift = (np.abs(np.broadcast_to(array, shape)[index]) for array in (storage.a, storage.b))
+    channel = index[1] if len(shape) > 1 else np.zeros(len(values), np.int64)
+    size, moved = np.zeros(int(channel.max(initial=0)) + 1), np.zeros(int(channel.max(initial=0)) + 1)
+    np.maximum.at(size, channel, scale * np.abs(values))
+    np.maximum.at(moved, channel, shift)
+    return float(np.max(moved[size > 0] / size[size > 0], initial=0.0))
+
+
 def _apart(run: Array, expected: Array) -> float | None:
     """The relative norm of the difference, where both are finite and there is something to be relative to."""
     size = float(np.linalg.norm(expected))

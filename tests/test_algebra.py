@@ -122,6 +122,17 @@ def test_an_ill_conditioned_model_is_allowed_what_its_conditioning_explains() ->
     assert compare(given, plan, FEEDS, conditioning=1e6).passed
 
 
+def test_a_tensor_that_is_stored_far_from_zero_is_allowed_what_its_readers_lose() -> None:
+    """A mean of 1e7 that the data does not have: right in algebra, and for the noise to judge."""
+    b = Builder()
+    x = b.conv(b.input(2, 3, 6, 5, name="x"), 4, 1)
+    b.node("Elu", b.bn(x, gamma=np.ones(4), mean=[1e7, 0, 0, 0], beta=np.zeros(4), variance=np.ones(4)))
+    b.node("Tanh", b.conv(x, 3, 1))
+    found = compare(*plan_of(b.model()), FEEDS)
+    assert found.worst[0].error > TOLERANCE
+    assert found.passed
+
+
 def test_what_cannot_be_evaluated_is_said() -> None:
     given, plan = plan_of(network())
     found = compare(given, plan, {})
