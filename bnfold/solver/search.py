@@ -18,7 +18,7 @@ from bnfold.rules import Accept, Refused
 from bnfold.rules.unlocks import ONE_EACH
 from bnfold.solver.state import State
 
-RETRIES = 20
+RETRIES = 250
 """Times that one attempt may take back a choice."""
 
 NOTHING: frozenset[int] = frozenset()
@@ -87,6 +87,8 @@ class Search:
                 break
             if not self._turn(frozenset(walk.chosen[index] for index in led if index in walk.chosen)):
                 break
+        else:
+            reason = self.too_far(self.skip)
         assert reason is not None
         if self.steps <= self.limit:
             self.state.trouble |= chain
@@ -94,7 +96,7 @@ class Search:
 
     def too_far(self, node: Node) -> Reason:
         """Why a search ends at a node without an answer."""
-        text = f"the search for it takes more than {plural(self.limit, 'step')}"
+        text = f"the search for it takes more than {plural(self.limit, 'step')} or {plural(RETRIES, 'attempt')}"
         unlock = "bring a layer with weights nearer, or fold it alone with --only"
         return Reason("search-limit", text, node.label, unlock)
 
