@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bnfold.errors import BnfoldError
-from bnfold.graph import Model
+from bnfold.graph import Graph, Model
 from bnfold.oracle import Oracle
 from bnfold.patch import witness_of
 from bnfold.plan import NewConstant, Plan, SetAttribute
@@ -104,18 +104,22 @@ def compare(model: Model, plan: Plan, feeds: Mapping[str, Any], conditioning: fl
         return Algebra(f"not run: {error}")
     witness = witness_of(plan)
     errors = tuple(_errors(before, after, witness))
-    conditioning = max(conditioning, _SLACK * _growth(before, witness))
+    conditioning = max(conditioning, _SLACK * _growth(model.main, before, witness))
     worst = sorted(errors, key=lambda each: -each.error if np.isfinite(each.error) else -np.inf)
     tolerance = ROUNDED if _rounds(plan) else max(TOLERANCE, conditioning * 2.0**-53)
     return Algebra("float64", tolerance, len(errors), tuple(worst[:_WORST]), errors)
 
 
-def _growth(before: Sketch, witness: Witness) -> float:
-    """The most that any tensor of the original grows by the shift that it is stored with."""
-    main = next((graph for graph in witness.graphs if graph.path == ""), GraphWitness(""))
-    kept = ((before.samples[name], s) for name, s in main.storage.items() if name in before.samples)
-    grown = (growth(values, shape, s) for (shape, values), s in kept if s.has_encode and s.a.ndim <= len(shape))
-    return max((each for each in grown if np.isfinite(each)), default=0.0)
+def _growth(graph: Graph, before: Sketch, witness: Witness) -> float:
+    """The most that any tensor of several readers grows by the shift that it is stored with: so much they may lose."""
+    main = next((own for own in witness.graphs if own.path == ""), GraphWitness(""))
+    found = [0.0]
+    for name, storage in main.storage.items():
+        shape, values = before.samples.get(name, ((), None))
+        several = len(graph.consumers.get(name, ())) > 1
+        if values is not None and several and storage.has_encode and storage.a.ndim <= len(shape):
+            found.append(growth(values, shape, storage))
+    return max(each for each in found if np.isfinite(each))
 
 
 def _errors(before: Sketch, after: Sketch, witness: Witness) -> Iterator[TensorError]:

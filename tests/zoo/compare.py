@@ -129,7 +129,7 @@ def read_report(path: Path, message: str) -> Report:
     outputs = found["verify"].get("noise", {}).get("outputs", [])
     outputs = [output for output in outputs if output["before"] and output["after"]]
     worst = max(outputs, key=lambda output: output["after"]["norm"] or 0.0, default=None)
-    timing = found["timing"]
+    timing, exact = found["timing"], found["verify"].get("algebra")
     return Report(
         status="nothing to fold" if not found["verify"] and found["status"] == "certified" else found["status"],
         message=message,
@@ -138,6 +138,7 @@ def read_report(path: Path, message: str) -> Report:
         noise=max(output["k_needed"] or 0.0 for output in outputs) if outputs else None,
         solve=timing.get("read", 0.0) + timing.get("solve", 0.0),
         codes=dict(sorted(kept.items())),
+        algebra=max((entry["error"] for entry in exact["worst"]), default=None) if exact else None,
     )
 
 

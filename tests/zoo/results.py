@@ -46,6 +46,8 @@ class Report:
     solve: float
     codes: dict[str, int]
     """Why BatchNormalization nodes stay."""
+    algebra: float | None = None
+    """The largest difference in float64 with unrounded constants, relative to its tensor."""
 
     @property
     def is_sound(self) -> bool:
