@@ -14,10 +14,10 @@ from importlib.metadata import version
 from xml.etree import ElementTree as ET
 
 from bnfold.documents import Failed, Pair
-from bnfold.noise import OutputCheck
+from bnfold.equivalence.noise import OutputCheck
+from bnfold.equivalence.result import CERTIFIED_ONLY, RuntimeCheck, Verification
 from bnfold.report import clean
 from bnfold.results import Explained, Optimized
-from bnfold.verification import CERTIFIED_ONLY, RuntimeCheck, Verification
 
 PASSED, FAILURE, ERROR, SKIPPED = "passed", "failure", "error", "skipped"
 

@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bnfold import stays
-from bnfold.algebra import Algebra
 from bnfold.api import Affine, Explained, Optimized
 from bnfold.bench_text import benchmark, settings, tf32
+from bnfold.equivalence.algebra import Algebra
+from bnfold.equivalence.noise import K, OutputCheck
+from bnfold.equivalence.result import CERTIFIED_ONLY, DIFFERENT, RuntimeCheck, Verification, badness
 from bnfold.lines import BAD, FAINT, GOOD, LOUD, Line, clean, console, fact, line, show, size
-from bnfold.noise import K, OutputCheck
 from bnfold.reasons import plural
-from bnfold.verification import CERTIFIED_ONLY, DIFFERENT, RuntimeCheck, Verification, badness
 
 __all__ = ["Line", "benchmark", "clean", "console", "explained", "optimized", "show", "size", "verdict", "verification"]
 

@@ -10,7 +10,7 @@ import pytest
 from bnfold import junit
 from bnfold.certificate.result import Certificate, Failure
 from bnfold.documents import Failed, Pair
-from bnfold.verification import CERTIFIED_ONLY, DIFFERENT
+from bnfold.equivalence.result import CERTIFIED_ONLY, DIFFERENT
 from tests.program import bnfold, different, foldable, plain, saved
 from tests.test_report import CHECK, PLACED, RUN, VERIFIED, bn, result
 

@@ -14,9 +14,9 @@ from bnfold import page
 from bnfold.api import Affine
 from bnfold.benchmark import Bench, BenchRow, Compared, Memory, Timing
 from bnfold.documents import Failed, Pair
+from bnfold.equivalence.result import CERTIFIED_ONLY, DIFFERENT
+from bnfold.equivalence.spread import Histogram, Layer
 from bnfold.reasons import CODES, Reason
-from bnfold.spread import Histogram, Layer
-from bnfold.verification import CERTIFIED_ONLY, DIFFERENT
 from tests.program import bnfold, foldable, saved
 from tests.test_report import CHECK, NODES, PLACED, RUN, VERIFIED, bn, kept, result
 

@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold import samples
 from bnfold.equivalence import CERTIFIED_ONLY, DIFFERENT, EQUIVALENT, verify
+from bnfold.equivalence.noise import Evidence, K, judge
 from bnfold.errors import ModelError, UsageError
-from bnfold.noise import Evidence, K, judge
 from bnfold.oracle import Unsupported
 
 Array = npt.NDArray[Any]

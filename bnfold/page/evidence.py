@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from bnfold import bench_text, report
 from bnfold.benchmark import BenchRow
-from bnfold.noise import K, OutputCheck
+from bnfold.equivalence.noise import K, OutputCheck
+from bnfold.equivalence.result import RuntimeCheck, Verification, badness
 from bnfold.page import charts
-from bnfold.verification import RuntimeCheck, Verification, badness
 
 DRAWN = 12
 """Histograms on the page, those nearest to failing first."""

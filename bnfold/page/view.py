@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from bnfold import report, stays
 from bnfold.benchmark import Bench
 from bnfold.documents import Failed, Pair
+from bnfold.equivalence.result import CERTIFIED_ONLY, DIFFERENT, Verification
 from bnfold.page import charts
 from bnfold.page.evidence import (
     BAD,
@@ -29,7 +30,6 @@ from bnfold.page.pictures import Picture, pictures
 from bnfold.reasons import Reason, plural
 from bnfold.report import BATCHNORM
 from bnfold.results import Affine, Explained, Optimized
-from bnfold.verification import CERTIFIED_ONLY, DIFFERENT, Verification
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from bnfold.equivalence.spread import Sketch, growth, restored
 from bnfold.errors import BnfoldError
 from bnfold.graph import Model
 from bnfold.oracle import Oracle
 from bnfold.patch import witness_of
 from bnfold.plan import NewConstant, Plan, SetAttribute
 from bnfold.source import FLOATS
-from bnfold.spread import Sketch, growth, restored
-from bnfold.witness import GraphWitness, Witness
+from bnfold.witness import Witness
 from bnfold.write import folded
 
 TOLERANCE = 1e-12
@@ -112,14 +112,13 @@ def compare(model: Model, plan: Plan, feeds: Mapping[str, Any], conditioning: fl
 
 def _growth(before: Sketch, witness: Witness) -> float:
     """The most that any tensor of the original grows by the shift that it is stored with."""
-    main = next((graph for graph in witness.graphs if graph.path == ""), GraphWitness(""))
-    kept = ((before.samples[name], s) for name, s in main.storage.items() if name in before.samples)
+    kept = ((before.samples[name], s) for name, s in witness.main.storage.items() if name in before.samples)
     grown = (growth(values, shape, s) for (shape, values), s in kept if s.has_encode and s.a.ndim <= len(shape))
     return max((each for each in grown if np.isfinite(each)), default=0.0)
 
 
 def _errors(before: Sketch, after: Sketch, witness: Witness) -> Iterator[TensorError]:
-    main = next((graph for graph in witness.graphs if graph.path == ""), GraphWitness(""))
+    main = witness.main
     for name, (shape, values) in before.samples.items():
         renamed = main.names.get(name, name)
         expected = restored(values, shape, main.storage.get(name))

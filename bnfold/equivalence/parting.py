@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 import onnx
 
+from bnfold.equivalence.noise import Evidence, judge
 from bnfold.errors import ModelError
-from bnfold.kernels.base import Array
-from bnfold.noise import Evidence, is_float, judge
+from bnfold.kernels.base import Array, is_float_type, unit_roundoff
 from bnfold.oracle import Oracle
-from bnfold.samples import real_inputs
+from bnfold.samples import Feeds, real_inputs
 from bnfold.source import Source
-
-Feeds = Mapping[str, Array]
 
 _POINTS = 512
 """How many positions of a channel are compared, about; the same ones in both models."""
@@ -30,7 +28,6 @@ _POINTS = 512
 _ENOUGH = 3
 """Numbers of a channel that can tell an affine map from something else."""
 
-_FLOAT32 = 2.0**-24
 _FOLDED = frozenset({"BatchNormalization", "Mul", "Div", "Add", "Sub"})
 
 
@@ -184,12 +181,12 @@ def _same_meaning(one: _Seen, two: _Seen) -> bool:
 
 
 def _difference(name: str, value: Array, found: Array, noisy: Sequence[Array]) -> str:
-    return judge(Evidence(name, 0, value, value, found, noisy, unit=_FLOAT32)).problem
+    return judge(Evidence(name, 0, value, value, found, noisy, unit=unit_roundoff(np.float32))).problem
 
 
 def _is_stored_otherwise(name: str, value: Array, found: Array, noisy: Sequence[Array], moved: Sequence[Array]) -> bool:
     """Whether an affine map of each channel (axis 1, or the last one) explains the difference."""
-    if not is_float(value.dtype) or not (np.isfinite(value).all() and np.isfinite(found).all()):
+    if not is_float_type(value.dtype) or not (np.isfinite(value).all() and np.isfinite(found).all()):
         return False
     for channel in (1, 3):
         axes = tuple(axis for axis in range(4) if axis != channel)
