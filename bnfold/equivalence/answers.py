@@ -48,6 +48,11 @@ class Answers:
     difference: float
     largest: float
 
+    @property
+    def shares(self) -> tuple[tuple[str, Share], ...]:
+        """The accuracies that there are, by name."""
+        return tuple((name, share) for name, share in (("top-1", self.top1), ("top-5", self.top5)) if share)
+
     def to_json(self) -> dict[str, Any]:
         """A plain dict."""
         return {

@@ -1,8 +1,8 @@
 """Where two models part: the first tensor, in the order of the original's graph, that is not the same in both.
 
 Both run in float64 on one sample. A tensor is the same where it differs by no more than rounding the weights moves it
-(the rule of `bnfold.noise`). It is stored otherwise where `v = alpha*v' + beta` holds in each channel: that is what a
-fold does, and no difference yet. Graph outputs must be the same.
+(the rule of `bnfold.equivalence.noise`). It is stored otherwise where `v = alpha*v' + beta` holds in each channel: that
+is what a fold does, and no difference yet. Graph outputs must be the same.
 """
 
 from __future__ import annotations
@@ -55,16 +55,21 @@ class Parting:
         """A plain dict."""
         return dict(vars(self))
 
-    def __str__(self) -> str:
+    @property
+    def before(self) -> str:
+        """What agrees before the first difference, or altogether, in words."""
         if not self.matched:
             return "no tensor of one model was found in the other, by name or by position"
         how = f"{self.agree} of {self.matched} tensors matched by {self.matched_by} agree"
         if self.stored_otherwise:
             how += f", {self.stored_otherwise} of them up to scale and shift, the first '{self.first_stored}'"
+        return how if self.tensor else f"{how}: in float64 no difference was found in the main graph"
+
+    def __str__(self) -> str:
         if not self.tensor:
-            return f"{how}: in float64 no difference was found in the main graph"
+            return self.before
         name = f"'{self.tensor}'" + (f" ('{self.other}' in the other)" if self.other != self.tensor else "")
-        return f"{name}, output of {self.op} '{self.node}': {self.problem}; before it {how}"
+        return f"{name}, output of {self.op} '{self.node}': {self.problem}; before it {self.before}"
 
 
 @dataclass
