@@ -49,7 +49,8 @@ def test_accuracy_before_and_after() -> None:
     moved = "3 answers changed, largest difference of a score 1.0e-06 of 12.5"
     said = page_of(run)
     assert f"top-1 of 1,200 91.50% → 91.75% {moved}" in said
-    assert f"top-5 of 1,200 99.00% → 99.00% {moved}" in said
+    assert "top-5 of 1,200 99.00% → 99.00%" in said
+    assert said.count(moved) == 1
     told = properties(junit_of(run))
     assert (told["top-1"], told["top-5"], told["labelled samples"]) == ("91.50% -> 91.75%", "99.00% -> 99.00%", "1200")
     assert told["answers"] == moved
@@ -112,7 +113,7 @@ def test_the_self_test() -> None:
     run = replace(FULL, sensitivity=(SEEN, UNSEEN))
     said = page_of(run)
     assert "Conv.W 1.9e-06 16 float64 5 of w_7 , conv_7 53" in said
-    assert "Conv.B not seen - nobody, up to 1e-02 2 of b_9 , conv_9 12" in said
+    assert "Conv.B none up to 1e-02 - nobody 2 of b_9 , conv_9 12" in said
     suite = junit_of(run)
     assert {case: outcome for case, outcome in outcomes(suite).items() if case.startswith("self-test")} == {
         "self-test: Conv.W": "passed",
@@ -146,10 +147,8 @@ def test_no_name_leaves_its_place() -> None:
 
 
 def test_the_commands_show_them(tmp_path: Path) -> None:
-    model, documents = (
-        saved(foldable(), tmp_path / "a.onnx"),
-        ["--html", tmp_path / "p.html", "--junit", tmp_path / "j"],
-    )
+    model = saved(foldable(), tmp_path / "a.onnx")
+    documents = ["--html", tmp_path / "p.html", "--junit", tmp_path / "j"]
     assert bnfold("optimize", model, *documents).code == 0
     assert "algebra holds" in Page((tmp_path / "p.html").read_text()).text
     assert bnfold("verify", model, tmp_path / "a.folded.onnx", "--self-test", *documents).code == 0

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from bnfold import bench_text, verify_text
 from bnfold.benchmark import BenchRow
 from bnfold.equivalence.algebra import Algebra
+from bnfold.equivalence.answers import Answers
 from bnfold.equivalence.noise import K, OutputCheck
 from bnfold.equivalence.parting import Parting
 from bnfold.equivalence.result import RuntimeCheck, Verification, badness
@@ -84,11 +85,16 @@ def figures(run: Verification) -> Iterator[Figure]:
     """The worst error and how much of the allowance it takes; accuracy and algebra where they were asked for."""
     yield from _error_figures(run)
     if run.answers is not None:
-        note, tone = verify_text.moved(run.answers), LOUD if run.answers.changed else PLAIN
-        for name, share in run.answers.shares:
-            yield Figure(f"{name} of {run.answers.samples:,}", f"{share.after:.2%}", f"{share.before:.2%}", note, tone)
+        yield from _accuracy_figures(run.answers)
     if run.algebra is not None:
         yield _algebra_figure(run.algebra)
+
+
+def _accuracy_figures(found: Answers) -> Iterator[Figure]:
+    note, tone = verify_text.moved(found), LOUD if found.changed else PLAIN
+    for name, share in found.shares:
+        yield Figure(f"{name} of {found.samples:,}", f"{share.after:.2%}", f"{share.before:.2%}", note, tone)
+        note = ""  # said once, of both
 
 
 def _algebra_figure(found: Algebra) -> Figure:
