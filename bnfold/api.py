@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from bnfold.attempt import Attempt, Clock, Progress, Proof, Prove, Result, culprits
+from bnfold.attempt import Attempt, Clock, Proof, Prove, Result, culprits
 from bnfold.benchmark import bench
 from bnfold.calls import Functions
 from bnfold.certificate import certify
-from bnfold.equivalence import verify
+from bnfold.equivalence import Progress, Settings, verified, verify
 from bnfold.errors import NotEquivalentError
 from bnfold.folding import Folder
 from bnfold.graph import Model
@@ -120,12 +121,23 @@ def optimize(
     keep, only = tuple(keep), tuple(only)
     if verify and (providers or provider_options):
         resolve_providers(providers, provider_options)
+    settings = Settings(
+        providers=providers,
+        provider_options=provider_options,
+        inputs=inputs,
+        preprocess=preprocess,
+        labels=labels,
+        shapes=shapes,
+        samples=samples,
+        seed=seed,
+        tf32=tf32,
+        locate=False,
+    )
     source = read(model)
     path = Path(output) if output is not None else _default_output(source)
-    where = destination(source, path, force or dry_run) if path is not None else None
+    where = None if path is None else destination(source, path, force or dry_run)
     say("reading")
-    given = Model(source)
-    folder = Folder(given)
+    folder = Folder(given := Model(source))
     clock.lap("read")
 
     def certified(optimized: ModelLike, base_dir: Path | None, inlined: Model, plan: Plan) -> Proof:
@@ -140,10 +152,8 @@ def optimize(
         proof = certified(optimized, base_dir, inlined, plan)
         if not proof.ok or not verify:
             return proof
-        before: ModelLike = model if source.path is None else source.path
-        run = _verify(before, optimized, providers=providers, provider_options=provider_options, inputs=inputs,
-                      preprocess=preprocess, labels=labels if final else None, shapes=shapes, samples=samples,
-                      seed=seed, tf32=tf32, locate=False, progress=progress, fold=(inlined, plan))  # fmt: skip
+        asked = settings if final else replace(settings, labels=None)
+        run = verified(source.path or model, optimized, asked, progress, fold=(inlined, plan))
         clock.lap("verify")
         return Proof(proof.certificate, run)
 
@@ -192,9 +202,6 @@ def optimize(
         written,
         result.proto if where is None else None,
     )
-
-
-_verify = verify  # `optimize` has an option of the same name
 
 
 def _gentler(attempt: Attempt, fold: Callable[[set[str], float], Attempt], limits: list[float]) -> Attempt | None:

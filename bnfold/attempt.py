@@ -11,15 +11,13 @@ from pathlib import Path
 import onnx
 
 from bnfold.certificate import Certificate
+from bnfold.equivalence import DIFFERENT, Progress, Verification
 from bnfold.graph import Model
 from bnfold.patch import tensors
 from bnfold.plan import Plan
 from bnfold.solver import Solution
 from bnfold.source import ModelLike, is_external
-from bnfold.verification import DIFFERENT, Verification
 from bnfold.write import Staged, folded, write
-
-Progress = Callable[[str], None]
 
 
 class Clock:

@@ -14,7 +14,7 @@ from bnfold.errors import OutputError, UsageError
 
 if TYPE_CHECKING:  # numpy and onnx stay unloaded until there is a result
     from bnfold.benchmark import Bench
-    from bnfold.verification import Verification
+    from bnfold.equivalence.result import Verification
 
 
 @dataclass(frozen=True)

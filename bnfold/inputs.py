@@ -19,9 +19,8 @@ from bnfold import images
 from bnfold.errors import UsageError
 from bnfold.kernels.base import Array, is_float_type
 from bnfold.preprocess import Preprocess, is_carried
-from bnfold.samples import InputSpec
+from bnfold.samples import Feeds, InputSpec
 
-Feeds = dict[str, Array]
 InputsLike = str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 BATCH = 32

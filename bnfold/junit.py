@@ -8,23 +8,27 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from xml.etree import ElementTree as ET
 
 from bnfold.documents import Failed, Pair
-from bnfold.noise import OutputCheck
+from bnfold.equivalence.algebra import Algebra
+from bnfold.equivalence.noise import OutputCheck
+from bnfold.equivalence.parting import Parting
+from bnfold.equivalence.result import CERTIFIED_ONLY, RuntimeCheck, Verification
+from bnfold.equivalence.sensitivity import Sensitivity
 from bnfold.report import clean
 from bnfold.results import Explained, Optimized
-from bnfold.verification import CERTIFIED_ONLY, RuntimeCheck, Verification
+from bnfold.verify_text import fed, moved, smallest
 
 PASSED, FAILURE, ERROR, SKIPPED = "passed", "failure", "error", "skipped"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing that was checked; `text` says why it did not pass."""
+    """One thing that was checked; `text` says what was found, and is shown where it did not pass."""
 
     name: str
     outcome: str = PASSED
@@ -56,7 +60,7 @@ def suite(result: Explained | Pair | Failed, command: str) -> Suite:
     run = result.result
     assert isinstance(run, Verification), "bench checks nothing"
     properties = {"original": result.original, "optimized": result.optimized, **_properties(run)}
-    return Suite(result.optimized, command, tuple(_verified(run)), run.seconds, properties, run.notes)
+    return Suite(result.optimized, command, tuple(_verified(run)), run.seconds, properties, _said(run))
 
 
 def _optimized(result: Optimized, command: str) -> Suite:
@@ -70,7 +74,7 @@ def _optimized(result: Optimized, command: str) -> Suite:
         cases += _verified(run)
     elif result.certificate is not None:
         cases.append(Case("verification", SKIPPED, "not run, as asked (--no-verify)"))
-    said = result.warnings + (run.notes if run else ())
+    said = result.warnings + (_said(run) if run else ())
     return Suite(
         result.model.path or "the model",
         command,
@@ -89,23 +93,51 @@ def _certificate(result: Optimized, seconds: float) -> Case:
     return Case("certificate", PASSED if found.ok else FAILURE, problems, seconds)
 
 
+def _said(run: Verification) -> tuple[str, ...]:
+    """Notes, and what the self-test saw: the cases that pass have no text of their own."""
+    return run.notes + tuple(f"self-test: {row.kind}: {smallest(row)}" for row in run.sensitivity)
+
+
 def _properties(run: Verification) -> dict[str, str]:
-    fed = ", ".join(f"{entry['name']} {'x'.join(map(str, entry['shape']))} {entry['type']}" for entry in run.inputs)
-    return {"inputs": fed, "samples": str(run.samples), "seed": str(run.seed), "reference": run.noise.status}
+    found = {"inputs": fed(run), "samples": str(run.samples), "seed": str(run.seed), "reference": run.noise.status}
+    if run.answers is not None:
+        shares = {name: f"{share.before:.2%} -> {share.after:.2%}" for name, share in run.answers.shares}
+        found |= {"labelled samples": str(run.answers.samples), **shares, "answers": moved(run.answers)}
+    return found
 
 
 def _verified(run: Verification) -> list[Case]:
     """Every comparison. What is a problem of none of them is one of its own, so that no problem is lost."""
-    cases = [_case(f"float64, as stored: {check.output}", check) for check in run.noise.stored]
+    cases = [] if run.algebra is None else [_algebra(run.algebra)]
+    cases += [_case(f"float64, as stored: {check.output}", check) for check in run.noise.stored]
     for runtime in run.runtime:
         cases += _runtime(runtime)
+    cases += map(_self_test, run.sensitivity)
     if run.status == CERTIFIED_ONLY:
         cases.append(Case("runtime", SKIPPED, "; ".join(run.notes)))
     told = tuple(line for case in cases if case.outcome == FAILURE for line in case.text.splitlines())
     lost = [problem for problem in run.problems if not problem.endswith(told)]
     if lost or not cases:
         cases.insert(0, Case("models", FAILURE if lost else PASSED, "\n".join(lost)))
-    return cases
+    return [_parted(case, run.parting) for case in cases]
+
+
+def _parted(case: Case, parting: Parting | None) -> Case:
+    """A failure also says where the two part."""
+    if case.outcome != FAILURE or parting is None:
+        return case
+    return replace(case, text=f"{case.text}\n{'they part at' if parting.tensor else 'they part:'} {parting}")
+
+
+def _algebra(found: Algebra) -> Case:
+    if not found.worst:
+        return Case("algebra", SKIPPED, found.status)
+    return Case("algebra", PASSED if found.passed else FAILURE, found.problem)
+
+
+def _self_test(row: Sensitivity) -> Case:
+    """Passed where a corruption was seen; that none was is no difference of the models."""
+    return Case(f"self-test: {row.kind}", SKIPPED if row.smallest is None else PASSED, smallest(row))
 
 
 def _runtime(check: RuntimeCheck) -> Iterator[Case]:

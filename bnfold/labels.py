@@ -5,42 +5,19 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
-from bnfold import inputs
 from bnfold.errors import UsageError
-from bnfold.inputs import InputsLike, Own, loaded
+from bnfold.inputs import Own, loaded
 from bnfold.kernels.base import Array
-from bnfold.samples import InputSpec
 
 LabelsLike = str | Path | Sequence[int] | Array
 
 METADATA = "classes"
 """The key of `metadata_props` under which a model carries the names of its classes, as a JSON list."""
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the user gave, before the model is known."""
-
-    inputs: InputsLike | None
-    preprocess: str | Mapping[str, Any] | None
-    labels: LabelsLike | None
-
-    def load(self, specs: Sequence[InputSpec], model: onnx.ModelProto) -> tuple[Own | None, Array | None]:
-        """The samples, and the labels. Raises as `inputs.load` and `load` do, and for labels without inputs."""
-        if self.inputs is None:
-            given = [name for name in ("labels", "preprocess") if getattr(self, name) is not None]
-            if given:
-                raise UsageError(f"--{given[0]} is for your own inputs; give them with --inputs")
-            return None, None
-        own = inputs.load(self.inputs, specs, model, self.preprocess, by_row=self.labels is not None)
-        return own, None if self.labels is None else load(self.labels, own, model)
 
 
 def load(labels: LabelsLike, own: Own, model: onnx.ModelProto) -> Array:

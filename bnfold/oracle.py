@@ -18,7 +18,7 @@ import onnx
 from bnfold import source
 from bnfold.errors import BnfoldError, ModelError
 from bnfold.kernels import KERNELS, Array, Call, Unsupported, is_float, to_float64
-from bnfold.kernels.base import is_float_type
+from bnfold.kernels.base import is_float_type, unit_roundoff
 from bnfold.kernels.control import run_if, run_loop, run_scan
 from bnfold.kernels.cost import Cost, estimate, multiply_adds
 from bnfold.kernels.fallback import by_reference
@@ -33,7 +33,6 @@ from bnfold.kernels.graphs import (
     schema_of,
 )
 from bnfold.kernels.rounding import Rounding, result_unit
-from bnfold.noise import unit_roundoff
 
 __all__ = ["MAX_BYTES", "MAX_MACS", "Cost", "Oracle", "TooLarge", "Unsupported"]
 

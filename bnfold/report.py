@@ -9,13 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bnfold import stays
-from bnfold.algebra import Algebra
 from bnfold.api import Affine, Explained, Optimized
-from bnfold.bench_text import benchmark, settings, tf32
+from bnfold.bench_text import benchmark
 from bnfold.lines import BAD, FAINT, GOOD, LOUD, Line, clean, console, fact, line, show, size
-from bnfold.noise import K, OutputCheck
 from bnfold.reasons import plural
-from bnfold.verification import CERTIFIED_ONLY, DIFFERENT, RuntimeCheck, Verification, badness
+from bnfold.verify_text import algebra, summary, verdict, verification
 
 __all__ = ["Line", "benchmark", "clean", "console", "explained", "optimized", "show", "size", "verdict", "verification"]
 
@@ -72,9 +70,9 @@ def _proof(result: Optimized) -> Iterator[Line]:
         yield fact("proof", "nothing was folded: the output is the input, byte for byte")
         return
     if run is not None:
-        yield from _verified(run)
+        yield from summary(run)
         if run.algebra is not None:
-            yield fact("algebra", _algebra(run.algebra), GOOD if run.algebra.passed else BAD)
+            yield fact("algebra", algebra(run.algebra), GOOD if run.algebra.passed else BAD)
     else:
         yield fact("verified", "no, as asked (--no-verify)", LOUD)
     verdict = "holds" if certificate.ok else "FAILS"
@@ -82,79 +80,6 @@ def _proof(result: Optimized) -> Iterator[Line]:
         f"{verdict}: {plural(certificate.checked, 'node')} re-proved, {plural(certificate.constants, 'constant')} exact"
     )
     yield fact("certificate", done, GOOD if certificate.ok else BAD)
-
-
-def _algebra(found: Algebra) -> str:
-    if not found.worst:
-        return found.status
-    far = f"{found.worst[0].error:.1e} apart at most, {found.tolerance:.0e} allowed"
-    return f"{plural(found.compared, 'tensor')} in float64 and with unrounded constants, {far}"
-
-
-def _verified(run: Verification) -> Iterator[Line]:
-    worst = max(run.noise.outputs or run.noise.stored, key=badness, default=None)
-    if worst is not None and worst.before is not None and worst.after is not None:
-        yield fact(_error_label(run), _error(worst))
-    if run.status == CERTIFIED_ONLY:
-        yield fact("verified", f"CERTIFIED ONLY: {'; '.join(run.notes)}", LOUD)
-        return
-    for check in run.runtime:
-        words = f"{check.provider}, optimisations {' and '.join(check.outputs)}{_tf32(check)}: {_placed(check)}"
-        yield fact("verified", words, GOOD if check.passed else BAD)
-    yield from _answers(run)
-    for note in run.notes:
-        yield fact("note", note, LOUD)
-
-
-def _answers(run: Verification) -> Iterator[Line]:
-    found = run.answers
-    if found is None:
-        return
-    shares = [("top-1", found.top1), ("top-5", found.top5)]
-    accuracy = ", ".join(f"{name} {share.before:.2%} -> {share.after:.2%}" for name, share in shares if share)
-    yield fact(
-        "accuracy",
-        f"{accuracy} of {found.samples:,} ({found.provider}, optimisations on); {found.changed} answers changed, "
-        f"largest difference of a score {found.difference:.1e} of {found.largest:.3g}",
-        LOUD if found.changed else "",
-    )
-
-
-def _error_label(run: Verification) -> str:
-    return "error to float64" if run.noise.status.startswith("float64") else "error to runtime"
-
-
-def telling(check: OutputCheck) -> tuple[float, float, str]:
-    """Error before, after, and of which statistic: the one that grew the more."""
-    assert check.before is not None and check.after is not None
-    pairs = [(check.before.norm, check.after.norm, "norm"), (check.before.max, check.after.max, "largest")]
-    return max(pairs, key=lambda pair: pair[1] / pair[0] if pair[0] else 0.0)
-
-
-def _error(check: OutputCheck) -> str:
-    before, after, statistic = telling(check)
-    ratio = f"{after / before:.2f}x, " if before else ""
-    return f"{before:.2e} -> {after:.2e}  ({ratio}{statistic}; {_noise_used(check)})"
-
-
-def _noise_used(check: OutputCheck) -> str:
-    return (
-        "within a few ULP"
-        if check.k_needed == 0
-        else f"{check.k_needed:.2g} times the model's own noise, {K:g} allowed"
-    )
-
-
-def _placed(check: RuntimeCheck) -> str:
-    counts: Counter[str] = Counter()
-    for row in check.nodes:
-        counts[str(row["provider"])] += int(row["nodes"])
-    return ", ".join(f"{plural(count, 'node')} on {provider}" for provider, count in counts.most_common()) or "not run"
-
-
-def _tf32(check: RuntimeCheck) -> str:
-    state = tf32(check.provider, check.settings)
-    return f", TF32 {state}" if state else ""
 
 
 def _time(timing: Mapping[str, float]) -> Line:
@@ -219,71 +144,3 @@ def _kept(kept: Sequence[Affine], verbose: bool) -> Iterator[Line]:
         yield told
         if verbose:
             yield from (line(text, head="      ", hang=8) for text in stays.others(affine))
-
-
-# --------------------------------------------------------------------------------------------------------------- verify
-
-
-def verification(run: Verification, original: str, optimized: str) -> list[Line]:
-    """What was compared, how far the two are apart, and the verdict."""
-    fed = ", ".join(
-        f"{entry['name']} {'x'.join(map(str, entry['shape'])) or 'scalar'} {entry['type']}" for entry in run.inputs
-    )
-    lines = [line(f"{optimized} against {original}", "bold")]
-    if fed:
-        lines.append(fact("inputs", f"{plural(run.samples, 'sample')} of {fed}, seed {run.seed}"))
-    for check in run.runtime:
-        for level, outputs in check.outputs.items():
-            lines += [fact(f"{check.provider}, optim. {level}", _compared(output)) for output in outputs]
-        lines.append(fact(f"{check.provider}, placement", _placed(check)))
-        lines.append(fact(f"{check.provider}, settings", settings(check.provider, check.settings)))
-        lines += [fact("", where, FAINT) for where in (check.placement.elsewhere if check.placement else ())]
-    lines += [fact("float64, as stored", _compared(output)) for output in run.noise.stored]
-    lines += _answers(run)
-    lines += [fact("note", note, LOUD) for note in run.notes]
-    lines += [fact("problem", problem, BAD) for problem in run.problems]
-    if run.parting is not None:
-        lines.append(fact("they part at" if run.parting.tensor else "they part", str(run.parting), BAD))
-    lines += _sensitivity(run)
-    lines.append(fact("time", f"{run.seconds:.1f} s"))
-    return [*lines, fact("verdict", verdict(run), _verdict_style(run))]
-
-
-def _sensitivity(run: Verification) -> Iterator[Line]:
-    if not run.sensitivity:
-        return
-    yield fact("self-test", "the smallest corruption of one channel that this verification sees")
-    width = max(len(row.kind) for row in run.sensitivity)
-    for row in run.sensitivity:
-        where = f"channel {row.channel} of {row.tensor}, {row.node} (1 of {plural(row.constants, 'constant')})"
-        if row.smallest is None:
-            yield fact("", f"{row.kind:<{width}}  not seen: {row.largest:.0e}, {where}", LOUD)
-        else:
-            yield fact("", f"{row.kind:<{width}}  {row.smallest:.1e}, {row.ulps:,.0f} ULP, by {row.seen_by}: {where}")
-
-
-def _compared(check: OutputCheck) -> str:
-    word = "same" if check.passed else "DIFFERENT"
-    name = f"{check.output} {'x'.join(map(str, check.shape)) or 'scalar'} {check.dtype}"
-    if check.before is None or check.after is None:
-        count = f", {check.mismatches} elements differ" if check.mismatches else ""
-        return f"{name}: {word}{count}{_noted(check)}"
-    return f"{name}: {word}, error {_error(check)}{_noted(check)}"
-
-
-def _noted(check: OutputCheck) -> str:
-    return f"; {check.note}" if check.note else ""
-
-
-def verdict(run: Verification) -> str:
-    """One line."""
-    if run.status == DIFFERENT:
-        return f"different: {run.problems[0]}" if run.problems else "different"
-    if run.status == CERTIFIED_ONLY:
-        compared = "compared in float64 only" if run.noise.stored else "nothing could be compared"
-        return f"CERTIFIED ONLY, no runtime ran the original: {compared}"
-    return "equivalent: as close to float64 as the original's own rounding noise allows"
-
-
-def _verdict_style(run: Verification) -> str:
-    return {DIFFERENT: BAD, CERTIFIED_ONLY: LOUD}.get(run.status, GOOD)

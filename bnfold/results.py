@@ -11,10 +11,10 @@ from typing import Any
 import onnx
 
 from bnfold.certificate import Certificate
-from bnfold.noise import finite
+from bnfold.equivalence.noise import finite
+from bnfold.equivalence.result import Verification
 from bnfold.reasons import Reason
 from bnfold.regions import Region
-from bnfold.verification import Verification
 from bnfold.witness import Witness
 
 SCHEMA = 1

@@ -12,6 +12,9 @@ import onnx
 from bnfold.errors import UsageError
 from bnfold.kernels.base import Array, is_float_type
 
+Feeds = dict[str, Array]
+"""One sample: values by input name."""
+
 SCALES = (1.0, 0.25, 3.0)
 """The spread of the values, sample by sample in turn."""
 

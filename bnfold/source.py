@@ -49,6 +49,18 @@ class Source:
         """How messages name this model."""
         return str(self.path) if self.path is not None else "the model"
 
+    @property
+    def runnable(self) -> bytes | Path:
+        """The model as ONNX Runtime takes it: its path, or its bytes. Raises `ModelError` where these are too many."""
+        if self.path is not None:
+            return self.path
+        if self.raw is not None:
+            return self.raw
+        try:
+            return bytes(self.proto.SerializeToString())
+        except ValueError as error:
+            raise ModelError("the model is larger than 2 GB: give the path of its file") from error
+
 
 def read(model: ModelLike) -> Source:
     """Read a model without its external data.

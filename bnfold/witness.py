@@ -46,3 +46,8 @@ class Witness:
     graphs: tuple[GraphWitness, ...] = ()
     calls: Mapping[Where, Call] = field(default_factory=dict)
     """The calls that were replaced, before anything else changed."""
+
+    @property
+    def main(self) -> GraphWitness:
+        """The witness for the main graph; an empty one where nothing was re-stored there."""
+        return next((graph for graph in self.graphs if graph.path == ""), GraphWitness(""))

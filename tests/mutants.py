@@ -52,7 +52,10 @@ EQUIVALENT: dict[str, str] = {
 """Mutants that change nothing, by key, and why the code reads better with them."""
 
 
-_SLOW = "bench bench_claims bench_memory binding cli fuzz provider_settings readme runtime verify verify_half write zoo"
+_SLOW = (
+    "bench bench_claims bench_memory binding cli fuzz provider_settings readme runtime samples shown "
+    "verify verify_half write zoo"
+)
 SLOW = {f"test_{name}.py" for name in _SLOW.split()}
 """Test modules that are not asked: each guard needs a row of its own, which no command or random graph replaces."""
 

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold import equivalence
-from bnfold.algebra import ROUNDED, TOLERANCE, compare
+from bnfold.equivalence import Settings, verified
+from bnfold.equivalence.algebra import ROUNDED, TOLERANCE, compare
 from bnfold.graph import Model
 from bnfold.plan import Edit, NewConstant, Plan
 from bnfold.solver import solve
@@ -76,8 +76,9 @@ def test_noise_alone_would_not_see_it() -> None:
     model = network()
     given, plan = plan_of(model)
     spoil(plan, "weight", 1e-7)
-    blind = equivalence.verify(model, folded(given, plan), inputs=FEEDS, samples=0)
-    seeing = equivalence.verify(model, folded(given, plan), inputs=FEEDS, samples=0, fold=(given, plan))
+    settings = Settings(inputs=FEEDS, samples=0)
+    blind = verified(model, folded(given, plan), settings)
+    seeing = verified(model, folded(given, plan), settings, fold=(given, plan))
     assert blind.passed
     assert blind.algebra is None
     assert not seeing.passed

@@ -356,12 +356,12 @@ def test_a_certified_fold_that_is_too_noisy_is_met_with_fewer_bits(
             arguments = (arguments[0], ("*",), *arguments[2:])
         return solve(*arguments, **options)
 
-    def verifying(before: Any, after: Any, **options: Any) -> Any:
+    def verifying(before: Any, after: Any, *settings: Any, **fold: Any) -> Any:
         found = bnfold.verify(before, after, samples=1)
         return replace(found, status="different", problems=("noise",))
 
     monkeypatch.setattr(folding, "solve", solving)
-    monkeypatch.setattr(api, "_verify", verifying)
+    monkeypatch.setattr(api, "verified", verifying)
     path = saved(foldable(), tmp_path / "model.onnx")
     result = bnfold.optimize(path)
     assert asked == [math.inf, 6.0]

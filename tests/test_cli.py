@@ -174,7 +174,7 @@ def test_an_interrupt_is_one_word_and_leaves_nothing(tmp_path: Path, monkeypatch
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "_verify", interrupted)
+    monkeypatch.setattr(api, "verified", interrupted)
     model = saved(foldable(), tmp_path / "model.onnx")
     done = bnfold("optimize", model)
     assert (done.code, done.out, done.err.strip(), names(tmp_path)) == (

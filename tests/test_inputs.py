@@ -440,7 +440,7 @@ def test_the_first_of_many_samples_are_judged(monkeypatch: pytest.MonkeyPatch) -
     many = [{"x": row.reshape(1, 7)} for row in scores()[0][:9]]
     found = verify(classifier(), classifier(), inputs=many, samples=0)
     assert (found.samples, found.notes) == (4, ("the first 4 of your 9 samples were judged",))
-    monkeypatch.setattr("bnfold.evidence._AFFORDABLE", 100)  # two products of 7 by 7
+    monkeypatch.setattr("bnfold.equivalence.choosing._AFFORDABLE", 100)  # two products of 7 by 7
     assert verify(classifier(), classifier(), inputs=many, samples=0).samples == 2
 
 

@@ -10,7 +10,7 @@ import pytest
 from bnfold import junit
 from bnfold.certificate.result import Certificate, Failure
 from bnfold.documents import Failed, Pair
-from bnfold.verification import CERTIFIED_ONLY, DIFFERENT
+from bnfold.equivalence.result import CERTIFIED_ONLY, DIFFERENT
 from tests.program import bnfold, different, foldable, plain, saved
 from tests.test_report import CHECK, PLACED, RUN, VERIFIED, bn, result
 
@@ -56,7 +56,7 @@ def test_a_fold_has_a_case_for_every_check(tmp_path: Path) -> None:
     (suite,) = valid((tmp_path / "junit.xml").read_text())
     (output,) = (value.name for value in onnx.load(model).graph.output)
     assert outcomes(suite) == dict.fromkeys(
-        ["certificate", f"float64, as stored: {output}", f"cpu, optimisations off: {output}",
+        ["certificate", "algebra", f"float64, as stored: {output}", f"cpu, optimisations off: {output}",
          f"cpu, optimisations on: {output}", "cpu, placement"],
         "passed",
     )  # fmt: skip

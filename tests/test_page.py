@@ -14,9 +14,9 @@ from bnfold import page
 from bnfold.api import Affine
 from bnfold.benchmark import Bench, BenchRow, Compared, Memory, Timing
 from bnfold.documents import Failed, Pair
+from bnfold.equivalence.result import CERTIFIED_ONLY, DIFFERENT
+from bnfold.equivalence.spread import Histogram, Layer
 from bnfold.reasons import CODES, Reason
-from bnfold.spread import Histogram, Layer
-from bnfold.verification import CERTIFIED_ONLY, DIFFERENT
 from tests.program import bnfold, foldable, saved
 from tests.test_report import CHECK, NODES, PLACED, RUN, VERIFIED, bn, kept, result
 
@@ -130,7 +130,7 @@ def test_every_comparison_with_its_charts_and_providers() -> None:
     assert found.tags.count("circle") == 2
 
 
-def test_a_difference_is_loud_and_says_where_the_two_part() -> None:
+def test_a_difference_is_loud_and_says_which_tensor_is_beyond_rounding() -> None:
     bad = replace(DRAWN, passed=False, problem="its error is 1", k_needed=1234.0)
     elsewhere = replace(PLACED, elsewhere=("Shape 's' ran on CPU",))
     found = replace(
@@ -140,8 +140,8 @@ def test_a_difference_is_loud_and_says_where_the_two_part() -> None:
     )  # fmt: skip
     seen = shown(Pair("a.onnx", "b.onnx", found), "verify")
     for words in (
-        "different", "cpu: wrong", "a note", "1,234 of 8 DIFFERENT", "The two part at Conv far , error 5.0e-01",
-        "not on cpu: 1", "Shape 's' ran on CPU",
+        "different", "cpu: wrong", "a note", "1,234 of 8 DIFFERENT",
+        "The first beyond rounding is Conv far , error 5.0e-01", "not on cpu: 1", "Shape 's' ran on CPU",
     ):  # fmt: skip
         assert words in seen.text
     assert seen.tags.count("circle") == 3

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from bnfold import optimize, verify
-from bnfold.parting import Parting
-from bnfold.verification import Verification
+from bnfold.equivalence.parting import Parting
+from bnfold.equivalence.result import Verification
 from tests.builder import Builder
 from tests.program import bnfold, saved
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto
 
 from bnfold.affine import Affine, Storage
 from bnfold.graph import Model
-from bnfold.rules import Refused, Source, View, contraction
+from bnfold.rules import Refused, Source, View
 from bnfold.rules.base import OUT, Port
 from bnfold.solver.removed import removed
-from bnfold.solver.state import State
 from bnfold.source import read
+from tests.beside import (
+    DOUBLE,
+    FLOAT,
+    INT,
+    absorbed,
+    at_run_time,
+    dead_behind,
+    dead_in_front,
+    refused,
+    unknown,
+    weighed,
+    with_inputs,
+)
 from tests.builder import Builder
-from tests.law import Folded, fold, law
 from tests.rows import IMAGE, Apply, node
-
-INT, FLOAT, DOUBLE = TensorProto.INT64, TensorProto.FLOAT, TensorProto.DOUBLE
 
 
 @dataclass(frozen=True)
@@ -38,42 +43,6 @@ class Refusal:
     shape: tuple[int, ...] = IMAGE
     axis: int = 1
     type_: int = DOUBLE
-
-
-def at_run_time(*shape: int | str, type_: int = INT) -> Callable[[Builder], str]:
-    return lambda b: b.input(*shape, name="given", type_=type_)
-
-
-def with_inputs(op: str, *more: Callable[[Builder], str] | object, **attributes: Any) -> Apply:
-    """An operator whose further inputs are constants, or what a function adds to the graph; None is left out."""
-
-    def apply(b: Builder, x: str) -> str:
-        inputs = ["" if one is None else one(b) if callable(one) else b.constant(np.asarray(one)) for one in more]
-        return b.node(op, x, *inputs, **attributes)
-
-    return apply
-
-
-def unknown(axis: int, apply: Apply) -> Apply:
-    """The operator behind a tensor of which one dimension is known at run time only."""
-
-    def wrapped(b: Builder, x: str) -> str:
-        shape = b.shape(x)
-        b.inputs[0].type.tensor_type.shape.dim[axis].dim_param = "D"
-        b.declare(x, *shape)
-        return apply(b, x)
-
-    return wrapped
-
-
-def absorbed(apply: Apply) -> Apply:
-    """The operator, and a Conv behind it."""
-    return lambda b, x: b.absorber(apply(b, x))
-
-
-def weighed(weights: object, **attributes: Any) -> Apply:
-    """A Conv with these weights."""
-    return with_inputs("Conv", weights, **attributes)
 
 
 def rows_of_a_gemm(b: Builder, x: str) -> str:
@@ -94,20 +63,6 @@ def to_integers(b: Builder, x: str) -> str:
 
 def from_integers(b: Builder, x: str) -> str:
     return b.node("Cast", b.node("Cast", x, to=INT), to=DOUBLE)
-
-
-def dead_behind(b: Builder, x: str) -> str:
-    """A BatchNormalization that makes one channel a negative constant, and does nothing to the others."""
-    alive = np.arange(6) != 2
-    return b.bn(b.node("Relu", x), gamma=alive * 1.0, beta=alive - 1.0, mean=0.0, variance=1.0, epsilon=0.0)
-
-
-def dead_in_front(apply: Apply) -> Apply:
-    def made(b: Builder, x: str) -> str:
-        alive = np.arange(6) != 2
-        return apply(b, b.bn(x, gamma=alive * 1.0, beta=1.0 - alive, mean=0.0, variance=1.0, epsilon=0.0))
-
-    return made
 
 
 def group_norm(groups: int) -> Apply:
@@ -222,15 +177,6 @@ REFUSALS = [
 ]  # fmt: skip
 
 
-def refused(model: onnx.ModelProto, text: str) -> Folded:
-    """Nothing folds, and a reason says this."""
-    case = fold(model)
-    said = [reason.text for outcome in case.solution.outcomes for reason in outcome.reasons]
-    assert any(text in one for one in said), said
-    assert case.model == model
-    return case
-
-
 @pytest.mark.parametrize("row", REFUSALS, ids=lambda row: f"{row.text} {row.kind} {row.side}")
 def test_an_affine_stays_beside_an_operator(row: Refusal) -> None:
     b = Builder(row.opset, row.type_)
@@ -275,267 +221,3 @@ def test_no_channel_is_two_constants() -> None:
     ports = {0: Port("x", IMAGE, one, True), OUT: Port("y", IMAGE, Storage.decode(0 * number, number), True)}
     with pytest.raises(Refused, match="two constants"):
         removed(View(node, ports), Source(node, 0, Affine(0 * number, 2 * number)))
-
-
-# One tensor that a zero scale would make constant, and whose other reader has no use for a constant.
-
-
-def divisor(b: Builder, x: str) -> None:
-    b.absorber(b.node("Div", b.node("Sigmoid", b.input(*IMAGE, name="gate")), x))
-
-
-def largest(b: Builder, x: str) -> None:
-    b.node("ArgMax", x, axis=2)
-
-
-def smallest_backwards(b: Builder, x: str) -> None:
-    b.node("MaxPool", x, outputs=["pooled", "indices"], kernel_shape=[2, 2])
-
-
-@pytest.mark.parametrize(
-    ("reader", "text"),
-    [
-        (divisor, "a divisor cannot become zero"),
-        (largest, "a constant channel has no indices"),
-        (smallest_backwards, "a constant channel has no indices"),
-    ],
-)
-def test_a_channel_that_is_lost_to_another_reader(reader: Callable[[Builder, str], None], text: str) -> None:
-    b = Builder()
-    x = b.conv(b.input(*IMAGE), 6, 1)
-    b.affine(x, "z")
-    reader(b, x)
-    refused(b.model(), text)
-
-
-def matmul(b: Builder, x: str) -> None:
-    b.matmul(b.matmul(x, 4), 5)
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("shift", [False, True])
-def test_a_channel_that_is_lost_to_a_product(axis: int, shift: bool) -> None:
-    b = Builder()
-    y = b.input(3, 6)
-    x = b.gemm(y, 6) if axis else b.node("MatMul", b.constant(b.normal(3, 3)), y)
-    lost = b.affine(x, "z", axis)
-    if shift:
-        b.per_channel("Add", lost, 0.5)
-    matmul(b, x)
-    refused(b.model(), "a channel of scale zero reaches MatMul")
-
-
-def test_a_constant_channel_that_is_lost_to_a_product() -> None:
-    b = Builder()
-    x = b.gemm(b.input(3, 6), 6)
-    dead_in_front(lambda b, x: x)(b, x)
-    matmul(b, x)
-    refused(b.model(), "a channel of scale zero reaches MatMul, which")
-
-
-def test_a_scale_of_rows_and_columns_does_not_pass_a_product() -> None:
-    b = Builder()
-    matmul(b, b.node("Mul", b.input(3, 6), b.constant(b.normal(3, 6))))
-    refused(b.model(), "mixes the rows and the weights of MatMul")
-
-
-def test_one_shift_for_all_rows_is_moved_whatever_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contraction, "LIMIT", 1)
-    b = Builder()
-    b.matmul(b.affine(b.input(3, 6), "b"), 4, bias=True)
-    law(b.model(), left=0)
-
-
-def test_a_shift_does_not_pass_back_through_a_factor_of_zero() -> None:
-    b = Builder()
-    b.affine(b.affine(b.conv(b.input(*IMAGE), 6, 1), "z"), "t")
-    case = fold(b.model(), keep=("mul",))
-    assert case.left == 2
-    assert "a factor of zero" in case.reason("zero-scale").text
-
-
-def test_a_block_of_weights_has_one_scale() -> None:
-    b = Builder(21, FLOAT)
-    quantized = b.constant(np.array([[3, -1, 2, 5]], np.int8))
-    w = b.node("DequantizeLinear", quantized, b.constant([[0.5]]), axis=1, block_size=4)
-    b.affine(b.node("MatMul", b.input(3, 1), w), "p")
-    refused(b.model(), "has no scales of its own")
-
-
-def test_a_sum_that_became_constant_takes_no_other_shift() -> None:
-    b = Builder()
-    x = b.input(*IMAGE)
-    y = dead_in_front(lambda b, x: x)(b, b.node("Add", b.conv(x, 6, 1), b.conv(x, 6, 1)))
-    b.affine(y, "s")
-    law(b.model())
-
-
-# What is allowed although something like it is not.
-
-
-def test_indices_of_a_largest_do_not_depend_on_a_positive_scale() -> None:
-    b = Builder()
-    b.node("MaxPool", b.affine(b.input(*IMAGE), "p"), outputs=["pooled", "indices"], kernel_shape=[2, 2])
-    b.conv("pooled", 4, 1)
-    law(b.model(), left=0)
-
-
-def test_a_reduction_of_no_axes_is_the_identity() -> None:
-    b = Builder()
-    b.node("ReduceSum", b.affine(b.conv(b.input(*IMAGE), 6, 1), "t"), noop_with_empty_axes=1)
-    law(b.model(), left=0)
-
-
-def test_a_bias_at_run_time_takes_what_leaves_it_alone() -> None:
-    b = Builder()
-    x = b.affine(b.input(*IMAGE), "s")
-    b.node("Conv", x, b.constant(b.normal(4, 6, 1, 1)), b.input(4, name="bias"))
-    law(b.model(), left=0)
-
-
-@pytest.mark.parametrize("apply", [
-    unknown(2, node("ReduceSum", keepdims=1)),
-    with_inputs("Mul", lambda b: b.input(7, 5, name="gate"), broadcast=1),
-    with_inputs("Mul", lambda b: b.input(*IMAGE, name="gate"), axis=1),
-])  # fmt: skip
-def test_a_scale_for_all_passes(apply: Apply) -> None:
-    b = Builder(6)
-    b.absorber(apply(b, b.per_channel("Mul", b.input(*IMAGE), 0.5)))
-    case = fold(b.model())
-    assert case.left == 0, case.codes()
-
-
-def test_a_pointwise_convolution_touches_no_padding_of_any_size() -> None:
-    b = Builder()
-    unknown(2, weighed(b.normal(4, 6, 1, 1), auto_pad="SAME_UPPER"))(b, b.affine(b.input(*IMAGE), "t"))
-    law(b.model(), left=0)
-
-
-def test_statistics_outputs_that_nobody_reads() -> None:
-    b = normalised(outputs=3)
-    b.node("Conv", "y", b.constant(np.ones((4, 6, 1, 1))))
-    assert fold(b.model("conv")).left == 0
-
-
-def test_integers_become_floats() -> None:
-    b = Builder()
-    b.absorber(b.affine(b.node("Cast", b.input(*IMAGE, type_=INT), to=DOUBLE), "s"))
-    b.affine(b.node("Cast", b.input(*IMAGE, type_=INT), to=DOUBLE), "p")
-    case = fold(b.model())
-    assert case.reason("opaque-op").at == "cast2"
-    assert case.left == 1
-
-
-def test_a_refused_demand_takes_another_way() -> None:
-    """Both operands are as near; the first passes no shift."""
-    b = Builder()
-    x = b.input(*IMAGE)
-    b.affine(b.node("Add", b.node("Relu", b.conv(x, 6, 1)), b.node("Identity", b.conv(x, 6, 1))), "t")
-    law(b.model(), left=0)
-
-
-def test_the_end_of_a_demand_is_named() -> None:
-    b = Builder()
-    b.affine(b.node("Relu", b.input(*IMAGE)), "p")
-    refused(b.model(), "the demand reaches 'x', which")
-
-
-NOTHING: dict[str, Apply] = {
-    "Conv": with_inputs("Conv", np.ones((4, 6, 1, 1)), at_run_time(4, type_=DOUBLE)),
-    "Conv without bias": with_inputs("Conv", np.ones((4, 6, 1, 1))),
-    "Max": with_inputs("Max", np.ones((6, 1, 1))),
-    "Mul": with_inputs("Mul", np.ones((6, 1, 1))),
-    "BatchNormalization": lambda b, x: b.bn(x),
-    "InstanceNormalization": with_inputs("InstanceNormalization", *[at_run_time(6, type_=DOUBLE)] * 2),
-}
-
-
-@pytest.mark.parametrize("row", NOTHING)
-def test_where_nothing_is_stored_differently_nothing_changes(row: str) -> None:
-    b = Builder()
-    NOTHING[row](b, b.input(*IMAGE))
-    _nothing_changes(b)
-
-
-def test_a_sum_along_an_axis_changes_nothing() -> None:
-    b = Builder(6)
-    b.node("Add", b.input(*IMAGE), b.input(6, name="other"), broadcast=1, axis=1)
-    _nothing_changes(b)
-
-
-def test_a_gemm_with_a_bias_at_run_time_changes_nothing() -> None:
-    b = Builder()
-    b.node("Gemm", b.input(3, 6), b.constant(np.ones((6, 4))), b.input(4, name="bias"))
-    _nothing_changes(b)
-
-
-def test_a_quantization_at_run_time_changes_nothing() -> None:
-    b = Builder(type_=FLOAT)
-    b.node("QuantizeLinear", b.input(*IMAGE), b.input(name="scale"))
-    b.node("DequantizeLinear", "quantizelinear", "scale")
-    _nothing_changes(b)
-
-
-def _nothing_changes(b: Builder) -> None:
-    graph = Model(read(b.model())).graphs[0]
-    for one in graph.nodes:
-        (accept,) = State(graph).ask(one, {}, everything_fixed=True)
-        assert not accept.assign
-        assert not accept.edits
-
-
-# A BatchNormalization that is none, or whose parameters are not one for each channel.
-
-
-def normalised(opset: int = 17, shape: tuple[int | str, ...] = IMAGE, outputs: int = 1, **sizes: int) -> Builder:
-    """A BatchNormalization with parameters of these sizes, 6 unless told."""
-    b = Builder(opset)
-    slots = [b.constant(np.full(sizes.get(name, 6), 0.5)) for name in ("scale", "bias", "mean", "variance")]
-    made = ["y", *("mean", "variance")[: outputs - 1]]
-    b.node("BatchNormalization", b.input(*shape), *slots, outputs=made)
-    return b
-
-
-def test_parameters_of_integers() -> None:
-    b = normalised()
-    b.initializers[0].CopyFrom(onnx.numpy_helper.from_array(np.ones(6, np.int64), b.initializers[0].name))
-    refused(b.model(), "its scale is not of a float type")
-
-
-@pytest.mark.parametrize(
-    ("b", "text"),
-    [
-        (normalised(9, outputs=3), "its statistics outputs are used"),
-        (normalised(17, outputs=3), "its statistics outputs are used"),
-        (normalised(shape=(6,)), "the rank of its input is not known"),
-        (normalised(bias=5), "not one per channel"),
-        (normalised(scale=5, bias=5, mean=5, variance=5), "not one per channel"),
-    ],
-)
-def test_a_batchnormalization_that_is_none(b: Builder, text: str) -> None:
-    refused(b.model("y", *("mean",) * ("mean" in b.nodes[0].output and b.opset > 9)), text)
-
-
-def test_parameters_of_two_axes() -> None:
-    b = normalised()
-    for tensor in b.initializers:
-        tensor.dims[:] = [6, 1]
-    refused(b.model(), "not one per channel")
-
-
-def test_an_operand_whose_axis_lies_too_far_back() -> None:
-    b = Builder(6)
-    b.node("Add", b.input(*IMAGE), b.constant(b.normal(7, 5)), broadcast=1, axis=3)
-    refused(b.model("add"), "enlarges the tensor")
-
-
-def test_an_operand_of_one_axis_more() -> None:
-    b = Builder()
-    b.node("Add", b.input(5, 5), b.constant(b.normal(1, 5, 5)))
-    refused(b.model("add"), "enlarges the tensor")
-
-
-def test_a_factor_that_is_not_finite() -> None:
-    b = Builder()
-    b.node("Mul", b.input(*IMAGE), b.constant([np.inf]))
-    refused(b.model(), "is not finite, or divides by zero")

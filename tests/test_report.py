@@ -10,10 +10,10 @@ from bnfold import report
 from bnfold.api import Affine, Count, Explained, Facts, Optimized
 from bnfold.benchmark import Bench, BenchRow, Compared, Memory, Timing
 from bnfold.certificate import Certificate
-from bnfold.noise import Deviation, OutputCheck
+from bnfold.equivalence.noise import Deviation, OutputCheck
+from bnfold.equivalence.result import CERTIFIED_ONLY, DIFFERENT, EQUIVALENT, NoiseCheck, RuntimeCheck, Verification
 from bnfold.placement import PlacementVerdict
 from bnfold.reasons import CODES, Reason
-from bnfold.verification import CERTIFIED_ONLY, DIFFERENT, EQUIVALENT, NoiseCheck, RuntimeCheck, Verification
 
 CHECK = OutputCheck(
     "logits", "float32", (3, 10), 0, True, ratio=1.5, k_needed=1.25,

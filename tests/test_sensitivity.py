@@ -13,9 +13,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import noise, optimize, verify
+from bnfold import optimize, verify
+from bnfold.equivalence import noise
+from bnfold.equivalence.sensitivity import LARGEST, Sensitivity
 from bnfold.rules import RULES
-from bnfold.sensitivity import LARGEST, Sensitivity
 from tests import test_rules, test_rules_contraction, test_rules_normalization, test_rules_recurrent
 from tests.builder import Builder
 from tests.law import fold

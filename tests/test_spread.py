@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from bnfold import optimize, verify
-from bnfold.spread import PER_DECADE, SAMPLED, Sketch, histogram
+from bnfold.equivalence.spread import PER_DECADE, SAMPLED, Sketch, histogram
 from tests.builder import Builder
 from tests.program import different, foldable
 

@@ -20,7 +20,6 @@ from bnfold.benchmark.memory import CannotMeasure, peak_memory
 from bnfold.benchmark.results import Bench, BenchRow, Memory, Timing, timing
 from bnfold.benchmark.turns import Raced, race
 from bnfold.errors import BnfoldError, ModelError, UsageError
-from bnfold.evidence import runnable
 from bnfold.kernels.base import Array
 from bnfold.runtime import CannotRun, Session, resolve_providers
 
@@ -86,7 +85,7 @@ def bench(
         make = [
             functools.partial(
                 Session,
-                runnable(model),
+                model.runnable,
                 provider=provider,
                 options=options,
                 tf32=tf32,
@@ -105,7 +104,7 @@ def bench(
             taken = None
             if memory:
                 told(f"memory, batch {batch}")
-                models = [runnable(before), runnable(after)]
+                models = [before.runnable, after.runnable]
                 taken, trouble = _memory(models, feeds, provider, options, tf32, threads, seconds)
                 notes += [f"{provider}, batch {batch}: {trouble}"] if trouble else []
             rows.append(_row(provider, batch, feeds, raced, index, taken, settings))

@@ -84,6 +84,11 @@ def is_float_type(dtype: Any) -> bool:
     return True
 
 
+def unit_roundoff(dtype: Any) -> float:
+    """Half an ULP of 1: 2^-24 for float32."""
+    return float(ml_dtypes.finfo(dtype).eps) / 2
+
+
 def to_float64(array: Any) -> Any:
     """Float arrays as float64; anything else as it is."""
     return array.astype(np.float64) if is_float(array) and array.dtype != np.float64 else array

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from bnfold.benchmark import BenchRow, Timing
 from bnfold.benchmark.interval import MARGIN
-from bnfold.noise import K, OutputCheck, unit_roundoff
-from bnfold.spread import PER_DECADE, SMALLEST, Layer
+from bnfold.equivalence.noise import K, OutputCheck
+from bnfold.equivalence.spread import PER_DECADE, SMALLEST, Layer
+from bnfold.kernels.base import unit_roundoff
 
 LEFT, RIGHT, TOP, BOTTOM = 40, 16, 18, 22
 """Margins around the drawing area; the axis' texts stand in them."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bnfold import bench_text, report
+from bnfold import bench_text, verify_text
 from bnfold.benchmark import BenchRow
-from bnfold.noise import K, OutputCheck
+from bnfold.equivalence.algebra import Algebra
+from bnfold.equivalence.answers import Answers
+from bnfold.equivalence.noise import K, OutputCheck
+from bnfold.equivalence.parting import Parting
+from bnfold.equivalence.result import RuntimeCheck, Verification, badness
+from bnfold.equivalence.sensitivity import Sensitivity
 from bnfold.page import charts
-from bnfold.verification import RuntimeCheck, Verification, badness
+from bnfold.reasons import plural
 
 DRAWN = 12
 """Histograms on the page, those nearest to failing first."""
@@ -53,12 +58,15 @@ class Placed:
 
 
 class Evidence(NamedTuple):
-    """The comparisons of a verification and their charts."""
+    """What a verification asked: the comparisons with their charts, and each thing more that was found."""
 
     judged: tuple[Judged, ...]
     histograms: tuple[charts.Steps, ...]
     layers: charts.Profile | None
     placed: tuple[Placed, ...]
+    parting: Parting | None
+    algebra: Algebra | None
+    sensitivity: tuple[Sensitivity, ...]
 
 
 @dataclass(frozen=True)
@@ -73,16 +81,39 @@ class Raced:
     details: tuple[tuple[str, str], ...]
 
 
-def error_figures(run: Verification) -> Iterator[Figure]:
-    """The worst output's error, and how much of the allowance it takes."""
+def figures(run: Verification) -> Iterator[Figure]:
+    """The worst error and how much of the allowance it takes; accuracy and algebra where they were asked for."""
+    yield from _error_figures(run)
+    if run.answers is not None:
+        yield from _accuracy_figures(run.answers)
+    if run.algebra is not None:
+        yield _algebra_figure(run.algebra)
+
+
+def _accuracy_figures(found: Answers) -> Iterator[Figure]:
+    note, tone = verify_text.moved(found), LOUD if found.changed else PLAIN
+    for name, share in found.shares:
+        yield Figure(f"{name} of {found.samples:,}", f"{share.after:.2%}", f"{share.before:.2%}", note, tone)
+        note = ""  # said once, of both
+
+
+def _algebra_figure(found: Algebra) -> Figure:
+    if not found.worst:
+        return Figure("algebra", "not run", note=found.status.removeprefix("not run: "), tone=LOUD)
+    note = f"{plural(found.compared, 'tensor')}, {verify_text.apart(found)}"
+    return Figure("algebra", "holds" if found.passed else "FAILS", note=note, tone=GOOD if found.passed else BAD)
+
+
+def _error_figures(run: Verification) -> Iterator[Figure]:
     worst = run.worst
     if worst is None or worst.before is None or worst.after is None:
         return
-    before, after, statistic = report.telling(worst)
+    before, after, statistic = verify_text.telling(worst)
     ratio = f"{after / before:.2f} times, " if before else ""
-    label = "error to float64" if run.noise.status.startswith("float64") else "error to runtime"
     tone = GOOD if worst.passed else BAD
-    yield Figure(label, f"{after:.1e}", f"{before:.1e}" if before else "0", f"{ratio}{statistic}", tone)
+    yield Figure(
+        verify_text.error_label(run), f"{after:.1e}", f"{before:.1e}" if before else "0", f"{ratio}{statistic}", tone
+    )
     yield Figure("noise used", _times(worst.k_needed), note=f"times the model's own, {K:g} allowed", tone=tone)
 
 
@@ -100,6 +131,9 @@ def evidence(run: Verification) -> Evidence:
         tuple(drawn[:DRAWN]),
         charts.profile(run.noise.layers, run.passed),
         tuple(_placed(check) for check in run.runtime if check.nodes),
+        run.parting,
+        run.algebra,
+        run.sensitivity,
     )
 
 
@@ -126,11 +160,6 @@ def _placed(check: RuntimeCheck) -> Placed:
     return Placed(check.provider, rows, check.placement.elsewhere if check.placement else ())
 
 
-def shape_text(shape: Sequence[int]) -> str:
-    """`1x3x8x9`."""
-    return "x".join(map(str, shape)) or "scalar"
-
-
 def race_figure(row: BenchRow) -> Figure:
     """Both medians."""
     times = f"{row.optimized.median:.3g} ms", f"{row.original.median:.3g}"
@@ -143,6 +172,6 @@ def _race_tone(row: BenchRow) -> str:
 
 def race(row: BenchRow) -> Raced:
     """One row of a bench with its charts."""
-    shapes = ", ".join(f"{name} {shape_text(shape)}" for name, shape in row.shapes.items())
+    shapes = ", ".join(f"{name} {verify_text.shape_text(shape)}" for name, shape in row.shapes.items())
     details = tuple((line.head.strip(), line.body.plain) for line in bench_text.details(row))
     return Raced(row, shapes, _race_tone(row), charts.boxes(row), charts.interval(row), details)

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from bnfold import report, stays
 from bnfold.benchmark import Bench
 from bnfold.documents import Failed, Pair
+from bnfold.equivalence.algebra import Algebra
+from bnfold.equivalence.parting import Parting
+from bnfold.equivalence.result import CERTIFIED_ONLY, DIFFERENT, Verification
+from bnfold.equivalence.sensitivity import Sensitivity
 from bnfold.page import charts
 from bnfold.page.evidence import (
     BAD,
@@ -19,17 +23,16 @@ from bnfold.page.evidence import (
     Judged,
     Placed,
     Raced,
-    error_figures,
     evidence,
+    figures,
     race,
     race_figure,
-    shape_text,
 )  # fmt: skip
 from bnfold.page.pictures import Picture, pictures
 from bnfold.reasons import Reason, plural
 from bnfold.report import BATCHNORM
 from bnfold.results import Affine, Explained, Optimized
-from bnfold.verification import CERTIFIED_ONLY, DIFFERENT, Verification
+from bnfold.verify_text import fed
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class Section:
     histograms: tuple[charts.Steps, ...] = ()
     layers: charts.Profile | None = None
     placed: tuple[Placed, ...] = ()
+    parting: Parting | None = None
+    algebra: Algebra | None = None
+    sensitivity: tuple[Sensitivity, ...] = ()
     raced: tuple[Raced, ...] = ()
 
 
@@ -139,7 +145,7 @@ def _figures(result: Explained) -> Iterator[Figure]:
             ok = result.certificate.ok
             yield Figure("certificate", "holds" if ok else "FAILS", note=done, tone=GOOD if ok else BAD)
         if result.verification is not None:
-            yield from error_figures(result.verification)
+            yield from figures(result.verification)
 
 
 def _fewer(before: int, after: int) -> str:
@@ -175,8 +181,8 @@ def channels(reason: Reason) -> str:
 def _verified(run: Verification, command: str, title: str, subtitle: str) -> Section:
     tone = {DIFFERENT: BAD, CERTIFIED_ONLY: LOUD}.get(run.status, GOOD)
     facts = (*_fed(run), ("time", f"{run.seconds:.1f} s"))
-    figures, alerts = tuple(error_figures(run)), _alerts(run)
-    return Section(command, title, subtitle, run.status, tone, figures, alerts, facts, **evidence(run)._asdict())
+    found = evidence(run)._asdict()
+    return Section(command, title, subtitle, run.status, tone, tuple(figures(run)), _alerts(run), facts, **found)
 
 
 def _alerts(run: Verification) -> tuple[tuple[str, str], ...]:
@@ -184,8 +190,7 @@ def _alerts(run: Verification) -> tuple[tuple[str, str], ...]:
 
 
 def _fed(run: Verification) -> tuple[tuple[str, str], ...]:
-    fed = ", ".join(f"{each['name']} {shape_text(each['shape'])} {each['type']}" for each in run.inputs)
-    samples = f"{plural(run.samples, 'sample')} of {fed}, seed {run.seed}" if fed else "nothing was fed"
+    samples = f"{plural(run.samples, 'sample')} of {fed(run)}, seed {run.seed}" if run.inputs else "nothing was fed"
     return ("inputs", samples), ("reference", run.noise.status), ("TF32", "on" if run.tf32 else "off")
 
 
@@ -196,9 +201,9 @@ def _raced(result: Bench, command: str, title: str, subtitle: str) -> Section:
     threads = "ONNX Runtime's own choice" if result.threads is None else str(result.threads)
     before, after = report.size(result.size_original), report.size(result.size_optimized)
     verdicts = dict.fromkeys(row.verdict for row in result.rows)
-    figures = tuple(race_figure(row) for row in result.rows)
+    medians = tuple(race_figure(row) for row in result.rows)
     notes = tuple((LOUD, note) for note in result.notes)
     facts = ("size", f"{before} -> {after}"), ("threads", threads), ("time", f"{result.seconds:.1f} s")
     status = next(iter(verdicts)) if len(verdicts) == 1 else ""
     raced = tuple(map(race, result.rows))
-    return Section(command, title, subtitle, status, PLAIN, figures, notes, facts, raced=raced)
+    return Section(command, title, subtitle, status, PLAIN, medians, notes, facts, raced=raced)

@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 
-from bnfold.kernels.base import Array, is_float_type
+from bnfold.kernels.base import Array, is_float_type, unit_roundoff
 from bnfold.source import Source, array_of
 
 LARGEST = 0.01
@@ -125,12 +124,8 @@ def _corrupted(model: Source, constant: _Constant, kind: str, count: int, seen: 
         found = by(channel, amounts[-1])
         if found:
             smallest, found = _smallest(amounts, partial(by, channel), found)
-            return replace(row, smallest=smallest, seen_by=found, ulps=smallest / _ulp(values.dtype))
+            return replace(row, smallest=smallest, seen_by=found, ulps=smallest / (2 * unit_roundoff(values.dtype)))
     return row
-
-
-def _ulp(dtype: Any) -> float:
-    return float(ml_dtypes.finfo(dtype).eps)
 
 
 def _smallest(amounts: Sequence[float], by: Callable[[float], str], found: str) -> tuple[float, str]:
@@ -147,11 +142,11 @@ def _smallest(amounts: Sequence[float], by: Callable[[float], str], found: str) 
 
 
 def _amounts(dtype: Any) -> tuple[float, ...]:
-    unit = _ulp(dtype)
-    steps = [4 * unit]
+    ulp = 2 * unit_roundoff(dtype)
+    steps = [4 * ulp]
     while steps[-1] * _STEP < LARGEST:
         steps.append(steps[-1] * _STEP)
-    return (*steps, LARGEST) if steps[-1] < LARGEST else (2 * unit,)
+    return (*steps, LARGEST) if steps[-1] < LARGEST else (2 * ulp,)
 
 
 def _axis(constant: _Constant, values: Array) -> int:

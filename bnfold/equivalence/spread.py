@@ -5,19 +5,15 @@ Nothing here decides: it shows where an error sits, and how far rounding alone w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from bnfold.affine import Storage
-from bnfold.kernels.base import is_float_type
+from bnfold.kernels.base import Array, is_float_type
 from bnfold.witness import Witness
-
-Array = npt.NDArray[Any]
 
 PER_DECADE = 4
 """Bins of a histogram in each power of ten."""
@@ -124,17 +120,15 @@ def layers(
 
     The witness says how tensors are stored; without it, those of the same name are compared as they are.
     """
-    main = next((graph for graph in witness.graphs if graph.path == ""), None) if witness else None
-    storage: Mapping[str, Storage] = main.storage if main else {}
-    names = main.names if main else {}
+    main = (witness or Witness()).main
     found = []
     for node in model.graph.node:
         for name in node.output:
             if name not in truth.samples or name not in rounded.samples:
                 continue
             shape, values = truth.samples[name]
-            other_shape, other = optimized.samples.get(names.get(name, name), ((), None))
-            expected = restored(values, shape, storage.get(name))
+            other_shape, other = optimized.samples.get(main.names.get(name, name), ((), None))
+            expected = restored(values, shape, main.storage.get(name))
             if other is None or other_shape != shape or expected is None:
                 continue
             error, noise = _apart(other, expected), _apart(rounded.samples[name][1], values)

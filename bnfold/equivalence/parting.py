@@ -1,8 +1,8 @@
 """Where two models part: the first tensor, in the order of the original's graph, that is not the same in both.
 
 Both run in float64 on one sample. A tensor is the same where it differs by no more than rounding the weights moves it
-(the rule of `bnfold.noise`). It is stored otherwise where `v = alpha*v' + beta` holds in each channel: that is what a
-fold does, and no difference yet. Graph outputs must be the same.
+(the rule of `bnfold.equivalence.noise`). It is stored otherwise where `v = alpha*v' + beta` holds in each channel: that
+is what a fold does, and no difference yet. Graph outputs must be the same.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 import onnx
 
+from bnfold.equivalence.noise import Evidence, judge
 from bnfold.errors import ModelError
-from bnfold.kernels.base import Array
-from bnfold.noise import Evidence, is_float, judge
+from bnfold.kernels.base import Array, is_float_type, unit_roundoff
 from bnfold.oracle import Oracle
-from bnfold.samples import real_inputs
+from bnfold.samples import Feeds, real_inputs
 from bnfold.source import Source
-
-Feeds = Mapping[str, Array]
 
 _POINTS = 512
 """How many positions of a channel are compared, about; the same ones in both models."""
@@ -30,7 +28,6 @@ _POINTS = 512
 _ENOUGH = 3
 """Numbers of a channel that can tell an affine map from something else."""
 
-_FLOAT32 = 2.0**-24
 _FOLDED = frozenset({"BatchNormalization", "Mul", "Div", "Add", "Sub"})
 
 
@@ -58,16 +55,21 @@ class Parting:
         """A plain dict."""
         return dict(vars(self))
 
-    def __str__(self) -> str:
+    @property
+    def before(self) -> str:
+        """What agrees before the first difference, or altogether, in words."""
         if not self.matched:
             return "no tensor of one model was found in the other, by name or by position"
         how = f"{self.agree} of {self.matched} tensors matched by {self.matched_by} agree"
         if self.stored_otherwise:
             how += f", {self.stored_otherwise} of them up to scale and shift, the first '{self.first_stored}'"
+        return how if self.tensor else f"{how}: in float64 no difference was found in the main graph"
+
+    def __str__(self) -> str:
         if not self.tensor:
-            return f"{how}: in float64 no difference was found in the main graph"
+            return self.before
         name = f"'{self.tensor}'" + (f" ('{self.other}' in the other)" if self.other != self.tensor else "")
-        return f"{name}, output of {self.op} '{self.node}': {self.problem}; before it {how}"
+        return f"{name}, output of {self.op} '{self.node}': {self.problem}; before it {self.before}"
 
 
 @dataclass
@@ -184,12 +186,12 @@ def _same_meaning(one: _Seen, two: _Seen) -> bool:
 
 
 def _difference(name: str, value: Array, found: Array, noisy: Sequence[Array]) -> str:
-    return judge(Evidence(name, 0, value, value, found, noisy, unit=_FLOAT32)).problem
+    return judge(Evidence(name, 0, value, value, found, noisy, unit=unit_roundoff(np.float32))).problem
 
 
 def _is_stored_otherwise(name: str, value: Array, found: Array, noisy: Sequence[Array], moved: Sequence[Array]) -> bool:
     """Whether an affine map of each channel (axis 1, or the last one) explains the difference."""
-    if not is_float(value.dtype) or not (np.isfinite(value).all() and np.isfinite(found).all()):
+    if not is_float_type(value.dtype) or not (np.isfinite(value).all() and np.isfinite(found).all()):
         return False
     for channel in (1, 3):
         axes = tuple(axis for axis in range(4) if axis != channel)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from bnfold.equivalence.noise import finite
 from bnfold.errors import UsageError
 from bnfold.inputs import Own
-from bnfold.kernels.base import Array
-from bnfold.noise import finite, is_float
+from bnfold.kernels.base import Array, is_float_type
 from bnfold.runtime import Session
 
 _TOP = 5
@@ -47,6 +47,11 @@ class Answers:
     changed: int
     difference: float
     largest: float
+
+    @property
+    def shares(self) -> tuple[tuple[str, Share], ...]:
+        """The accuracies that there are, by name."""
+        return tuple((name, share) for name, share in (("top-1", self.top1), ("top-5", self.top5)) if share)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict."""
@@ -110,7 +115,7 @@ def answers(
 def _scores(outputs: Mapping[str, Array], rows: int) -> str:
     """The first output that has at least two numbers for each row, and nothing else."""
     for name, value in outputs.items():
-        if value.ndim < 2 or value.shape[0] != rows or not is_float(value.dtype):
+        if value.ndim < 2 or value.shape[0] != rows or not is_float_type(value.dtype):
             continue
         if 1 < max(value.shape[1:]) == value.size // rows:
             return name

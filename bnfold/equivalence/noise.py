@@ -17,13 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 
-from bnfold.spread import Histogram, histogram
-
-Array = npt.NDArray[Any]
+from bnfold.equivalence.spread import Histogram, histogram
+from bnfold.kernels.base import Array, is_float_type, unit_roundoff
 
 K = 8.0
 """How much larger than the noise an error may be. Correct folds measured 0.5 to 4 times (design.md, section 6)."""
@@ -118,7 +115,7 @@ def judge(evidence: Evidence) -> OutputCheck:
     before, after = evidence.before, evidence.after
     if after.dtype != before.dtype:
         return _failed(evidence, f"its type is {after.dtype}, the original's {before.dtype}")
-    if not is_float(before.dtype):
+    if not is_float_type(before.dtype):
         return _judge_exact(evidence)
     if after.shape != before.shape:
         return _failed(evidence, f"its shape is {list(after.shape)}, the original's {list(before.shape)}")
@@ -306,20 +303,6 @@ def _channels(runs: Sequence[Array]) -> list[tuple[int, list[Array]]]:
     if len(shape) < 3 or shape[1] < 2 or runs[0].size // max(1, shape[1]) < CHANNEL_ELEMENTS:
         return []
     return [(channel, [run[:, channel] for run in runs]) for channel in range(shape[1])]
-
-
-def is_float(dtype: Any) -> bool:
-    """Whether a numpy type is a floating-point one, ml_dtypes' included."""
-    try:
-        ml_dtypes.finfo(dtype)
-    except ValueError:
-        return False
-    return True
-
-
-def unit_roundoff(dtype: Any) -> float:
-    """Half an ULP of 1: 2^-24 for float32."""
-    return float(ml_dtypes.finfo(dtype).eps) / 2
 
 
 def finite(value: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""What a verification found, as typed results, and the comparison of two models' interfaces."""
+"""What a verification found, as typed results."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import onnx
-
-from bnfold.algebra import Algebra
-from bnfold.answers import Answers
-from bnfold.noise import OutputCheck
-from bnfold.parting import Parting
+from bnfold.equivalence.algebra import Algebra
+from bnfold.equivalence.answers import Answers
+from bnfold.equivalence.noise import OutputCheck
+from bnfold.equivalence.parting import Parting
+from bnfold.equivalence.sensitivity import Sensitivity
+from bnfold.equivalence.spread import Layer
 from bnfold.placement import PlacementVerdict
-from bnfold.samples import real_inputs
-from bnfold.sensitivity import Sensitivity
-from bnfold.spread import Layer
 
 EQUIVALENT, DIFFERENT, CERTIFIED_ONLY = "equivalent", "different", "certified-only"
 
@@ -111,6 +108,11 @@ class Verification:
         return self.status != DIFFERENT
 
     @property
+    def compared(self) -> bool:
+        """Whether any output was compared at all."""
+        return bool(self.noise.outputs or self.noise.stored)
+
+    @property
     def worst(self) -> OutputCheck | None:
         """The output closest to failing, or the first that failed."""
         return max(self.noise.outputs + self.noise.stored, key=badness, default=None)
@@ -147,45 +149,3 @@ def worst_samples(checks: Iterable[OutputCheck]) -> tuple[OutputCheck, ...]:
 def badness(check: OutputCheck) -> tuple[bool, float, float]:
     """How close to failing, for sorting."""
     return not check.passed, check.k_needed, check.ratio or 0.0
-
-
-def interface_problems(original: onnx.ModelProto, optimized: onnx.ModelProto) -> list[str]:
-    """Where names, order, element types or fixed sizes of inputs and outputs differ; declared sizes may be missing."""
-    problems = []
-    for what, before, after in (
-        ("inputs", real_inputs(original), real_inputs(optimized)),
-        ("outputs", list(original.graph.output), list(optimized.graph.output)),
-    ):
-        names = [value.name for value in before], [value.name for value in after]
-        if names[0] != names[1]:
-            problems.append(f"the {what} are {', '.join(names[1]) or 'none'}; the original's {', '.join(names[0])}")
-            continue
-        problems += [
-            f"{what[:-1]} '{one.name}' is declared {_declared(two)}; in the original {_declared(one)}"
-            for one, two in zip(before, after, strict=True)
-            if not _same_type(one.type, two.type)
-        ]
-    return problems
-
-
-def _same_type(one: onnx.TypeProto, two: onnx.TypeProto) -> bool:
-    if one.WhichOneof("value") != two.WhichOneof("value"):
-        return False
-    if not one.HasField("tensor_type"):
-        return one == two
-    before, after = one.tensor_type, two.tensor_type
-    if before.elem_type != after.elem_type:
-        return False
-    if not (before.HasField("shape") and after.HasField("shape")):
-        return True
-    dims = before.shape.dim, after.shape.dim
-    return len(dims[0]) == len(dims[1]) and all(
-        a.dim_value == b.dim_value or not (a.HasField("dim_value") and b.HasField("dim_value"))
-        for a, b in zip(*dims, strict=True)
-    )
-
-
-def _declared(value: onnx.ValueInfoProto) -> str:
-    tensor = value.type.tensor_type
-    dims = [str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
-    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()}[{','.join(dims)}]"

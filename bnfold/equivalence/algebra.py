@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from bnfold.equivalence.spread import Sketch, growth, restored
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph, Model
 from bnfold.oracle import Oracle
 from bnfold.patch import witness_of
 from bnfold.plan import NewConstant, Plan, SetAttribute
 from bnfold.source import FLOATS
-from bnfold.spread import Sketch, growth, restored
-from bnfold.witness import GraphWitness, Witness
+from bnfold.witness import Witness
 from bnfold.write import folded
 
 TOLERANCE = 1e-12
@@ -112,9 +112,8 @@ def compare(model: Model, plan: Plan, feeds: Mapping[str, Any], conditioning: fl
 
 def _growth(graph: Graph, before: Sketch, witness: Witness) -> float:
     """The most that any tensor of several readers grows by the shift that it is stored with: so much they may lose."""
-    main = next((own for own in witness.graphs if own.path == ""), GraphWitness(""))
     found = [0.0]
-    for name, storage in main.storage.items():
+    for name, storage in witness.main.storage.items():
         shape, values = before.samples.get(name, ((), None))
         several = len(graph.consumers.get(name, ())) > 1
         if values is not None and several and storage.has_encode and storage.a.ndim <= len(shape):
@@ -123,7 +122,7 @@ def _growth(graph: Graph, before: Sketch, witness: Witness) -> float:
 
 
 def _errors(before: Sketch, after: Sketch, witness: Witness) -> Iterator[TensorError]:
-    main = next((graph for graph in witness.graphs if graph.path == ""), GraphWitness(""))
+    main = witness.main
     for name, (shape, values) in before.samples.items():
         renamed = main.names.get(name, name)
         expected = restored(values, shape, main.storage.get(name))

@@ -1,0 +1,202 @@
+"""The commands: each calls the library and renders what it gives; its `Run` does the rest."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bnfold.cli.options import (
+    PATH,
+    documents,
+    keep,
+    only,
+    provider,
+    provider_option,
+    read_batches,
+    sampling,
+    shape,
+    tf32,
+    verbose,
+)
+from bnfold.cli.program import CANNOT, DIFFERENT, Program, complain
+from bnfold.cli.run import Run, progress
+from bnfold.documents import Failed, Pair
+from bnfold.jobs import jobs_of, made
+
+
+@click.group(cls=Program, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="bnfold", message="%(prog)s %(version)s")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Fold BatchNormalization out of ONNX models, exactly, and prove it.
+
+    Exit codes: 0 done, 1 cannot, 2 wrong usage, 3 not equivalent.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@main.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option(
+    "-o", "--output", "out", metavar="OUT", help="File to write, or folder. [default: NAME.folded.onnx beside it]"
+)
+@provider
+@provider_option
+@keep
+@only
+@click.option("--no-verify", is_flag=True, help="Run nothing: the certificate alone has to do.")
+@click.option("--no-merge", is_flag=True, help="Do not merge linear nodes that folding brings together.")
+@click.option("--strict", is_flag=True, help="Exit 3 where a fold fails verification, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Do everything but write.")
+@click.option("--force", is_flag=True, help="Overwrite an existing output.")
+@sampling
+@documents("json", "html", "junit")
+@verbose
+def optimize(
+    run: Run,
+    models: tuple[str, ...],
+    *,
+    out: str | None,
+    no_verify: bool,
+    no_merge: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Fold MODEL, prove the result, write it.
+
+    MODEL is a file, a folder (every .onnx below it) or a glob; with several models OUT is a folder, and one bad model
+    does not stop the rest. Nothing is written that was not proved. Prints what it wrote.
+    """
+    jobs, several = jobs_of(models, out)
+    run.check_documents(path for job in jobs for path in (job.model, job.output))
+    import bnfold
+    from bnfold import report
+
+    _tell_both_runtimes()
+    settings = options | {"verify": not no_verify, "merge": not no_merge}
+    for job in jobs:
+        with run.errors(job.model), made(job.folder):
+            with progress(verbose) as say:
+                result = bnfold.optimize(job.model, job.output, progress=say, **settings)
+            run.results.append(result)
+            run.report(report.optimized(result, verbose))
+            if result.output is not None:
+                run.result(str(result.output))
+    run.write_documents(several)
+    if several:
+        bad = sum(isinstance(result, Failed) for result in run.results)
+        complain(f"{len(jobs) - bad} of {len(jobs)} models done")
+
+
+@main.command()
+@click.argument("model", type=PATH)
+@keep
+@only
+@documents("json", "html")
+@verbose
+def explain(run: Run, model: Path, verbose: bool, **choice: Any) -> None:
+    """Say what folds in MODEL, and why the rest stays.
+
+    Writes nothing and runs nothing.
+    """
+    run.check_documents([model])
+    import bnfold
+    from bnfold import report
+
+    with run.errors(model):
+        with progress(verbose) as say:
+            say("solving")
+            result = bnfold.explain(model, **choice)
+        run.results.append(result)
+        run.report(report.explained(result, verbose), result=True)
+    run.write_documents()
+
+
+@main.command()
+@click.argument("original", type=PATH)
+@click.argument("optimized", type=PATH)
+@provider
+@provider_option
+@sampling
+@click.option(
+    "--self-test",
+    is_flag=True,
+    help="Also corrupt a constant of each kind: how small a mistake would be seen?",
+)
+@documents("json", "html", "junit")
+@verbose
+def verify(run: Run, original: Path, optimized: Path, verbose: bool, **options: Any) -> None:
+    """Is OPTIMIZED the same function as ORIGINAL?
+
+    The error against float64 must not exceed the original's own rounding noise, on every provider, with ONNX Runtime's
+    optimisations off and on. Exits 3 when the two differ.
+    """
+    run.check_documents([original, optimized])
+    import bnfold
+    from bnfold import report
+
+    _tell_both_runtimes()
+    with run.errors(optimized):
+        with progress(verbose) as say:
+            result = bnfold.verify(original, optimized, progress=say, **options)
+        run.results.append(Pair(str(original), str(optimized), result))
+        run.report(report.verification(result, str(original), str(optimized)))
+        run.result(result.status)
+        if not result.passed:
+            run.code = DIFFERENT
+        elif not result.compared:
+            run.code = CANNOT
+    run.write_documents()
+
+
+@main.command()
+@click.argument("original", type=PATH)
+@click.argument("optimized", type=PATH)
+@provider
+@provider_option
+@click.option(
+    "--batch",
+    "batches",
+    callback=read_batches,
+    default="1",
+    show_default=True,
+    metavar="N,N",
+    help="Sizes of the first axis, where it is free.",
+)
+@shape
+@click.option(
+    "--seconds", type=click.FloatRange(min=0), default=6.0, show_default=True, help="How long to measure each row."
+)
+@tf32
+@documents("json", "html")
+@verbose
+def bench(run: Run, original: Path, optimized: Path, verbose: bool, **options: Any) -> None:
+    """Is OPTIMIZED faster than ORIGINAL?
+
+    Both run in turns, ONNX Runtime's optimisations on. Says "no difference" where that is what was measured.
+    """
+    run.check_documents([original, optimized])
+    import bnfold
+    from bnfold import report
+
+    _tell_both_runtimes()
+    with run.errors(optimized):
+        with progress(verbose or sys.stderr.isatty(), still=True) as say:  # a spinner would take part in the race
+            result = bnfold.bench(original, optimized, progress=say, **options)
+        run.results.append(Pair(str(original), str(optimized), result))
+        run.report(report.benchmark(result, str(original), str(optimized)))
+        for row in result.rows:
+            run.result(f"{row.provider}, batch {row.batch}: {row.verdict}")
+    run.write_documents()
+
+
+def _tell_both_runtimes() -> None:
+    from bnfold.runtime import both_runtimes_installed
+
+    problem = both_runtimes_installed()
+    if problem:
+        complain(problem)

@@ -1,0 +1,36 @@
+"""The program around its commands: one or two lines for every error, and the exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+DONE, CANNOT, USAGE, DIFFERENT, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class Program(click.Group):
+    """A click group whose errors are one or two lines that begin with the program's name."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, and exit."""
+        kwargs |= {"standalone_mode": False, "prog_name": "bnfold"}
+        try:
+            code = super().main(*args, **kwargs)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "bnfold"
+            complain(f"{error.format_message()}\nTry '{command} --help'.")
+            code = USAGE
+        except click.ClickException as error:
+            complain(error.format_message())
+            code = CANNOT
+        except click.Abort:
+            complain("interrupted")
+            code = INTERRUPTED
+        sys.exit(code)
+
+
+def complain(message: str) -> None:
+    """Say on stderr what is wrong."""
+    click.echo(f"bnfold: {message}", err=True)

@@ -1,0 +1,119 @@
+"""One invocation of a command: where its progress, its reports, its errors and its documents go."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bnfold.cli.program import CANNOT, DONE, complain
+from bnfold.documents import Document, Failed, Pair, check
+from bnfold.errors import BnfoldError, UsageError
+
+# numpy, onnx, onnxruntime and rich are imported by the commands that use them: `bnfold --help` stays quick.
+if TYPE_CHECKING:
+    from bnfold.report import Line
+    from bnfold.results import Explained
+
+    Progress = Callable[[str], None]
+
+
+class Run:
+    """One invocation: its exit code (the worst one), its results, its two streams, its documents."""
+
+    def __init__(self, command: str, files: Mapping[str, str | None]) -> None:
+        self.command = command
+        self.code = DONE
+        self.results: list[Explained | Pair | Failed] = []
+        self.json, self.html, self.junit = (
+            Document(f"--{kind}", file) if (file := files.get(kind)) is not None else None
+            for kind in ("json", "html", "junit")
+        )
+
+    def check_documents(self, models: Iterable[Path | None]) -> None:
+        """Raise where a document cannot be written, or would overwrite a model: before the work, not after it."""
+        for document in (self.html, self.junit):
+            if document is not None and document.is_stdout:
+                raise UsageError(f"{document.option} needs the name of a file; only --json can go to stdout")
+        check([document for document in (self.json, self.html, self.junit) if document is not None], models)
+
+    @contextlib.contextmanager
+    def errors(self, model: Path | None = None) -> Iterator[None]:
+        """Turn what goes wrong into one or two lines on stderr, and an exit code."""
+        try:
+            yield
+        except BnfoldError as error:
+            self._failed(error.exit_code, str(error), model)
+        except MemoryError:
+            self._failed(CANNOT, "not enough memory; save the model with external data, or use a larger machine", model)
+        except BrokenPipeError:
+            raise  # whoever read our output has seen enough: click ends quietly
+        except OSError as error:
+            self._failed(CANNOT, f"{error.filename}: {error.strerror}" if error.filename else str(error), model)
+        except Exception as error:  # a bug: the models that wait behind this one shall not suffer
+            if os.environ.get("BNFOLD_TRACEBACK"):
+                raise
+            what = f"internal error, {type(error).__name__}: {error}".splitlines()[0]
+            hint = "This is a bug: please report it with the traceback that BNFOLD_TRACEBACK=1 shows."
+            self._failed(CANNOT, f"{what}\n{hint}", model)
+
+    def _failed(self, code: int, message: str, model: Path | None) -> None:
+        self.code = max(self.code, code)
+        message = _printable(message)
+        self.results.append(Failed(None if model is None else str(model), message, code))
+        complain(message)
+
+    @property
+    def to_stdout(self) -> bool:
+        """Whether stdout is free for results, and not taken by JSON."""
+        return self.json is None or not self.json.is_stdout
+
+    def report(self, lines: Sequence[Line], result: bool = False) -> None:
+        """Print a report: to stderr, or to stdout where the report is all that the command gives."""
+        from bnfold import report
+
+        report.show(lines, report.console(sys.stdout if result and self.to_stdout else sys.stderr))
+
+    def result(self, text: str) -> None:
+        """Print one line of result."""
+        if self.to_stdout:
+            click.echo(os.fsencode(text))
+
+    def write_documents(self, several: bool = False) -> None:
+        """Write what was asked for: of several models, one document of them all, with what failed."""
+        done = [result.to_json() for result in self.results if several or not isinstance(result, Failed)]
+        if self.json is not None and done:
+            whole = {"schema": 1, "models": done} if several else done[0]
+            self.json.write(json.dumps(whole, indent=1, allow_nan=False) + "\n")
+        if self.html is not None:
+            from bnfold import page
+
+            self.html.write(page.render([page.section(result, self.command) for result in self.results]))
+        if self.junit is not None:
+            from bnfold import junit
+
+            self.junit.write(junit.render(junit.suite(result, self.command) for result in self.results))
+
+
+@contextlib.contextmanager
+def progress(verbose: bool, still: bool = False) -> Iterator[Progress]:
+    """Where steps are told: a spinner on a terminal; elsewhere, or where nothing may move, lines if asked for."""
+    if still or not sys.stderr.isatty():
+        yield (lambda text: click.echo(f"bnfold: {text}", err=True)) if verbose else (lambda text: None)
+        return
+    from bnfold import report
+
+    with report.console(sys.stderr).status("starting") as status:
+        yield lambda text: status.update(report.clean(text))
+
+
+def _printable(text: str) -> str:
+    """At most two lines, without control characters: names in a model may hold anything."""
+    lines = ["".join(char if char.isprintable() else "?" for char in line) for line in text.splitlines()[:2]]
+    return "\n".join(line[:600] for line in lines)

@@ -1,0 +1,242 @@
+"""One verification from beginning to end: what runs, in which order, and what is left out where something cannot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from bnfold import samples
+from bnfold.equivalence import algebra
+from bnfold.equivalence.algebra import Algebra
+from bnfold.equivalence.answers import Answers, answers
+from bnfold.equivalence.choosing import affordable, any_sample, choose_samples
+from bnfold.equivalence.interface import interface_problems
+from bnfold.equivalence.judging import Stored, drowned, judge_level, judge_provider, judge_stored, said
+from bnfold.equivalence.noise import K
+from bnfold.equivalence.parting import find_parting
+from bnfold.equivalence.reference import Reference, float64_reference, reference_of
+from bnfold.equivalence.result import (
+    CERTIFIED_ONLY,
+    DIFFERENT,
+    EQUIVALENT,
+    NoiseCheck,
+    RuntimeCheck,
+    Verification,
+)
+from bnfold.equivalence.runs import Runs, run_both
+from bnfold.equivalence.sensitivity import sensitivity
+from bnfold.equivalence.settings import Progress, Settings
+from bnfold.errors import BnfoldError, ModelError
+from bnfold.graph import Model
+from bnfold.inputs import Own
+from bnfold.kernels.base import Array
+from bnfold.oracle import Oracle
+from bnfold.patch import witness_of
+from bnfold.plan import Plan
+from bnfold.runtime import CannotRun, Session, resolve_providers
+from bnfold.samples import Feeds
+from bnfold.source import Source, is_external
+
+Fold = tuple[Model, Plan]
+"""What an optimized model was made from, calls of functions replaced, and by which plan."""
+
+
+class Verifier:
+    """One verification as it goes on. Makes no promise after `verify` has returned."""
+
+    def __init__(
+        self, original: Source, optimized: Source, settings: Settings, say: Progress, fold: Fold | None = None
+    ) -> None:
+        self.start = time.perf_counter()
+        self.original, self.optimized, self.fold = original, optimized, fold
+        self.settings, self.say = settings, say
+        self.providers = resolve_providers(settings.providers, settings.provider_options)
+        self.oracle = Oracle(original.proto, base_dir=original.base_dir)
+        self.notes: list[str] = []
+        self.feeds: list[Feeds] = []
+        self.own: Own | None = None
+        self.labels: Array | None = None
+        self.runs: Runs | None = None
+        self.reference: Reference | None = None
+        self.algebra: Algebra | None = None
+
+    def verify(self) -> Verification:
+        """All layers, and where the two part if they do, or what would have been seen if they do not."""
+        found = self._verified()
+        if not found.passed:
+            return self._located(found) if self.settings.locate else found
+        if not self.settings.self_test or self.reference is None:
+            return found
+        rows = sensitivity(self.optimized, self._seen, self.say)
+        return replace(found, sensitivity=rows, seconds=time.perf_counter() - self.start)
+
+    def _verified(self) -> Verification:
+        """All layers."""
+        problems = interface_problems(self.original.proto, self.optimized.proto)
+        if problems:
+            skipped = NoiseCheck("not run: the interfaces differ", self.providers[0], K, False)
+            return self._result(problems, skipped)
+        specs = samples.input_specs(self.original.proto)
+        self.own, self.labels = self.settings.own(specs, self.original.proto)
+        session, reason = self._session()
+        try:
+            self._choose(session, specs)
+        except ModelError:
+            if session is not None:
+                raise
+            return self._uncompared(reason, f"not run: {reason}, nor can the float64 evaluator")
+        return self._certified_only(reason) if session is None else self._compared()
+
+    def _session(self) -> tuple[Session | None, str]:
+        """The original on the first asked provider, or why it cannot run there."""
+        try:
+            return Session(self.original.runnable, optimize=False, **self._told()), ""
+        except CannotRun as error:
+            return None, str(error)
+
+    def _told(self) -> dict[str, Any]:
+        """What sessions on the first provider are told."""
+        return self.settings.session(self.providers[0])
+
+    def _choose(self, session: Session | None, specs: Sequence[samples.InputSpec]) -> None:
+        """The samples: those of the user that are judged, and random ones."""
+        judged = [] if self.own is None else affordable(self.oracle, self.own)
+        if self.own is not None:
+            self.notes += self.own.notes
+            if len(judged) < self.own.count:
+                self.notes.append(f"the first {len(judged)} of your {self.own.count} samples were judged")
+        self.say("choosing inputs")
+        count = max(self.settings.samples, not judged)
+        self.feeds = choose_samples(
+            session, self.oracle, specs, shapes=self.settings.shapes, own=judged, count=count, seed=self.settings.seed
+        )
+
+    # ------------------------------------------------------------------------------------------------- the three ends
+
+    def _compared(self) -> Verification:
+        """Both models ran: judge the noise on the first provider, then each provider and level."""
+        every: list[Runs] = []
+        for provider in self.providers:
+            try:
+                every.append(run_both(self.original, self.optimized, self.feeds, provider, self.settings, self.say))
+            except CannotRun as error:
+                self.notes.append(f"{provider}: the original does not run there, so nothing was compared: {error}")
+        if not every or every[0].provider != self.providers[0]:
+            return self._certified_only(self.notes.pop())
+        self.runs = every[0]
+        self.reference = reference = reference_of(
+            self.original, self.oracle, self.feeds, self.runs, self.settings.seed, self.say
+        )
+        if reference.weakness:
+            self.notes.append(f"compared with ONNX Runtime's own result instead of float64: {reference.weakness}")
+        checks = [judge_provider(runs, reference) for runs in every]
+        at_noise = checks[0].outputs.get("off", ())
+        self.notes += drowned(at_noise)
+        problems = self._algebra_problems(reference)
+        stored = self._stored(reference) if reference.is_float64 else Stored()
+        passed = bool(at_noise) and all(check.passed for check in at_noise + stored.checks)
+        noise = NoiseCheck(reference.status, self.providers[0], K, passed, at_noise, stored.checks, stored.layers)
+        problems += [problem for check in checks for problem in check.problems]
+        problems += said(stored.checks, "in float64, ")
+        return self._result(problems, noise, checks, answers=self._answers())
+
+    def _certified_only(self, reason: str) -> Verification:
+        """No runtime runs the original: both models in float64, under the noise that Monte Carlo rounding shows."""
+        try:
+            reference = float64_reference(self.oracle, self.feeds, self.settings.seed, self.say)
+        except BnfoldError as error:
+            return self._uncompared(reason, f"not run: {error}")
+        self.reference = reference
+        stored = self._stored(reference)
+        problems = self._algebra_problems(reference) + said(stored.checks, "in float64, ")
+        noise = NoiseCheck(
+            "float64, both models", "float64", K, not problems, stored=stored.checks, layers=stored.layers
+        )
+        self.notes.append(f"no runtime here runs the original ({reason}): both models were compared in float64")
+        return self._result(problems, noise, status=CERTIFIED_ONLY)
+
+    def _uncompared(self, reason: str, status: str) -> Verification:
+        self.notes.append(f"nothing here can run the original, so nothing was compared: {reason}")
+        return self._result([], NoiseCheck(status, self.providers[0], K, True), status=CERTIFIED_ONLY)
+
+    def _result(
+        self,
+        problems: Sequence[str],
+        noise: NoiseCheck,
+        runtime: Sequence[RuntimeCheck] = (),
+        *,
+        status: str = EQUIVALENT,
+        answers: Answers | None = None,
+    ) -> Verification:
+        fed: Mapping[str, Array] = self.feeds[0] if self.feeds else {}
+        return Verification(
+            DIFFERENT if problems else status,
+            tuple(problems),
+            tuple(self.notes),
+            tuple({"name": name, "type": str(each.dtype), "shape": list(each.shape)} for name, each in fed.items()),
+            len(self.feeds),
+            self.settings.seed,
+            self.settings.tf32,
+            noise,
+            tuple(runtime),
+            time.perf_counter() - self.start,
+            self.algebra,
+            answers,
+        )
+
+    # ----------------------------------------------------------------------------------------------------- the layers
+
+    def _algebra_problems(self, reference: Reference) -> list[str]:
+        """Original and unrounded fold in float64, as far apart as the original's conditioning explains."""
+        if self.fold is None or not reference.is_float64:
+            return []
+        self.say("float64, unrounded constants")
+        self.algebra = algebra.compare(*self.fold, self.feeds[0], reference.conditioning)
+        return [self.algebra.problem] if self.algebra.problem else []
+
+    def _stored(self, reference: Reference) -> Stored:
+        stored = self._stored_as(self.optimized, reference)
+        self.notes += [stored.trouble] if stored.trouble else []
+        return stored
+
+    def _stored_as(self, optimized: Source, reference: Reference) -> Stored:
+        witness = None if self.fold is None else witness_of(self.fold[1])
+        return judge_stored(self.original, optimized, self.feeds, reference, witness, self.say)
+
+    def _answers(self) -> Answers | None:
+        """Both models on every labelled sample, as they are deployed: on the first provider, with optimisations."""
+        if self.own is None or self.labels is None:
+            return None
+        self.say(f"answers to {len(self.labels)} labelled samples")
+        try:
+            return answers(self.own, self.labels, self.original.runnable, self.optimized.runnable, **self._told())
+        except CannotRun as error:
+            self.notes.append(f"the labels were not used: {error}")
+            return None
+
+    def _located(self, found: Verification) -> Verification:
+        """Where the two part, on the sample that shows it most."""
+        self.say("looking for the first tensor that differs")
+        at, seed = found.worst.sample if found.worst is not None else 0, self.settings.seed
+        try:
+            feeds = self.feeds[at] if self.feeds else any_sample(self.original, self.oracle, seed)
+            return replace(found, parting=find_parting(self.original, self.optimized, feeds, seed))
+        except BnfoldError as error:
+            return replace(found, notes=(*found.notes, f"where the two part was not found: {error}"))
+
+    def _seen(self, wrong: Source) -> str:
+        """Who sees that this model differs: float64, or the first provider with its optimisations off."""
+        assert self.reference is not None
+        if self.reference.is_float64 and said(self._stored_as(wrong, self.reference).checks):
+            return "float64"
+        provider = self.providers[0]
+        if self.runs is None or any(map(is_external, wrong.proto.graph.initializer)):
+            return ""
+        try:
+            session = Session(wrong.runnable, optimize=False, **self._told())
+            after = [session.run(sample) for sample in self.feeds]
+        except CannotRun:
+            return provider
+        return provider if said(judge_level("off", self.runs, after, self.reference)) else ""
