@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 
 from bnfold.documents import Failed, Pair
 from bnfold.equivalence.algebra import Algebra
-from bnfold.equivalence.noise import OutputCheck
+from bnfold.equivalence.check import OutputCheck
 from bnfold.equivalence.parting import Parting
 from bnfold.equivalence.result import CERTIFIED_ONLY, RuntimeCheck, Verification
 from bnfold.equivalence.sensitivity import Sensitivity

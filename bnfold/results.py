@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 
 from bnfold.certificate import Certificate
-from bnfold.equivalence.noise import finite
+from bnfold.equivalence.check import finite
 from bnfold.equivalence.result import Verification
 from bnfold.reasons import Reason
 from bnfold.regions import Region

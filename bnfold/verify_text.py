@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from bnfold.bench_text import settings, tf32
 from bnfold.equivalence.algebra import Algebra
 from bnfold.equivalence.answers import Answers
-from bnfold.equivalence.noise import K, OutputCheck
+from bnfold.equivalence.check import OutputCheck
+from bnfold.equivalence.noise import K
 from bnfold.equivalence.result import CERTIFIED_ONLY, DIFFERENT, RuntimeCheck, Verification, badness
 from bnfold.equivalence.sensitivity import Sensitivity
 from bnfold.lines import BAD, FAINT, GOOD, LOUD, Line, fact, line

@@ -10,7 +10,7 @@ from bnfold import report
 from bnfold.api import Affine, Count, Explained, Facts, Optimized
 from bnfold.benchmark import Bench, BenchRow, Compared, Memory, Timing
 from bnfold.certificate import Certificate
-from bnfold.equivalence.noise import Deviation, OutputCheck
+from bnfold.equivalence.check import Deviation, OutputCheck
 from bnfold.equivalence.result import CERTIFIED_ONLY, DIFFERENT, EQUIVALENT, NoiseCheck, RuntimeCheck, Verification
 from bnfold.placement import PlacementVerdict
 from bnfold.reasons import CODES, Reason

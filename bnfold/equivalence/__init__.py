@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bnfold.equivalence.noise import OutputCheck
+from bnfold.equivalence.check import OutputCheck
 from bnfold.equivalence.result import CERTIFIED_ONLY, DIFFERENT, EQUIVALENT, NoiseCheck, RuntimeCheck, Verification
 from bnfold.equivalence.settings import Progress, Settings
 from bnfold.equivalence.verifier import Fold, Verifier

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bnfold.equivalence.noise import finite
+from bnfold.equivalence.check import finite
 from bnfold.errors import UsageError
 from bnfold.inputs import Own
 from bnfold.kernels.base import Array, is_float_type

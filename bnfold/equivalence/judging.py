@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from bnfold.equivalence.noise import Evidence, OutputCheck, judge
+from bnfold.equivalence.check import OutputCheck
+from bnfold.equivalence.noise import Evidence, judge
 from bnfold.equivalence.reference import Reference
 from bnfold.equivalence.result import RuntimeCheck, worst_samples
 from bnfold.equivalence.runs import Outputs, Runs

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from bnfold import source
-from bnfold.equivalence.noise import deviation
+from bnfold.equivalence.check import deviation
 from bnfold.equivalence.runs import Outputs, Runs, moved, nudged
 from bnfold.equivalence.settings import Progress
 from bnfold.equivalence.spread import Sketch

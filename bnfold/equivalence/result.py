@@ -8,7 +8,7 @@ from typing import Any
 
 from bnfold.equivalence.algebra import Algebra
 from bnfold.equivalence.answers import Answers
-from bnfold.equivalence.noise import OutputCheck
+from bnfold.equivalence.check import OutputCheck
 from bnfold.equivalence.parting import Parting
 from bnfold.equivalence.sensitivity import Sensitivity
 from bnfold.equivalence.spread import Layer

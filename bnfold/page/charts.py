@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from bnfold.benchmark import BenchRow, Timing
 from bnfold.benchmark.interval import MARGIN
-from bnfold.equivalence.noise import K, OutputCheck
+from bnfold.equivalence.check import OutputCheck
+from bnfold.equivalence.noise import K
 from bnfold.equivalence.spread import PER_DECADE, SMALLEST, Layer
 from bnfold.kernels.base import unit_roundoff
 

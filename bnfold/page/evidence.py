@@ -11,7 +11,8 @@ from bnfold import bench_text, verify_text
 from bnfold.benchmark import BenchRow
 from bnfold.equivalence.algebra import Algebra
 from bnfold.equivalence.answers import Answers
-from bnfold.equivalence.noise import K, OutputCheck
+from bnfold.equivalence.check import OutputCheck
+from bnfold.equivalence.noise import K
 from bnfold.equivalence.parting import Parting
 from bnfold.equivalence.result import RuntimeCheck, Verification, badness
 from bnfold.equivalence.sensitivity import Sensitivity
