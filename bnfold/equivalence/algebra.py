@@ -106,7 +106,7 @@ def compare(model: Model, plan: Plan, feeds: Mapping[str, Any], conditioning: fl
     errors = tuple(_errors(before, after, witness))
     conditioning = max(conditioning, _SLACK * _growth(model.main, before, witness))
     worst = sorted(errors, key=lambda each: -each.error if np.isfinite(each.error) else -np.inf)
-    tolerance = ROUNDED if _rounds(plan) else max(TOLERANCE, conditioning * 2.0**-53)
+    tolerance = ROUNDED if rounds(plan) else max(TOLERANCE, conditioning * 2.0**-53)
     return Algebra("float64", tolerance, len(errors), tuple(worst[:_WORST]), errors)
 
 
@@ -138,7 +138,7 @@ def _errors(before: Sketch, after: Sketch, witness: Witness) -> Iterator[TensorE
         yield TensorError(renamed, error / size if error and size else error)
 
 
-def _rounds(plan: Plan) -> bool:
+def rounds(plan: Plan) -> bool:
     """Whether an edit rounds a number although nothing else does here."""
     edits = [edit for graph in plan.graphs for own in graph.edits.values() for edit in own]
     return any(
