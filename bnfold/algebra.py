@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bnfold.errors import BnfoldError
+from bnfold.errors import BnfoldError, ModelError
 from bnfold.graph import Model
 from bnfold.oracle import Oracle
 from bnfold.patch import witness_of
@@ -59,17 +59,21 @@ class Algebra:
     worst: tuple[TensorError, ...] = ()
     errors: tuple[TensorError, ...] = field(default=(), repr=False)
     """Every tensor that was compared, in the order in which the original makes them."""
+    broken: str = ""
+    """Why the folded model cannot be evaluated, where the original can."""
 
     @property
     def passed(self) -> bool:
         """Whether nothing speaks against the fold."""
-        return all(error.error <= self.tolerance for error in self.worst)
+        return not self.broken and all(error.error <= self.tolerance for error in self.worst)
 
     @property
     def problem(self) -> str:
         """What is wrong, in a sentence; '' where nothing is."""
         if self.passed:
             return ""
+        if self.broken:
+            return f"in float64 the folded model cannot be evaluated: {self.broken}"
         first = next(error for error in self.errors if not error.error <= self.tolerance)
         return (
             f"in float64 and with unrounded constants, tensor '{first.tensor}' is {first.error:.1e} from what it "
@@ -99,11 +103,16 @@ def compare(model: Model, plan: Plan, feeds: Mapping[str, Any], conditioning: fl
     before, after = Sketch(), Sketch()
     try:
         Oracle(model.proto, base_dir=model.source.base_dir).run(feeds, watch=before)
+    except BnfoldError as error:
+        return Algebra(f"not run: {error}")
+    try:
         Oracle(folded(model, plan, exact=True), base_dir=model.source.base_dir).run(feeds, watch=after)
+    except ModelError as error:
+        return Algebra("float64", broken=str(error))
     except BnfoldError as error:
         return Algebra(f"not run: {error}")
     witness = witness_of(plan)
-    errors = tuple(_errors(before, after, witness))
+    errors = tuple(_errors(before, after, witness, set(model.main.outputs)))
     conditioning = max(conditioning, _SLACK * _growth(before, witness))
     worst = sorted(errors, key=lambda each: -each.error if np.isfinite(each.error) else -np.inf)
     tolerance = ROUNDED if _rounds(plan) else max(TOLERANCE, conditioning * 2.0**-53)
@@ -118,11 +127,12 @@ def _growth(before: Sketch, witness: Witness) -> float:
     return max((each for each in grown if np.isfinite(each)), default=0.0)
 
 
-def _errors(before: Sketch, after: Sketch, witness: Witness) -> Iterator[TensorError]:
+def _errors(before: Sketch, after: Sketch, witness: Witness, outputs: set[str]) -> Iterator[TensorError]:
+    """Tensor by tensor; the graph's outputs are what they were, whatever the witness says."""
     main = next((graph for graph in witness.graphs if graph.path == ""), GraphWitness(""))
     for name, (shape, values) in before.samples.items():
-        renamed = main.names.get(name, name)
-        expected = restored(values, shape, main.storage.get(name))
+        renamed = name if name in outputs else main.names.get(name, name)
+        expected = restored(values, shape, None if name in outputs else main.storage.get(name))
         if renamed not in after.samples or expected is None:
             continue
         found, value = after.samples[renamed]
