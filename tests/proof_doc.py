@@ -7,18 +7,14 @@ from pathlib import Path
 
 from tests.seeded import LAYERS, Bug, measured
 from tests.seeded_bugs import BUGS
+from tests.zoo.tables import replaced
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "proof.md"
-
-BEGIN, END = "<!-- made by make proof: begin -->", "<!-- end -->"
 
 
 def page() -> str:
     """The whole page, with the table made anew."""
-    before, found, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    assert found and ended, f"{PAGE} has no place for the table"
-    return f"{before}{BEGIN}\n\n" + "\n".join(_table()) + f"\n\n{END}{after}"
+    return replaced(PAGE.read_text(encoding="utf-8"), "\n".join(_table()), "make proof")
 
 
 def _table() -> Iterator[str]:

@@ -33,9 +33,17 @@ from bnfold.oracle import Oracle
 from bnfold.runtime import Session
 from bnfold.sensitivity import Constant, constants_by_kind
 from bnfold.source import Source, read
+from tests.zoo import tables
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "build" / "zoo" / "sensitivity.json"
+
+MAKER = "python -m tests.zoo.sensitivity"
+
+WEIGHTS = frozenset({"Conv.W", "ConvTranspose.W", "Gemm.A", "Gemm.B", "MatMul.A", "MatMul.B"})
+
+WELL = 1e-5
+"""Noise below which a network is well-conditioned."""
 
 AMOUNT = 1e-3
 """Of one channel."""
@@ -61,16 +69,26 @@ class Try:
     needed: float
     seen_by: str
 
+    @property
+    def stored(self) -> float:
+        """What storing the weights does to that output."""
+        return self.moved / self.times if 0 < self.times < np.inf else 0.0
+
 
 @dataclass(frozen=True)
 class Row:
-    """One model. `noise` is the original's float32 error (norm, relative; the largest of its outputs)."""
+    """One model. `error` is the original's float32 error (norm, relative; the largest of its outputs)."""
 
     name: str
-    noise: float
+    error: float
     tries: tuple[Try, ...]
     seconds: float
     problem: str = ""
+
+    @property
+    def noise(self) -> float:
+        """Of the original alone: its error, or what rounding its weights once more does, whichever is larger."""
+        return max([self.error, *(one.stored for one in self.tries)])
 
 
 def measure(name: str, path: Path) -> Row:
@@ -80,10 +98,10 @@ def measure(name: str, path: Path) -> Row:
         original = read(onnx.load(path))
         proto = bnfold.optimize(original.proto, verify=False).proto
         assert proto is not None
-        noise, tries = _corrupt(original, read(proto))
-    except BnfoldError as error:
-        return Row(name, 0.0, (), time.perf_counter() - start, str(error))
-    return Row(name, noise, tries, time.perf_counter() - start)
+        error, tries = _corrupt(original, read(proto))
+    except BnfoldError as trouble:
+        return Row(name, 0.0, (), time.perf_counter() - start, str(trouble))
+    return Row(name, error, tries, time.perf_counter() - start)
 
 
 def _corrupt(original: Source, folded: Source) -> tuple[float, tuple[Try, ...]]:
@@ -93,14 +111,14 @@ def _corrupt(original: Source, folded: Source) -> tuple[float, tuple[Try, ...]]:
     feeds = evidence.choose_samples(session, oracle, specs, shapes=None, own=[], count=1, seed=0)
     reference = evidence.float64_reference(oracle, feeds, 0, lambda text: None)
     truth, before = reference.truth[0], session.run(feeds[0])
-    noise = max(_norm(before[name], value, value) for name, value in truth.items() if is_float(value.dtype))
+    error = max(_norm(before[name], value, value) for name, value in truth.items() if is_float(value.dtype))
     right = Oracle(folded.proto).run(feeds[0])
     tries: list[Try] = []
     for kind, constants in sorted(constants_by_kind(folded.proto).items()):
         chosen = sorted({0, len(constants) // 2, len(constants) - 1})[:PER_KIND]
         for constant in (constants[index] for index in chosen):
             tries += _channels(kind, constant, original, folded, feeds, reference, right)
-    return noise, tuple(tries)
+    return error, tuple(tries)
 
 
 def _channels(
@@ -174,12 +192,67 @@ def line(row: Row) -> str:
     return f"{row.name}: noise {row.noise:.1e}, {len(row.tries)} tries, {row.seconds:.0f} s {row.problem} {blind}"
 
 
+def constants(row: Row) -> dict[str, list[Try]]:
+    """By constant: the channels that were tried."""
+    found: dict[str, list[Try]] = {}
+    for one in row.tries:
+        found.setdefault(f"{one.kind} {one.tensor}", []).append(one)
+    return found
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Every model, and what all of them say together."""
+    measured = [row for row in rows if row.tries]
+    head = ("model", "noise", "weights", "seen from", "others", "seen from", "not seen: moved at most")
+    return f"{summary(measured)}\n\n{tables.table(head, [_cells(row) for row in measured])}"
+
+
+def _cells(row: Row) -> list[str]:
+    groups: tuple[list[list[Try]], list[list[Try]]] = [], []
+    for tries in constants(row).values():
+        groups[tries[0].kind not in WEIGHTS].append(tries)
+    cells = [row.name, f"{row.noise:.1e}"]
+    for group in groups:
+        seen = [smallest for tries in group if (smallest := _smallest(tries)) is not None]
+        cells += [f"{len(seen)} of {len(group)}" if group else "", f"{max(seen):.0e}" if seen else ""]
+    unseen = [one for tries in constants(row).values() if _smallest(tries) is None for one in tries]
+    worst = max(unseen, key=lambda one: one.moved, default=None)
+    return [*cells, "" if worst is None else f"{worst.moved:.1e} ({worst.kind})"]
+
+
+def _smallest(tries: Sequence[Try]) -> float | None:
+    """The corruption from which on a constant is seen: the error grows with it in proportion. None where it is not."""
+    return next((min(AMOUNT, AMOUNT * K / one.needed) if one.needed else AMOUNT for one in tries if one.seen_by), None)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Of single channels in well-conditioned networks, by how far they move the output."""
+    sound = [row for row in rows if row.noise < WELL]
+    every = [(row, one) for row in sound for one in row.tries]
+    lines = []
+    for name, low, high in (("more than 8 times", K, np.inf), ("1 to 8 times", 1.0, K), ("less than", 0.0, 1.0)):
+        seen = [bool(one.seen_by) for row, one in every if low * row.noise <= one.moved < high * row.noise]
+        lines.append([f"{name} the noise", str(len(seen)), str(sum(seen))])
+    weights = [(row, tries) for row in sound for tries in constants(row).values() if tries[0].kind in WEIGHTS]
+    hidden = [(row, tries) for row, tries in weights if _smallest(tries) is None]
+    furthest = max((one.moved / row.noise for row, tries in hidden for one in tries), default=0.0)
+    blind = [row.name for row in sound if not any(one.seen_by for one in row.tries if one.kind in WEIGHTS)]
+    told = (
+        f"{len(rows)} models, {len(sound)} of them well-conditioned. In these {len(weights) - len(hidden)} of "
+        f"{len(weights)} weights are seen in one of the channels that were tried; the others move the output by "
+        f"{furthest:.1f} times the noise at most. No weight is seen in {', '.join(blind) or 'none'}. By channel:"
+    )
+    head = ("in float64 the corruption moves the output by", "channels tried", "seen")
+    return f"{told}\n\n{tables.table(head, lines)}"
+
+
 def main() -> int:
     """Measure what was not measured yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("models", type=Path)
     parser.add_argument("--only", action="append", default=[], metavar="REGEX", help="in this order; default: all")
     parser.add_argument("--seconds", type=float, default=np.inf, help="start no further model after this time")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/proof.md")
     options = parser.parse_args()
     paths = sorted(options.models.glob("*.onnx"))
     wanted = [path for pattern in options.only or [""] for path in paths if re.search(pattern, path.stem)]
@@ -190,6 +263,10 @@ def main() -> int:
         rows[path.stem] = measure(path.stem, path)
         save(rows)
         print(line(rows[path.stem]), file=sys.stderr, flush=True)
+    found = table([rows[name] for name in sorted(rows)])
+    print(found)
+    if options.write:
+        tables.replace(ROOT / "docs" / "proof.md", found, MAKER)
     return 0
 
 
