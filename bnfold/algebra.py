@@ -32,6 +32,9 @@ ROUNDED = 1e-6
 _SLACK = 64.0
 """What roundings add up to, in units of one."""
 
+BROKEN = "broken: "
+"""How the status of a folded model begins that cannot be evaluated."""
+
 _WORST = 5
 """Tensors that the report names."""
 
@@ -50,7 +53,11 @@ class TensorError:
 
 @dataclass(frozen=True)
 class Algebra:
-    """What was found. `status` is "float64" or "not run: ..."; `worst` the tensors that differ most."""
+    """What was found; `worst` are the tensors that differ most.
+
+    `status` is "float64"; "not run: ..." where the original cannot be evaluated, or "broken: ..." where only the folded
+    model cannot.
+    """
 
     status: str
     tolerance: float = TOLERANCE
@@ -59,8 +66,11 @@ class Algebra:
     worst: tuple[TensorError, ...] = ()
     errors: tuple[TensorError, ...] = field(default=(), repr=False)
     """Every tensor that was compared, in the order in which the original makes them."""
-    broken: str = ""
-    """Why the folded model cannot be evaluated, where the original can."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether the folded model cannot be evaluated, where the original can."""
+        return self.status.startswith(BROKEN)
 
     @property
     def passed(self) -> bool:
@@ -73,7 +83,7 @@ class Algebra:
         if self.passed:
             return ""
         if self.broken:
-            return f"in float64 the folded model cannot be evaluated: {self.broken}"
+            return f"in float64 the folded model is {self.status}"
         first = next(error for error in self.errors if not error.error <= self.tolerance)
         return (
             f"in float64 and with unrounded constants, tensor '{first.tensor}' is {first.error:.1e} from what it "
@@ -108,7 +118,7 @@ def compare(model: Model, plan: Plan, feeds: Mapping[str, Any], conditioning: fl
     try:
         Oracle(folded(model, plan, exact=True), base_dir=model.source.base_dir).run(feeds, watch=after)
     except ModelError as error:
-        return Algebra("float64", broken=str(error))
+        return Algebra(f"{BROKEN}{error}")
     except BnfoldError as error:
         return Algebra(f"not run: {error}")
     witness = witness_of(plan)

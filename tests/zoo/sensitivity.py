@@ -25,7 +25,7 @@ import onnx
 
 import bnfold
 from bnfold import evidence, samples
-from bnfold.errors import BnfoldError
+from bnfold.errors import BnfoldError, ModelError
 from bnfold.evidence import Feeds, Reference
 from bnfold.kernels.base import Array
 from bnfold.noise import Evidence, K, deviation, is_float, judge, unit_roundoff
@@ -130,11 +130,14 @@ def _channels(
     reference: Reference,
     right: dict[str, Array],
 ) -> Iterator[Try]:
-    """Channels of one constant, until one is seen."""
+    """Channels of one constant, until one is seen; none where the corruption changes shapes (a Resize)."""
     values = constant.values(None)
     for channel in constant.channels(values):
         with constant.corrupted(values, channel, AMOUNT):
-            after = Oracle(folded.proto).run(feeds[0])
+            try:
+                after = Oracle(folded.proto).run(feeds[0])
+            except ModelError:
+                return
             needed = _needed(reference, after)
             by = "float64" if needed > K else ""
             if not by and not bnfold.verify(original.proto, folded.proto, samples=1, locate=False).passed:
@@ -258,7 +261,8 @@ def main() -> int:
     wanted = [path for pattern in options.only or [""] for path in paths if re.search(pattern, path.stem)]
     rows, start = load(), time.perf_counter()
     for path in dict.fromkeys(wanted):
-        if path.stem in rows or time.perf_counter() - start > options.seconds:
+        known = path.stem in rows and not rows[path.stem].problem
+        if known or time.perf_counter() - start > options.seconds:
             continue
         rows[path.stem] = measure(path.stem, path)
         save(rows)
