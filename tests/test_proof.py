@@ -1,4 +1,4 @@
-"""Every seeded bug: the certificate alone sees it, each layer sees what it claims, and without the bug nobody does."""
+"""Every seeded bug: what the certificate alone sees, with and without it, and that each layer sees what it claims."""
 
 from __future__ import annotations
 
