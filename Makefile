@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheel-check test-lowest reasons mutants fuzz clean check-python
+.PHONY: help demo test lint format wheel-check test-lowest reasons proof mutants fuzz clean check-python
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-lowest: $(LOWEST_VENV)/.installed ## the tests on the oldest dependencies t
 
 reasons: $(TEST_VENV)/.installed ## write docs/reasons.md anew from the code
 	@$(TEST_PY) -m tests.reasons_doc
+
+proof: $(TEST_VENV)/.installed ## put bugs into the folding code, ask each layer of the proof, write the table of docs/proof.md
+	@$(TEST_PY) -m tests.proof_doc
 
 mutants: $(TEST_VENV)/.installed ## remove every guard of every rule in turn: some test must notice (ONLY=regex of module names)
 	@$(TEST_PY) -m tests.mutants --only '$(ONLY)'

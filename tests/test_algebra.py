@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold.equivalence import Settings, verified
+from bnfold.equivalence import Settings, algebra, verified
 from bnfold.equivalence.algebra import ROUNDED, TOLERANCE, compare
 from bnfold.graph import Model
 from bnfold.plan import Edit, NewConstant, Plan
 from bnfold.solver import solve
+from bnfold.solver.state import State
 from bnfold.source import read
 from bnfold.write import folded
 from tests.builder import Builder
@@ -139,3 +140,32 @@ def test_what_cannot_be_evaluated_is_said() -> None:
     found = compare(given, plan, {})
     assert found.status.startswith("not run: ")
     assert found.passed
+
+
+def test_a_folded_model_that_cannot_be_evaluated_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, plan = plan_of(network())
+
+    def broken(*arguments: object, exact: bool) -> onnx.ModelProto:
+        model = folded(given, plan, exact=exact)
+        model.graph.node[2].input[0] = "nothing makes this"
+        return model
+
+    monkeypatch.setattr(algebra, "folded", broken)
+    found = compare(given, plan, FEEDS)
+    assert not found.passed
+    assert found.problem.startswith("in float64 the folded model is broken: tensor 'nothing makes this'")
+    assert found.to_json()["status"] == found.status
+
+
+def test_a_witness_cannot_store_an_output_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model is wrong, and the witness agrees with it."""
+    b = Builder()
+    y = b.node("Relu", b.conv(b.input(2, 3, 6, 5, name="x"), 4, 1))
+    b.conv(b.bn(b.conv(y, 4, 1)), 3, 1)
+    given, plan = plan_of(b.model(*(b.nodes[at].output[0] for at in (2, 4))))
+    assert compare(given, plan, FEEDS).passed
+    with monkeypatch.context() as patched:
+        patched.setattr(State, "pinned", lambda self, name: "")
+        given, plan = plan_of(b.model(*(b.nodes[at].output[0] for at in (2, 4))))
+    assert b.nodes[2].output[0] in plan.graphs[0].storage
+    assert not compare(given, plan, FEEDS).passed

@@ -154,12 +154,14 @@ def test_a_channel_that_shows_nothing_is_passed_over() -> None:
     assert (rows["Conv.B"].channel, rows["Conv.B"].smallest is None) == (0, False)
 
 
-def test_constant_nodes_are_corrupted_and_zeros_are_not() -> None:
+def test_constant_nodes_are_corrupted_and_what_is_zero_or_empty_is_not() -> None:
     b = Builder(type_=TensorProto.FLOAT)
     value = b.node("Constant", value=numpy_helper.from_array(np.array([2, 3, 4], np.float32).reshape(3, 1, 1)))
     x = b.node("Mul", b.input(3, 3, 8, 9), value)
-    model = b.model(b.node("Add", x, b.constant(np.zeros((3, 1, 1)), "zeros")))
-    assert set(rows_of(model, model)) == {"Mul.B"}
+    y = b.node("Add", x, b.constant(np.zeros((3, 1, 1)), "zeros"))
+    nothing = b.constant(np.zeros(0), "nothing")
+    model = b.model(b.node("Resize", y, nothing, b.constant([1.0, 1.0, 2.0, 2.0], "scales"), mode="linear"))
+    assert set(rows_of(model, model)) == {"Mul.B", "Resize.scales"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 import bnfold
 from tests.builder import Builder
-from tests.zoo import hand, results, tables
+from tests.zoo import hand, noise, results, sensitivity, tables
 from tests.zoo.count import Count, count
 from tests.zoo.forks import Worker
 from tests.zoo.judge import judge
@@ -156,3 +156,40 @@ def test_the_tables_are_put_between_their_marks(tmp_path: Path) -> None:
         "| model | 5 → 3 | 0 → 0 | 1.0e-06 | 2.0e-06 | 2.00 | 0.50 | 1.0 | 0.10 | verified |"
         in (tmp_path / "models.md").read_text()
     )
+
+
+def test_corrupted_constants_are_seen_or_it_is_said_how_far_they_move(tmp_path: Path) -> None:
+    b = Builder(type_=onnx.TensorProto.FLOAT)
+    x = b.node("Relu", b.bn(b.conv(b.input(2, 3, 8, 9), 4, 3)))
+    dead = b.node("Conv", x, b.constant(b.normal(2, 4, 1, 1)), b.constant([-1e4, -2e4]), name="dead")
+    found = sensitivity.measure("model", saved(b.model(x, b.node("Relu", dead)), tmp_path / "model.onnx"))
+    assert found.problem == "" and 0 < found.noise < sensitivity.WELL
+    first, second = [tries for name, tries in sensitivity.constants(found).items() if name.startswith("Conv.W")]
+    assert first[0].seen_by == "float64" and first[0].needed > 8 and first[0].moved > 8 * found.noise
+    assert [one.seen_by for one in second] == ["", ""] and {one.moved for one in second} == {0.0}
+    cells = sensitivity.table([found]).splitlines()[-1].split(" | ")
+    assert cells[2] == "1 of 2" and cells[4] == "1 of 2" and cells[-1].startswith("0.0e+00 (Conv.")
+
+
+def test_what_cannot_be_folded_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx.ModelProto(ir_version=8).SerializeToString())
+    assert sensitivity.measure("model", path).problem
+
+
+def test_measured_corruptions_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensitivity, "KEPT", tmp_path / "sensitivity.json")
+    assert sensitivity.load() == {}
+    tried = sensitivity.Try("Conv.W", "w", 1, 1e-4, 900.0, 800.0, "float64")
+    rows = {"model": sensitivity.Row("model", 1e-7, (tried,), 1.0)}
+    sensitivity.save(rows)
+    assert sensitivity.load() == rows
+    assert "| more than 8 times the noise | 1 | 1 |" in sensitivity.table(list(rows.values()))
+    assert "| model | 1.1e-07 | 1 of 1 | 1e-05 |  |  |  |" in sensitivity.table(list(rows.values()))
+
+
+def test_the_noise_that_right_folds_need() -> None:
+    text = noise.table([row(1, {}), Row("other", "", Count(1, 0))])
+    assert "1 folded models were compared on a runtime. 0 of them" in text
+    assert "K = 8 is 16.0 times" in text
+    assert "| error after / error before (1 models) | 2.00 |" in text

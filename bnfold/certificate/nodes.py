@@ -20,6 +20,7 @@ from bnfold.certificate.affines import SLACK
 from bnfold.certificate.evaluate import evaluate, magnitude
 from bnfold.certificate.exact import exact_attributes, exact_constants
 from bnfold.certificate.formulas import BIAS
+from bnfold.certificate.kinks import ROUNDS, kinks
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
 from bnfold.certificate.rounding import EPS, Exact, fitted, identical, in_memory, read_rows, spans
 from bnfold.certificate.sample import NOTHING, RECURRENT, Sample, Shapes, draw, grid, integers, within_domain
@@ -31,6 +32,9 @@ WINDOWED = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool
 
 INDIFFERENT = {"Shape": 0, "Size": 0, "CastLike": 1}
 """Inputs of which only the shape or the type matters."""
+
+MANY = 64
+"""More axes than any tensor has."""
 
 LARGE = 1 << 22
 """Elements above which a weight is tested on some of its outputs only. (Each of its elements is compared anyhow.)"""
@@ -176,10 +180,11 @@ class _Test:
 
     def whole(self) -> None:
         """Any other operator, on tensors of the true shape where that matters."""
-        try:
-            self._whole(2)
-        except NotCertifiedError:
-            self._whole(1)  # a target shape may have a batch of one built in
+        for _ in range(ROUNDS if kinks(self.node, MANY) else 1):
+            try:
+                self._whole(2)
+            except NotCertifiedError:
+                self._whole(1)  # a target shape may have a batch of one built in
 
     def _whole(self, unknown: int) -> None:
         node, new, drawn = self.node, self.pair.new, dict[str, Sample]()
@@ -210,7 +215,8 @@ class _Test:
         if self.node.graph.type(name) == TensorProto.BOOL:
             return Sample.same(self.rng.random(shapes.found[slot]) < 0.5)
         storage = self.graph.storage(name)
-        sample = draw(storage, shapes.found[slot], self.rng)
+        shape = shapes.found[slot]
+        sample = draw(storage, shape, self.rng, kinks(self.node, len(shape)))
         return within_domain(self.node, storage, sample) if slot == 0 else sample
 
     def _with_bias(self, y: Array, of: Callable[[Array], Array] = np.asarray) -> Array:

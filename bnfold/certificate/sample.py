@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from bnfold.affine import Array, Storage
 from bnfold.certificate.affines import align
+from bnfold.certificate.kinks import around
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.wiring import GraphPair
 from bnfold.graph import Dim, Node, Shape
@@ -66,12 +67,15 @@ class Sample(NamedTuple):
 NOTHING = Sample(None, None, None, None)
 
 
-def draw(storage: Storage | None, shape: tuple[int, ...], rng: np.random.Generator) -> Sample:
+def draw(
+    storage: Storage | None, shape: tuple[int, ...], rng: np.random.Generator, centres: Sequence[Array] = ()
+) -> Sample:
     """A random pair that the storage allows: for every element either v is drawn and v' follows, or the reverse.
 
-    Both ways, so that a kink is met at v = 0 and at v' = 0. A dead v' is arbitrary, and so is a lost v.
+    Both ways, so that a kink is met at v = 0 and at v' = 0, and at the other centres. A dead v' is arbitrary, and so is
+    a lost v.
     """
-    value = rng.standard_normal(shape)
+    value = around(centres, shape, rng)
     if storage is None:
         return Sample.of(value, value)
     den, num, off = storage.den, storage.num, storage.off

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bnfold.equivalence.spread import Sketch, growth, restored
-from bnfold.errors import BnfoldError
+from bnfold.errors import BnfoldError, ModelError
 from bnfold.graph import Graph, Model
 from bnfold.oracle import Oracle
 from bnfold.patch import witness_of
@@ -31,6 +31,9 @@ ROUNDED = 1e-6
 
 _SLACK = 64.0
 """What roundings add up to, in units of one."""
+
+BROKEN = "broken: "
+"""How the status of a folded model begins that cannot be evaluated."""
 
 _WORST = 5
 """Tensors that the report names."""
@@ -50,7 +53,11 @@ class TensorError:
 
 @dataclass(frozen=True)
 class Algebra:
-    """What was found. `status` is "float64" or "not run: ..."; `worst` the tensors that differ most."""
+    """What was found; `worst` are the tensors that differ most.
+
+    `status` is "float64"; "not run: ..." where the original cannot be evaluated, or "broken: ..." where only the folded
+    model cannot.
+    """
 
     status: str
     tolerance: float = TOLERANCE
@@ -61,15 +68,22 @@ class Algebra:
     """Every tensor that was compared, in the order in which the original makes them."""
 
     @property
+    def broken(self) -> bool:
+        """Whether the folded model cannot be evaluated, where the original can."""
+        return self.status.startswith(BROKEN)
+
+    @property
     def passed(self) -> bool:
         """Whether nothing speaks against the fold."""
-        return all(error.error <= self.tolerance for error in self.worst)
+        return not self.broken and all(error.error <= self.tolerance for error in self.worst)
 
     @property
     def problem(self) -> str:
         """What is wrong, in a sentence; '' where nothing is."""
         if self.passed:
             return ""
+        if self.broken:
+            return f"in float64 the folded model is {self.status}"
         first = next(error for error in self.errors if not error.error <= self.tolerance)
         return (
             f"in float64 and with unrounded constants, tensor '{first.tensor}' is {first.error:.1e} from what it "
@@ -99,11 +113,16 @@ def compare(model: Model, plan: Plan, feeds: Mapping[str, Any], conditioning: fl
     before, after = Sketch(), Sketch()
     try:
         Oracle(model.proto, base_dir=model.source.base_dir).run(feeds, watch=before)
+    except BnfoldError as error:
+        return Algebra(f"not run: {error}")
+    try:
         Oracle(folded(model, plan, exact=True), base_dir=model.source.base_dir).run(feeds, watch=after)
+    except ModelError as error:
+        return Algebra(f"{BROKEN}{error}")
     except BnfoldError as error:
         return Algebra(f"not run: {error}")
     witness = witness_of(plan)
-    errors = tuple(_errors(before, after, witness))
+    errors = tuple(_errors(before, after, witness, set(model.main.outputs)))
     conditioning = max(conditioning, _SLACK * _growth(model.main, before, witness))
     worst = sorted(errors, key=lambda each: -each.error if np.isfinite(each.error) else -np.inf)
     tolerance = ROUNDED if rounds(plan) else max(TOLERANCE, conditioning * 2.0**-53)
@@ -121,11 +140,12 @@ def _growth(graph: Graph, before: Sketch, witness: Witness) -> float:
     return max(each for each in found if np.isfinite(each))
 
 
-def _errors(before: Sketch, after: Sketch, witness: Witness) -> Iterator[TensorError]:
+def _errors(before: Sketch, after: Sketch, witness: Witness, outputs: set[str]) -> Iterator[TensorError]:
+    """Tensor by tensor; the graph's outputs are what they were, whatever the witness says."""
     main = witness.main
     for name, (shape, values) in before.samples.items():
-        renamed = main.names.get(name, name)
-        expected = restored(values, shape, main.storage.get(name))
+        renamed = name if name in outputs else main.names.get(name, name)
+        expected = restored(values, shape, None if name in outputs else main.storage.get(name))
         if renamed not in after.samples or expected is None:
             continue
         found, value = after.samples[renamed]

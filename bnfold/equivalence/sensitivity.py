@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,7 +59,7 @@ def sensitivity(optimized: Source, seen: Seen, say: Callable[[str], None]) -> tu
     copy.CopyFrom(optimized.proto)
     model = Source(copy, None, optimized.base_dir)
     rows = []
-    for kind, constants in sorted(_by_kind(copy).items()):
+    for kind, constants in sorted(constants_by_kind(copy).items()):
         say(f"corrupting {kind}")
         middle = len(constants) // 2
         tried = (
@@ -70,26 +72,56 @@ def sensitivity(optimized: Source, seen: Seen, say: Callable[[str], None]) -> tu
 
 
 @dataclass(frozen=True)
-class _Constant:
+class Constant:
+    """A tensor that a node reads at one of its inputs. `tensor` belongs to the model and is changed in place."""
+
     node: onnx.NodeProto
     at: int
     tensor: onnx.TensorProto
     name: str
 
+    def values(self, base_dir: Path | None) -> Array:
+        """What it holds."""
+        return np.asarray(array_of(self.tensor, base_dir))
 
-def _by_kind(model: onnx.ModelProto) -> dict[str, list[_Constant]]:
-    """Constants of floats that nodes of the main graph read, in order, each once."""
+    @contextmanager
+    def corrupted(self, values: Array, channel: int, amount: float) -> Iterator[None]:
+        """One channel of the values times 1 + amount, until the block ends."""
+        right = onnx.TensorProto()
+        right.CopyFrom(self.tensor)
+        wrong = _scaled(values, _axis(self, values), channel, amount)
+        self.tensor.CopyFrom(onnx.numpy_helper.from_array(wrong, right.name))
+        try:
+            yield
+        finally:
+            self.tensor.CopyFrom(right)
+
+    def channels(self, values: Array) -> Iterator[int]:
+        """Channels that are not zero: the one of middle size, the largest, the smallest."""
+        if values.ndim == 0 or values.size == 0:
+            yield from [0] if np.any(values) else []
+            return
+        axis = _axis(self, values)
+        rows = np.moveaxis(values.astype(np.float64), axis, 0).reshape(values.shape[axis], -1)
+        norms = np.linalg.norm(rows, axis=1)
+        order = [int(channel) for channel in np.argsort(norms, kind="stable") if norms[channel] > 0]
+        if order:
+            yield from list(dict.fromkeys((order[len(order) // 2], order[-1], order[0])))[:_TRIES]
+
+
+def constants_by_kind(model: onnx.ModelProto) -> dict[str, list[Constant]]:
+    """Constants of floats that nodes of the main graph read, in order, each once: `Conv.W` and so on."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant":
             tensors.update((node.output[0], entry.t) for entry in node.attribute if entry.name == "value")
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    found: dict[str, list[_Constant]] = defaultdict(list)
+    found: dict[str, list[Constant]] = defaultdict(list)
     for node in model.graph.node:
         for at, name in enumerate(node.input):
             tensor = tensors.pop(name, None)
             if tensor is not None and is_float_type(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)):
-                found[f"{node.op_type}.{_formal(node, at, opsets)}"].append(_Constant(node, at, tensor, name))
+                found[f"{node.op_type}.{_formal(node, at, opsets)}"].append(Constant(node, at, tensor, name))
     return found
 
 
@@ -102,23 +134,17 @@ def _formal(node: onnx.NodeProto, at: int, opsets: dict[str, int]) -> str:
     return formal[min(at, len(formal) - 1)].name
 
 
-def _corrupted(model: Source, constant: _Constant, kind: str, count: int, seen: Seen) -> Sensitivity | None:
+def _corrupted(model: Source, constant: Constant, kind: str, count: int, seen: Seen) -> Sensitivity | None:
     """None for a constant that is zero all over."""
-    right = onnx.TensorProto()
-    right.CopyFrom(constant.tensor)
-    values = np.asarray(array_of(constant.tensor, model.base_dir))
+    values = constant.values(model.base_dir)
     amounts = _amounts(values.dtype)
 
     def by(channel: int, amount: float) -> str:
-        wrong = onnx.numpy_helper.from_array(_scaled(values, _axis(constant, values), channel, amount), right.name)
-        constant.tensor.CopyFrom(wrong)
-        try:
+        with constant.corrupted(values, channel, amount):
             return seen(model)
-        finally:
-            constant.tensor.CopyFrom(right)
 
     row = None
-    for channel in _channels(values, _axis(constant, values)):
+    for channel in constant.channels(values):
         label = constant.node.name or constant.node.output[0]
         row = Sensitivity(kind, count, label, constant.name, channel, amounts[-1])
         found = by(channel, amounts[-1])
@@ -149,7 +175,7 @@ def _amounts(dtype: Any) -> tuple[float, ...]:
     return (*steps, LARGEST) if steps[-1] < LARGEST else (2 * ulp,)
 
 
-def _axis(constant: _Constant, values: Array) -> int:
+def _axis(constant: Constant, values: Array) -> int:
     """The axis of the output's channels; where the operator is none that is known, the longest."""
     op, at = constant.node.op_type, constant.at
     if op == "Gemm" and at < 2:
@@ -157,17 +183,6 @@ def _axis(constant: _Constant, values: Array) -> int:
         return at ^ int(turned)
     axis = _AXES.get((op, at), int(np.argmax(values.shape or (1,))))
     return axis % max(1, values.ndim) if values.ndim >= 2 else 0
-
-
-def _channels(values: Array, axis: int) -> Iterator[int]:
-    """Channels that are not zero: the one of middle size, the largest, the smallest."""
-    if values.ndim == 0:
-        yield from [0] if values else []
-        return
-    norms = np.linalg.norm(np.moveaxis(values.astype(np.float64), axis, 0).reshape(values.shape[axis], -1), axis=1)
-    order = [int(channel) for channel in np.argsort(norms, kind="stable") if norms[channel] > 0]
-    if order:
-        yield from list(dict.fromkeys((order[len(order) // 2], order[-1], order[0])))[:_TRIES]
 
 
 def _scaled(values: Array, axis: int, channel: int, amount: float) -> Array:

@@ -15,7 +15,8 @@ from tests.zoo.results import Outcome, Row
 PACKAGES = ("bnfold", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy")
 BAD = ("wrong", "does not load", "crash", "timeout")
 
-BEGIN, END = "<!-- made by make zoo: begin -->", "<!-- end -->"
+MARK, END = "<!-- made by {}: begin -->", "<!-- end -->"
+BEGIN = MARK.format("make zoo")
 
 
 def write(docs: Path, rows: Sequence[Row], versions: Mapping[str, str]) -> None:
@@ -24,12 +25,18 @@ def write(docs: Path, rows: Sequence[Row], versions: Mapping[str, str]) -> None:
     replace(docs / "rivals.md", f"{summary(rows, versions)}\n\n{rivals(rows, versions)}")
 
 
-def replace(page: Path, table: str) -> None:
-    """Put the table between the page's marks."""
-    before, found, rest = page.read_text().partition(BEGIN)
+def replace(page: Path, table: str, maker: str = "make zoo") -> None:
+    """Put the table between the page's marks, which name the command that makes it."""
+    page.write_text(replaced(page.read_text(encoding="utf-8"), table, maker), encoding="utf-8")
+
+
+def replaced(page: str, table: str, maker: str) -> str:
+    """The page with this table between its marks."""
+    begin = MARK.format(maker)
+    before, found, rest = page.partition(begin)
     _, ended, after = rest.partition(END)
-    assert found and ended, f"{page} has no place for the table"
-    page.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
+    assert found and ended, f"the page has no place for what {maker} makes"
+    return f"{before}{begin}\n\n{table}\n\n{END}{after}"
 
 
 def machine() -> str:
