@@ -270,7 +270,7 @@ def main() -> int:
         rows[path.stem] = measure(path.stem, path)
         save(rows)
         print(line(rows[path.stem]), file=sys.stderr, flush=True)
-    found = table([rows[name] for name in sorted(rows)])
+    found = table([rows[path.stem] for path in sorted(set(wanted)) if path.stem in rows])
     print(found)
     if options.write:
         tables.replace(ROOT / "docs" / "proof.md", found, MAKER)
