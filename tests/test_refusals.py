@@ -94,6 +94,7 @@ REFUSALS = [
         ),
     ),
     Refusal("the indices of Gather are computed", with_inputs("Gather", at_run_time(2), axis=1)),
+    Refusal("the indices of Gather are computed", with_inputs("Gather", at_run_time(2, "K"), axis=1), "behind", "s"),
     Refusal("the condition of Compress is computed", with_inputs("Compress", at_run_time(6, type_=9), axis=1)),
     Refusal("Compress without an axis", with_inputs("Compress", np.array([True, False]))),
     Refusal("input 1 of Slice is computed", with_inputs("Slice", at_run_time(1), [4], [1])),
@@ -193,6 +194,14 @@ def test_an_affine_stays_beside_an_operator(row: Refusal) -> None:
     else:
         affine(row.apply(b, b.conv(x, 6, 1) if row.kind or row.apply is dead_behind else x))
     refused(b.model(), row.text)
+
+
+def test_a_cut_along_an_axis_of_unknown_size() -> None:
+    b = Builder()
+    y = b.node("Slice", b.input(3, "C", 7, 5), b.constant([0]), b.constant([4]), b.constant([1]))
+    b.declare(y, 3, 4, 7, 5)
+    b.bn(y)
+    refused(b.model(), "axis 1 of Slice has no known size")
 
 
 def test_axes_of_a_reduction_that_are_computed() -> None:

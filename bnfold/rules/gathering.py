@@ -45,15 +45,12 @@ _gather_list = picks(along_axis, _gather)
 
 def gather(view: View) -> list[Accept]:
     """y = x picked along an axis by indices; their axes stand in its place (none for a single index)."""
-    out, rank, shape = view.port(OUT), view.port(0).rank, view.node.graph.shape(view.node.inputs[1])
-    constant = view.node.constant(1)
-    if constant is not None:
-        shape = constant.shape
-    if shape is None:
-        raise view.refuse("unknown-shape", "the rank of the indices of Gather is not known", "export with shapes")
-    if len(shape) == 1:
+    out, rank, constant = view.port(OUT), view.port(0).rank, view.node.constant(1)
+    axis, count = view.node.get_int("axis", 0) % rank, out.rank - rank + 1
+    if count == 1:
         return _gather_list(view)
-    axis, count, sizes = view.node.get_int("axis", 0) % rank, len(shape), [n for n in shape if isinstance(n, int)]
+    shape = view.node.graph.shape(view.node.inputs[1]) if constant is None else constant.shape
+    sizes = [n for n in shape or () if isinstance(n, int)]
 
     def flat(array: Array) -> Array:
         given = array.shape[axis : axis + count]

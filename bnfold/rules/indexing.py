@@ -65,8 +65,6 @@ def picks(axes: Callable[[View], Mapping[int, int | None]], pick: Picks) -> Rule
             return view.settle(wants)
 
         def uniform() -> Accept:
-            if not all(storage.agrees(given[0]) for storage in given):
-                raise view.refuse("not-uniform", f"the outputs of {view.node.op} would be stored differently", UNIFORM)
             return view.settle(dict.fromkeys([0, *outputs], given[0]))
 
         if x.fixed or not fixed:
