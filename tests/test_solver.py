@@ -230,7 +230,16 @@ def uniform_bn_behind_clip(b: Builder) -> tuple[str, ...]:
     return ()
 
 
+def scale_of_samples_through_a_pool(b: Builder) -> tuple[str, ...]:
+    """Not of channels: a pool passes what differs from one sample of the batch to the next."""
+    y = b.node("Mul", b.input(*SHAPE), b.constant(b.normal(3, 1, 1, 1)))
+    y = b.node("AveragePool", y, kernel_shape=[2, 2])
+    b.node("Tanh", b.node("Mul", y, b.constant(b.normal(3, 1, 1, 1))))
+    return ()
+
+
 GRAPHS: list[tuple[Make, int]] = [
+    (scale_of_samples_through_a_pool, 1),
     (only_the_sign_goes_back, 0),
     (uniform_bn_behind_clip, 0),
     (conv_bn_relu_conv, 0),

@@ -143,16 +143,18 @@ class _Test:
     def window(self) -> None:
         """Convolutions and pools."""
         node, graph = self.node, self.graph
+        weighted, batch = node.op in ("Conv", "ConvTranspose"), 1
         for name in (node.inputs[0], node.outputs[0]):
             varying = grid(graph.storage(name))
-            if any(size != 1 for axis, size in enumerate(varying) if axis != 1):
+            batch = max(batch, *varying[:1], 1)
+            if any(size != 1 for axis, size in enumerate(varying) if axis > 1 or (axis == 0 and weighted)):
                 raise NotCertifiedError(f"{name!r} is stored in a way that varies within a window")
         shape = node.graph.shape(node.inputs[0])
         if shape is None:
             raise NotCertifiedError("the rank of its input is not known")
         storage, bias = graph.storage(node.inputs[0]), self.constants.get(2, NOTHING)
         group, transposed = node.get_int("group", 1), node.op == "ConvTranspose"
-        if node.op in ("Conv", "ConvTranspose"):
+        if weighted:
             if node.input(2) and node.constant(2) is None:
                 bias = self._drawn(2)
             weight = self.constants[1] if node.constant(1) is not None else self._drawn(1)
@@ -163,8 +165,8 @@ class _Test:
             channels = max((*grid(storage), 1, 1)[1], (*grid(graph.storage(node.outputs[0])), 1, 1)[1])
             terms = math.prod(kernel)
         for axes in windows.samples(node, shape[2:], tuple(kernel)):
-            x = draw(storage, (2, channels, *(axis.size for axis in axes)), self.rng)
-            if node.op in ("Conv", "ConvTranspose"):
+            x = draw(storage, (batch if batch > 1 else 2, channels, *(axis.size for axis in axes)), self.rng)
+            if weighted:
                 sides = zip(x, weight, bias, strict=True)
                 made = [[windows.convolve(v, w, b, axes, group, transposed)] for v, w, b in sides]
             else:
