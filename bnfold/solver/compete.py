@@ -14,6 +14,9 @@ TRIALS = 0.25
 LARGE = 256
 """Folds that one trial may take back."""
 
+ROUNDS = 8
+"""Times that one trial may take back what stands in the way by then."""
+
 
 def compete(solver: GraphSolver) -> None:
     """Look for a better plan, as far as the budget goes; the plan never gets worse."""
@@ -33,7 +36,7 @@ def _trial(solver: GraphSolver, index: int) -> None:
     verdicts = solver.verdicts
     saved = solver.state.snapshot(), verdicts.copy()
     taken, staying = set[int](), 0
-    while index not in verdicts.done:
+    for _ in range(ROUNDS):
         blockers = _cheapest(solver, verdicts.stuck[index].blockers)
         undone = solver.state.depending(blockers)
         own = {fold.source.node.index for fold in undone}
@@ -50,8 +53,9 @@ def _trial(solver: GraphSolver, index: int) -> None:
         for one in own:
             del verdicts.done[one]
         solver.sweep([index])
-    if index in verdicts.done:
-        solver.sweep([*taken, *rivals])
+        if index in verdicts.done:
+            solver.sweep([*taken, *rivals])
+            break
     won = sum(solver.work(i) for i in verdicts.done) - sum(solver.work(i) for i in saved[1].done)
     if won <= 0:
         solver.state, solver.verdicts = saved

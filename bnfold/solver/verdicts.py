@@ -60,12 +60,12 @@ class Stuck:
             found.setdefault((reason.code, reason.at), reason)
         return tuple(found.values())
 
-    @property
+    @cached_property
     def blockers(self) -> list[frozenset[int]]:
         """For each way that failed because of earlier folds: whose."""
         return [failure.blockers for failure in self.failures if failure.blockers]
 
-    @property
+    @cached_property
     def all_blockers(self) -> frozenset[int]:
         """Those of all ways."""
         return frozenset().union(*self.blockers)

@@ -9,7 +9,7 @@ ONLY ?=
 
 .PHONY: zoo large
 
-zoo: $(VENV_ZOO)/.installed $(VENV_RIVALS)/.installed $(ZOO)/wheels ## build, fold and compare 160 models (docs/rivals.md): two hours and 3 GB, resumable; ONLY=regex
+zoo: $(VENV_ZOO)/.installed $(VENV_RIVALS)/.installed $(ZOO)/wheels ## build, fold and compare 160 models (docs/rivals.md): an hour or two and 3 GB, resumable; ONLY=regex
 	@$(ZOO_PY) -m tests.zoo.build $(ZOO)/models --wheels $(ZOO)/wheels --only '$(ONLY)'
 	@$(ZOO_PY) -m tests.zoo.compare $(ZOO)/models --rivals $(VENV_RIVALS)/bin/python --only '$(ONLY)'
 
