@@ -126,8 +126,7 @@ class Attempt:
 
 
 def culprits(fold: Callable[[set[str]], Attempt], say: Progress) -> tuple[str, ...]:
-    """The folds at fault: a smallest set without which the rest passes. Empty where no such set is
-    found.
+    """The folds at fault: a smallest set without which the rest passes. Empty where none is found.
 
     By halves (U. Junker, "QuickXplain", 2004): n folds of which k are guilty take about 2k*(log2(n/k) + 1) proofs.
 

@@ -193,6 +193,9 @@ PICKED: list[Callable[[Net, str], str]] = [
     lambda b, x: b.node("Slice", x, b.input(1, name="i", type_=INT64), b.constant([6]), b.constant([2])),
     lambda b, x: b.node("Slice", x, b.constant([0]), b.size(b.node("Relu", b.input(4)), 0), b.constant([2])),
     lambda b, x: b.node("Slice", x, b.constant([1, 1]), b.constant([5, 4]), b.constant([1, -1])),
+    lambda b, x: b.node(
+        "Slice", x, b.input(1, name="i", type_=INT64), b.constant([-9]), b.constant([2]), b.constant([-1])
+    ),
     lambda b, x: b.parts(x, 2, 2, 4),
     lambda b, x: b.parts(x, -1, 3, 3),
 ]

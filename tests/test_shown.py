@@ -83,6 +83,13 @@ def test_an_algebra_that_fails_is_a_failure_of_its_own() -> None:
     assert failures(suite) == [APART.problem]
 
 
+def test_a_folded_model_that_cannot_be_evaluated_is_a_failure() -> None:
+    broken = Algebra("broken: no tensor 'y'")
+    run = replace(FULL, status=DIFFERENT, problems=(broken.problem,), algebra=broken)
+    assert "algebra FAILS broken: no tensor 'y'" in page_of(run)
+    assert outcomes(junit_of(run))["algebra"] == "failure"
+
+
 def test_an_algebra_that_was_not_run_says_why() -> None:
     run = replace(FULL, algebra=Algebra("not run: no kernel for Magic"))
     said = page_of(run)

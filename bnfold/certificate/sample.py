@@ -267,8 +267,8 @@ def integers(shapes: Shapes, slot: int) -> NDArray[Any]:
         ("Resize", 3): lambda: [*first[:2], *(2 * size for size in first[2:])],
         ("Gather", 1): lambda: [(7 * i + 1) % first[node.get_int("axis", 0)] for i in range(_count(shapes, 1))],
         ("Compress", 1): lambda: [i % 2 for i in range(first[node.get_int("axis", 0)])],
-        ("Slice", 1): lambda: [1] * _count(shapes, 1),
-        ("Slice", 2): lambda: [1 << 30] * _count(shapes, 2),
+        ("Slice", 1): lambda: [1 if step > 0 else -2 for step in _steps(shapes, 1)],
+        ("Slice", 2): lambda: [(1 << 30) * int(np.sign(step)) for step in _steps(shapes, 2)],
     }
     maker = makers.get((node.op, slot))
     if node.op == "DequantizeLinear" and slot == 0:
@@ -291,6 +291,12 @@ def _sizes(shapes: Shapes, slot: int) -> tuple[int, ...]:
 
 def _count(shapes: Shapes, slot: int) -> int:
     return math.prod(_sizes(shapes, slot))
+
+
+def _steps(shapes: Shapes, slot: int) -> list[int]:
+    """The steps of a Slice, for as many axes as this input of it is a list for."""
+    constant = shapes.node.constant(4)
+    return constant.ints() if constant is not None else [1] * _count(shapes, slot)
 
 
 def _whole_numbers(shapes: Shapes) -> NDArray[Any]:

@@ -101,7 +101,9 @@ class Algebra:
         }
 
 
-def compare(model: Model, plan: Plan, feeds: Mapping[str, Any], conditioning: float = 1.0) -> Algebra:
+def compare(
+    model: Model, plan: Plan, feeds: Mapping[str, Any], conditioning: float = 1.0, known: Sketch | None = None
+) -> Algebra:
     """Evaluate both, and compare.
 
     Args:
@@ -109,10 +111,12 @@ def compare(model: Model, plan: Plan, feeds: Mapping[str, Any], conditioning: fl
         plan: what the fold changes.
         feeds: one sample.
         conditioning: how many times its own rounding a float64 evaluation may be off, where that is a lot.
+        known: the original's tensors on this sample, where they have been computed before calls were replaced.
     """
-    before, after = Sketch(), Sketch()
+    before, after = known or Sketch(), Sketch()
     try:
-        Oracle(model.proto, base_dir=model.source.base_dir).run(feeds, watch=before)
+        if known is None or plan.calls:  # a function's tensors are inner ones only where its call is replaced
+            Oracle(model.proto, base_dir=model.source.base_dir).run(feeds, watch=before)
     except BnfoldError as error:
         return Algebra(f"not run: {error}")
     try:

@@ -143,19 +143,23 @@ def restored(values: Array, shape: tuple[int, ...], storage: Storage | None) -> 
         return values
     if not storage.has_encode or storage.a.ndim > len(shape):
         return None
+    scale, shift, _ = _encode(shape, storage)
+    return np.asarray(scale * values + shift)
+
+
+def _encode(shape: tuple[int, ...], storage: Storage) -> tuple[Array, Array, Array]:
+    """Scale, shift and channel of the elements that a sketch takes of a tensor that is stored like this."""
     index = np.unravel_index(_picked(shape), shape)
     scale, shift = (np.broadcast_to(array, shape)[index] for array in (storage.a, storage.b))
-    return np.asarray(scale * values + shift)
+    return scale, shift, index[1] if len(shape) > 1 else np.zeros(len(scale), np.int64)
 
 
 def growth(values: Array, shape: tuple[int, ...], storage: Storage) -> float:
     """How many times larger than a channel itself the shift is that it is stored with: its readers lose as much."""
-    index = np.unravel_index(_picked(shape), shape)
-    scale, shift = (np.abs(np.broadcast_to(array, shape)[index]) for array in (storage.a, storage.b))
-    channel = index[1] if len(shape) > 1 else np.zeros(len(values), np.int64)
-    size, moved = np.zeros(int(channel.max(initial=0)) + 1), np.zeros(int(channel.max(initial=0)) + 1)
-    np.maximum.at(size, channel, scale * np.abs(values))
-    np.maximum.at(moved, channel, shift)
+    scale, shift, channel = _encode(shape, storage)
+    size, moved = np.zeros((2, int(channel.max(initial=0)) + 1))
+    np.maximum.at(size, channel, np.abs(scale * values))
+    np.maximum.at(moved, channel, np.abs(shift))
     return float(np.max(moved[size > 0] / size[size > 0], initial=0.0))
 
 

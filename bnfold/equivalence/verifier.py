@@ -193,7 +193,7 @@ class Verifier:
         if self.fold is None or not reference.is_float64:
             return []
         self.say("float64, unrounded constants")
-        self.algebra = algebra.compare(*self.fold, self.feeds[0], reference.conditioning)
+        self.algebra = algebra.compare(*self.fold, self.feeds[0], reference.conditioning, reference.inside)
         return [self.algebra.problem] if self.algebra.problem else []
 
     def _stored(self, reference: Reference) -> Stored:

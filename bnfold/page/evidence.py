@@ -99,6 +99,8 @@ def _accuracy_figures(found: Answers) -> Iterator[Figure]:
 
 
 def _algebra_figure(found: Algebra) -> Figure:
+    if found.broken:
+        return Figure("algebra", "FAILS", note=found.status, tone=BAD)
     if not found.worst:
         return Figure("algebra", "not run", note=found.status.removeprefix("not run: "), tone=LOUD)
     note = f"{plural(found.compared, 'tensor')}, {verify_text.apart(found)}"

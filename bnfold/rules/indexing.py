@@ -56,9 +56,6 @@ def picks(axes: Callable[[View], Mapping[int, int | None]], pick: Picks) -> Rule
                     wanted = _backward(view, wanted, view.port(key).storage, pick(view, index, -key - 1, along), index)
                 if _has_pattern(wanted, sizes):
                     raise _pattern(view)
-            return everywhere(wanted, along, index)
-
-        def everywhere(wanted: Storage, along: Along, index: Positions) -> Accept:
             wants = {0: wanted}
             for key in outputs:
                 wants[key] = _forward(view, wanted, pick(view, index, -key - 1, along), index, sizes)
@@ -80,7 +77,7 @@ def picks(axes: Callable[[View], Mapping[int, int | None]], pick: Picks) -> Rule
 
 def _touched(sizes: Mapping[int, int | None], given: Sequence[Storage]) -> Along:
     """The axes along which a demand varies; all of them, where an operator exchanges what lies along several."""
-    found = frozenset(sizes).intersection(*[frozenset().union(*map(varies_on, given))])
+    found = frozenset(sizes) & frozenset().union(*map(varies_on, given))
     return frozenset(sizes) if found and any(size is not None for size in sizes.values()) else found
 
 
@@ -183,8 +180,8 @@ def _sliced(view: View) -> dict[int, int | None]:
     node = view.node
     axes = node.get_ints("axes") or (_ints(view, 3) if node.version >= 10 else None)
     if axes is None:
-        starts = node.get_ints("starts") or node.graph.shape(node.input(1)) or (None,)
-        count = len(starts) if node.get_ints("starts") else starts[0]
+        starts = node.get_ints("starts")
+        (count,) = (node.graph.shape(node.input(1)) or (None,)) if starts is None else (len(starts),)
         if not isinstance(count, int):
             raise view.refuse("opaque-op", "the axes of Slice are known at run time only", CONSTANT)
         axes = list(range(count))

@@ -34,7 +34,7 @@ def compete(solver: GraphSolver) -> None:
 def _trial(solver: GraphSolver, index: int) -> None:
     """Let one affine leave first, all that stood in its way behind it."""
     verdicts = solver.verdicts
-    saved = solver.state.snapshot(), verdicts.copy()
+    saved = None
     taken, staying = set[int](), 0
     for _ in range(ROUNDS):
         blockers = _cheapest(solver, verdicts.stuck[index].blockers)
@@ -48,6 +48,7 @@ def _trial(solver: GraphSolver, index: int) -> None:
         most = solver.work(index) + sum(map(solver.work, rivals)) - staying
         if not undone or len(taken | own) > LARGE or most <= 0:
             break
+        saved = saved or (solver.state.snapshot(), verdicts.copy())
         taken |= own
         solver.state.undo(undone)
         for one in own:
@@ -56,8 +57,7 @@ def _trial(solver: GraphSolver, index: int) -> None:
         if index in verdicts.done:
             solver.sweep([*taken, *rivals])
             break
-    won = sum(solver.work(i) for i in verdicts.done) - sum(solver.work(i) for i in saved[1].done)
-    if won <= 0:
+    if saved is not None and sum(map(solver.work, verdicts.done)) <= sum(map(solver.work, saved[1].done)):
         solver.state, solver.verdicts = saved
 
 

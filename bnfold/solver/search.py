@@ -42,7 +42,6 @@ class Failure:
     """Affines whose earlier folds had a part in the refusal."""
     chain: frozenset[int] = NOTHING
     """The nodes that led to the refusal: only a change at one of them can change the answer."""
-    steps: int = 0
     partial: bool = False
     """Whether only those channels were tried that turned out to have no way at all."""
 
@@ -92,7 +91,7 @@ class Search:
         assert reason is not None
         if self.steps <= self.limit:
             self.state.trouble |= chain
-        return Failure(reason, blockers, chain, self.steps)
+        return Failure(reason, blockers, chain)
 
     def too_far(self, node: Node) -> Reason:
         """Why a search ends at a node without an answer."""
