@@ -18,16 +18,17 @@ from bnfold.calls import Functions
 from bnfold.certificate import certify
 from bnfold.equivalence import Progress, Settings, verified, verify
 from bnfold.errors import NotEquivalentError
-from bnfold.folding import Folder
+from bnfold.folding import Folded, Folder, Wishes
 from bnfold.graph import Model
 from bnfold.inputs import InputsLike
 from bnfold.labels import LabelsLike
+from bnfold.merges import is_linear
 from bnfold.patch import Patched, patch, tensors, witness_of
-from bnfold.plan import Plan
+from bnfold.plan import Rewrite
 from bnfold.regions import region
-from bnfold.results import Affine, Count, Explained, Facts, Optimized
+from bnfold.results import Affine, Count, Explained, Facts, Merged, Optimized
 from bnfold.runtime import resolve_providers
-from bnfold.solver import Outcome, Solution, matches
+from bnfold.solver import Outcome, matches
 from bnfold.source import ModelLike, Source, is_external, read, tensor_nbytes
 from bnfold.write import destination, staged
 
@@ -37,31 +38,32 @@ STRICTER = (6.0, 5.0, 4.0, 3.0, 1.5, 0.0)
 """Bits that tensors of several readers may lose, tried in turn where a certified fold turns out to be too noisy."""
 
 
-def explain(model: ModelLike, *, keep: Iterable[str] = (), only: Iterable[str] = ()) -> Explained:
+def explain(model: ModelLike, *, merge: bool = True, keep: Iterable[str] = (), only: Iterable[str] = ()) -> Explained:
     """Say what `optimize` would fold and why the rest stays; writes nothing and runs nothing.
 
     Args:
         model: path, bytes or ModelProto; never modified.
+        merge: merge linear nodes, as for :func:`optimize`.
         keep: names or globs of nodes that must stay.
         only: names or globs; where given, every other node stays.
 
     Raises:
         ModelError: the model cannot be read.
     """
-    clock = Clock()
-    keep, only = tuple(keep), tuple(only)
+    clock, wishes = Clock(), Wishes(tuple(keep), tuple(only), merge=merge)
     given = Model(read(model))
     clock.lap("read")
     folder = Folder(given)
-    inlined, solution = folder.solve(keep, only)
+    found = folder.solve(wishes)
     clock.lap("solve")
-    patched = Patched(given.proto) if solution.plan.is_empty else patch(inlined, solution.plan)
+    patched = Patched(given.proto) if found.rewrite.is_empty else patch(found.rewrite.model, found.rewrite.plan)
     return Explained(
         _facts(given.source, patched.proto, None, patched.missing_bytes),
         Count(count_batchnorm(given.proto), count_batchnorm(patched.proto)),
-        _affines(folder, inlined, solution),
+        _affines(folder, found),
+        _merged(found),
         clock.laps,
-        _unmatched(solution, keep, only),
+        _unmatched(found, wishes),
     )
 
 
@@ -94,7 +96,7 @@ def optimize(
         output: where to write. For a path, `NAME.folded.onnx` beside it by default; for bytes or a ModelProto the
             result is only in memory (`Optimized.proto`) unless an output is given.
         verify: run both models (float64, and ONNX Runtime on every provider) before anything is written.
-        merge: merge linear nodes that folding brought together (nothing to merge yet).
+        merge: make one node of parallel convolutions of one tensor, and of one behind another, where that is cheaper.
         keep: names or globs of nodes that must stay.
         only: names or globs; where given, every other node stays.
         providers: execution providers to verify on, each in turn: `cuda`, `tensorrt`, `cpu`. By default the best here.
@@ -118,7 +120,7 @@ def optimize(
         NotEquivalentError: the folded model failed verification, and no set of folds was at fault, or `strict`.
     """
     clock, say = Clock(), progress or (lambda line: None)
-    keep, only = tuple(keep), tuple(only)
+    wishes = Wishes(tuple(keep), tuple(only), merge=merge)
     if verify and (providers or provider_options):
         resolve_providers(providers, provider_options)
     settings = Settings(
@@ -140,20 +142,20 @@ def optimize(
     folder = Folder(given := Model(source))
     clock.lap("read")
 
-    def certified(optimized: ModelLike, base_dir: Path | None, inlined: Model, plan: Plan) -> Proof:
+    def certified(optimized: ModelLike, base_dir: Path | None, rewrite: Rewrite) -> Proof:
         say("certifying")
         made = read(optimized)
         made = Source(made.proto, made.path, made.base_dir or base_dir)
-        certificate = certify(given, Model(made), witness_of(plan))
+        certificate = certify(given, Model(made), witness_of(rewrite))
         clock.lap("certify")
         return Proof(certificate, None)
 
-    def proved(optimized: ModelLike, base_dir: Path | None, inlined: Model, plan: Plan, final: bool = True) -> Proof:
-        proof = certified(optimized, base_dir, inlined, plan)
+    def proved(optimized: ModelLike, base_dir: Path | None, rewrite: Rewrite, final: bool = True) -> Proof:
+        proof = certified(optimized, base_dir, rewrite)
         if not proof.ok or not verify:
             return proof
         asked = settings if final else replace(settings, labels=None)
-        run = verified(source.path or model, optimized, asked, progress, fold=(inlined, plan))
+        run = verified(source.path or model, optimized, asked, progress, fold=rewrite)
         clock.lap("verify")
         return Proof(proof.certificate, run)
 
@@ -161,9 +163,9 @@ def optimize(
 
     def fold(without: set[str], bits: float = math.inf, prove: Prove = proved) -> Attempt:
         say("solving")
-        inlined, solution = folder.solve(keep, only, dropped | dict.fromkeys(without, False), bits)
+        found = folder.solve(replace(wishes, drop=dropped | dict.fromkeys(without, False), bits=bits))
         clock.lap("solve")
-        return Attempt(inlined, solution, prove, clock, say)
+        return Attempt(found, prove, clock, say)
 
     def carry_out(attempt: Attempt) -> Result:
         if where is None or dry_run:
@@ -188,17 +190,18 @@ def optimize(
             raise NotEquivalentError(_failure(result.proof, guilty, source))
         dropped |= dict.fromkeys(guilty, result.proof.exact)
         attempt, too_noisy = fold(set()), False
-    solution = attempt.solution
+    found = attempt.found
     written = None if where is None or dry_run else where.path
     return Optimized(
         _facts(source, result.proto, written),
         Count(count_batchnorm(source.proto), count_batchnorm(result.proto)),
-        _affines(folder, attempt.model, solution),
+        _affines(folder, found),
+        _merged(found),
         clock.laps,
-        _unmatched(solution, keep, only) + _left_out(dropped, too_noisy),
+        _unmatched(found, wishes) + _left_out(dropped, too_noisy),
         result.proof.certificate,
         result.proof.verification,
-        witness_of(solution.plan),
+        witness_of(found.rewrite),
         written,
         result.proto if where is None else None,
     )
@@ -208,7 +211,7 @@ def _gentler(attempt: Attempt, fold: Callable[[set[str], float], Attempt], limit
     """The next plan that loses fewer bits; takes the limits that it tries from the list. None where all are tried."""
     while limits:
         other = fold(set(), limits.pop(0))
-        if other.folded != attempt.folded:
+        if other.changes != attempt.changes:
             return other
     return None
 
@@ -249,11 +252,11 @@ def count_batchnorm(model: onnx.ModelProto) -> int:
     return Functions(model).count("BatchNormalization")
 
 
-def _affines(folder: Folder, model: Model, solution: Solution) -> tuple[Affine, ...]:
-    ops = {node.label: node.op for graph in model.graphs for node in graph.nodes}
+def _affines(folder: Folder, found: Folded) -> tuple[Affine, ...]:
+    ops = {node.label: node.op for graph in found.rewrite.original.graphs for node in graph.nodes}
     hidden = (Affine(label, op, "kept", reasons=(reason,)) for label, op, reason in folder.hidden())
-    gone = {outcome.node.label for outcome in solution.outcomes if outcome.folded}
-    return (*(_affine(outcome, ops, gone) for outcome in solution.outcomes), *hidden)
+    gone = {outcome.node.label for outcome in found.outcomes if outcome.folded}
+    return (*(_affine(outcome, ops, gone) for outcome in found.outcomes), *hidden)
 
 
 def _affine(outcome: Outcome, ops: Mapping[str, str], gone: Collection[str]) -> Affine:
@@ -265,12 +268,24 @@ def _affine(outcome: Outcome, ops: Mapping[str, str], gone: Collection[str]) -> 
     return Affine(node.label, node.op, "folded", outcome.way, into, kinds, note=outcome.note, region=around)
 
 
-def _unmatched(solution: Solution, keep: Iterable[str], only: Iterable[str]) -> tuple[str, ...]:
-    """A warning for every pattern that names no affine."""
-    labels = [outcome.node.label for outcome in solution.outcomes]
+def _merged(found: Folded) -> tuple[Merged, ...]:
+    merges = found.rewrite.merges
+    made = (
+        Merged("merged", merge.root.label, tuple(node.label for node in merge.members), merge.kept.label, merge.kept.op)
+        for merge in merges
+    )
+    almost = (Merged("kept", each.node.label, reason=each.text) for each in found.almost)
+    return (*made, *almost)
+
+
+def _unmatched(found: Folded, wishes: Wishes) -> tuple[str, ...]:
+    """A warning for every pattern that names no affine, and no node that could be merged with others."""
+    labels = {outcome.node.label for outcome in found.outcomes}
+    if wishes.merge:
+        labels |= {node.label for node in found.rewrite.original.nodes() if is_linear(node)}
     return tuple(
         f"{option} {pattern!r} matches no node that could be folded"
-        for option, patterns in (("--keep", keep), ("--only", only))
+        for option, patterns in (("--keep", wishes.keep), ("--only", wishes.only))
         for pattern in patterns
         if not any(matches(pattern, label) for label in labels)
     )

@@ -12,10 +12,9 @@ import onnx
 
 from bnfold.certificate import Certificate
 from bnfold.equivalence import DIFFERENT, Progress, Verification
-from bnfold.graph import Model
+from bnfold.folding import Folded
 from bnfold.patch import tensors
-from bnfold.plan import Plan
-from bnfold.solver import Solution
+from bnfold.plan import Rewrite
 from bnfold.source import ModelLike, is_external
 from bnfold.write import Staged, folded, write
 
@@ -58,8 +57,8 @@ class Proof:
         return self.certified and (self.verification is None or self.verification.status != DIFFERENT)
 
 
-Prove = Callable[[ModelLike, Path | None, Model, Plan], Proof]
-"""Proves a folded model: (the model, where its external data is, the original with calls replaced, the plan)."""
+Prove = Callable[[ModelLike, Path | None, Rewrite], Proof]
+"""Proves a folded model: (the model, where its external data is, what became of the original)."""
 
 
 @dataclass(frozen=True)
@@ -74,54 +73,52 @@ class Result:
 class Attempt:
     """One plan, carried out and proved, in memory or on disk."""
 
-    model: Model
-    solution: Solution
+    found: Folded
     prove: Prove
     clock: Clock
     say: Progress
 
     @property
-    def folded(self) -> list[str]:
-        """Labels of the nodes that leave."""
-        return [outcome.node.label for outcome in self.solution.outcomes if outcome.folded]
+    def changes(self) -> list[str]:
+        """Labels of the nodes that leave, and of the last node of every merge."""
+        return self.found.changes
 
     def in_memory(self) -> Result:
         """Fold and prove; nothing stays on disk."""
-        if self.solution.plan.is_empty:
-            return Result(self.model.proto, Proof(None, None))
+        rewrite, source = self.found.rewrite, self.found.rewrite.original.source
+        if rewrite.is_empty:
+            return Result(rewrite.original.proto, Proof(None, None))
         self.say("writing")
-        proto = folded(self.model, self.solution.plan)
+        proto = folded(rewrite)
         self.clock.lap("write")
-        if any(is_external(tensor) for tensor in tensors(proto)) and self.model.source.path is not None:
-            return Result(proto, self._beside(proto))
-        return Result(proto, self.prove(proto, self.model.source.base_dir, self.model, self.solution.plan))
+        if any(is_external(tensor) for tensor in tensors(proto)) and source.path is not None:
+            return Result(proto, self._beside(proto, source.path))
+        return Result(proto, self.prove(proto, source.base_dir, rewrite))
 
     @property
     def passes(self) -> bool:
         """Whether the proof holds. Without folds the model is compared with itself: failing that is no fold's fault."""
-        if not self.solution.plan.is_empty:
+        rewrite, source = self.found.rewrite, self.found.rewrite.original.source
+        if not rewrite.is_empty:
             return self.in_memory().proof.ok
-        source = self.model.source
-        return self.prove(source.path or source.proto, source.base_dir, self.model, self.solution.plan).ok
+        return self.prove(source.path or source.proto, source.base_dir, rewrite).ok
 
-    def _beside(self, proto: onnx.ModelProto) -> Proof:
+    def _beside(self, proto: onnx.ModelProto, path: Path) -> Proof:
         """Prove a model whose external data is the original's: from a temporary file in the original's folder."""
-        assert self.model.source.path is not None
-        temporary = self.model.source.path.with_name(f".{self.model.source.path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             temporary.write_bytes(proto.SerializeToString())
-            return self.prove(temporary, None, self.model, self.solution.plan)
+            return self.prove(temporary, None, self.found.rewrite)
         finally:
             temporary.unlink(missing_ok=True)
 
     def on_disk(self, stage: Staged) -> Result:
         """Fold into the stage and prove what lies there."""
+        rewrite = self.found.rewrite
         self.say("writing")
-        proto = write(self.model, self.solution.plan, stage)
+        proto = write(rewrite, stage)
         self.clock.lap("write")
-        if self.solution.plan.is_empty:
-            return Result(proto, Proof(None, None))
-        proof = self.prove(stage.path, None, self.model, self.solution.plan)
+        proof = Proof(None, None) if rewrite.is_empty else self.prove(stage.path, None, rewrite)
         return Result(proto, proof)
 
 
@@ -151,5 +148,5 @@ def culprits(fold: Callable[[set[str]], Attempt], say: Progress) -> tuple[str, .
         earlier = guilty(first, dropped | set(later)) if later else halves(first, dropped)
         return earlier + later
 
-    folds = fold(set()).folded
+    folds = fold(set()).changes
     return halves(folds, set()) if folds and fold(set(folds)).passes else ()

@@ -37,10 +37,20 @@ class Constant:
     tensor: TensorProto | None = None
     """The initializer that holds the value as it is, None where nodes compute it."""
 
+    part: Callable[[int, int], Value] | None = None
+    """Some rows, where those can be had without all."""
+
     @property
     def is_float(self) -> bool:
         """Whether it is of a float type that bnfold folds."""
         return self.type in FLOATS
+
+    def rows(self, start: int, stop: int) -> Value:
+        """The values along the first axis, from one row to another (a scalar has one row)."""
+        if self.part is not None:
+            return self.part(start, stop)
+        value = self.load()
+        return value[start:stop] if value.ndim else value
 
     def float64(self) -> Array:
         """The values in float64."""

@@ -1,26 +1,68 @@
-"""Folding through calls of model-local functions: which calls must be replaced, and the plan for the model after that.
+"""What becomes of a model: which calls of model-local functions are replaced, which nodes merged, which affines folded.
 
-Every call is replaced first; then again only those of which a fold changed something.
+Nodes are merged first: one convolution takes up what its branches could not agree on. Every call is replaced first;
+then again only those of which something changed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from types import MappingProxyType
 
 import onnx
 
+from bnfold import merges, rules
 from bnfold.calls import Functions, callee
+from bnfold.constants import Constant
 from bnfold.graph import Graph, Model, Node
 from bnfold.inline import Inlined, inline
-from bnfold.plan import GraphPlan, Plan
+from bnfold.merges import Almost
+from bnfold.patch import patch
+from bnfold.plan import Plan, Rewrite
 from bnfold.protos import every_node
 from bnfold.reasons import Reason
-from bnfold.solver import Outcome, Solution, solve
+from bnfold.rules import Source
+from bnfold.solver import Outcome, is_matmul_bias, opted_out, solve
 from bnfold.witness import Where
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What becomes of a model, and of every affine node of the original in graph order."""
+
+    rewrite: Rewrite
+    outcomes: list[Outcome]
+    almost: tuple[Almost, ...] = ()
+
+    @property
+    def changes(self) -> list[str]:
+        """Labels of the affines that leave, and of the last node of every merge."""
+        merged = [merge.root.label for merge in self.rewrite.merges]
+        return [outcome.node.label for outcome in self.outcomes if outcome.folded and outcome.way != MERGED] + merged
+
+
+MERGED = "merge"
+"""The way of an affine that became part of a merged node."""
+
+ROUNDS = 4
+"""How often merged nodes may be merged again."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What may be folded, as for :func:`bnfold.solver.solve`, and whether nodes may be merged."""
+
+    keep: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    drop: Mapping[str, bool] = field(default_factory=dict)
+    bits: float = math.inf
+    merge: bool = True
+
+    def allow(self, node: Node) -> bool:
+        """Whether a node may be merged with others."""
+        return opted_out(node, self.keep, self.only, self.drop) is None
 
 
 class Folder:
@@ -30,29 +72,20 @@ class Folder:
         self.given = given
         self.functions = Functions(given.proto)
 
-    def solve(
-        self,
-        keep: Iterable[str] = (),
-        only: Iterable[str] = (),
-        drop: Mapping[str, bool] = MappingProxyType({}),
-        bits: float = math.inf,
-    ) -> tuple[Model, Solution]:
-        """The model in which the folds are made, and the folds; arguments as for :func:`bnfold.solver.solve`.
+    def solve(self, wishes: Wishes = Wishes()) -> Folded:
+        """What becomes of the model.
 
-        Where nothing folds, and where no fold needs a call replaced, the model is the one given.
+        Where nothing changes, and where no change needs a call replaced, the original in it is the model given.
         """
-        keep, only = tuple(keep), tuple(only)
         model, inlined = self._everything
-        first = solution = solve(model, keep, only, drop, bits)
-        calls: Collection[Where] = inlined.calls
-        while (needed := _needed(solution.plan, inlined)) != set(calls):
-            smaller, fewer = self._with(needed)
-            again = solve(smaller, keep, only, drop, bits)
-            if _folded(again) < _folded(solution):
+        first = found = _solve(model, inlined, wishes)
+        while (needed := _needed(found.rewrite, inlined)) != set(found.rewrite.calls):
+            model, inlined = self._with(needed)
+            again = _solve(model, inlined, wishes)
+            if len(again.changes) < len(found.changes):
                 break
-            model, inlined, solution, calls = smaller, fewer, again, needed
-        plan = Plan(solution.plan.graphs, inlined.calls)
-        return model, Solution(plan, _all_outcomes(first, solution))
+            found = again
+        return replace(found, outcomes=_all_outcomes(first.outcomes, found.outcomes))
 
     def hidden(self) -> list[tuple[str, str, Reason]]:
         """Label, operator and reason of every BatchNormalization in calls that cannot be replaced."""
@@ -83,39 +116,74 @@ class Folder:
         return Model(replace(self.given.source, proto=inlined.proto, raw=None)), inlined
 
 
-def _folded(solution: Solution) -> int:
-    return sum(outcome.folded for outcome in solution.outcomes)
+def _solve(model: Model, inlined: Inlined, wishes: Wishes) -> Folded:
+    rewrite, almost = _merge(Rewrite(model, model, Plan([]), calls=inlined.calls), wishes)
+    solution = solve(rewrite.model, wishes.keep, wishes.only, wishes.drop, wishes.bits)
+    rewrite = replace(rewrite, plan=solution.plan)
+    return Folded(rewrite, _with_merged(rewrite, solution.outcomes), almost)
 
 
-def _all_outcomes(first: Solution, last: Solution) -> list[Outcome]:
+def _merge(rewrite: Rewrite, wishes: Wishes) -> tuple[Rewrite, tuple[Almost, ...]]:
+    """Merge until nothing is left to merge: a sum of branches may stand behind another convolution."""
+    almost: tuple[Almost, ...] = ()
+    for _ in range(ROUNDS if wishes.merge else 0):
+        found = merges.find(rewrite.model, wishes.allow)
+        almost = tuple(Almost(rewrite.original_node(each.node), each.text) for each in found.almost)
+        if not found:
+            break
+        plan = Plan(list(found.plans))
+        patched = patch(rewrite.model, plan)
+        pending = {
+            tensor.name: Constant(tensor.name, edit.type, edit.shape, edit.value, tensor, edit.rows)
+            for tensor, edit in patched.pending
+        }
+        after = Model(replace(rewrite.model.source, proto=patched.proto, raw=None), pending)
+        rewrite = rewrite.after(plan, after, patched.origin)
+    return rewrite, almost
+
+
+def _with_merged(rewrite: Rewrite, outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """The outcomes by nodes of the original, those of affines that became part of a merged node among them."""
+    if not rewrite.merges:
+        return list(outcomes)
+    found = [replace(outcome, node=rewrite.original_node(outcome.node)) for outcome in outcomes]
+    for merge in rewrite.merges:
+        affines = [node for node in merge.members if isinstance(rules.as_source(node), Source)]
+        found += [Outcome(node, True, MERGED, (merge.kept.label,)) for node in affines if not is_matmul_bias(node)]
+    places = {id(graph): place for place, graph in enumerate(rewrite.original.graphs)}
+    return sorted(found, key=lambda outcome: (places[id(outcome.node.graph)], outcome.node.index))
+
+
+def _all_outcomes(first: list[Outcome], last: list[Outcome]) -> list[Outcome]:
     """The last outcome of every affine: some are in calls that were not replaced again, and stay."""
     if first is last:
-        return first.outcomes
-    final = {outcome.node.label: outcome for outcome in last.outcomes}
-    return [final.pop(outcome.node.label, outcome) for outcome in first.outcomes] + list(final.values())
+        return first
+    final = {outcome.node.label: outcome for outcome in last}
+    return [final.pop(outcome.node.label, outcome) for outcome in first] + list(final.values())
 
 
-def _needed(plan: Plan, inlined: Inlined) -> set[Where]:
-    """The calls from which nodes come that the plan removes, changes, or feeds with what is stored in another way."""
+def _needed(rewrite: Rewrite, inlined: Inlined) -> set[Where]:
+    """The calls from which nodes come that are removed, merged, changed, or fed with what is stored in another way."""
     found: set[Where] = set()
-    for own in plan.graphs:
-        for node in _touched(own):
-            found.update(inlined.owner(node.proto))
+    for node in _makers(set(_touched(rewrite))):
+        found.update(inlined.owner(node.proto))
     return found | {where[:depth] for where in found for depth in range(1, len(where))}
 
 
-def _touched(plan: GraphPlan) -> set[Node]:
-    graph = plan.graph
-    restored = {name for name, storage in plan.storage.items() if not storage.is_identity}
-    touched = {graph.nodes[index] for index, edits in plan.edits.items() if edits}
-    touched |= {graph.nodes[index] for index in plan.removed}
-    touched |= {node for node in graph.nodes if restored.intersection((*node.inputs, *node.outputs))}
-    return touched | _makers(touched)
+def _touched(rewrite: Rewrite) -> Iterator[Node]:
+    for plan in rewrite.plan.graphs:
+        graph = plan.graph
+        restored = {name for name, storage in plan.storage.items() if not storage.is_identity}
+        indices = {index for index, edits in plan.edits.items() if edits} | set(plan.removed)
+        indices |= {node.index for node in graph.nodes if restored.intersection((*node.inputs, *node.outputs))}
+        yield from (rewrite.original_node(graph.nodes[index]) for index in indices)
+    for merge in rewrite.merges:
+        yield from merge.members
 
 
-def _makers(nodes: Iterable[Node]) -> set[Node]:
-    """The nodes that compute constants which these nodes read."""
-    found: set[Node] = set()
+def _makers(nodes: set[Node]) -> set[Node]:
+    """These nodes, and those that compute constants which they read."""
+    found = set(nodes)
     stack = list(nodes)
     while stack:
         node = stack.pop()

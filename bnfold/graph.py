@@ -6,9 +6,10 @@ constants are looked up here. Every graph of the model (the main graph, If/Loop/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 import onnx
 from onnx import AttributeProto
@@ -190,7 +191,9 @@ class Graph:
             node = self.producers.get(current)
             if node is None:
                 tensor = self.initializers.get(current)
-                if tensor is not None and current not in self.overridable:
+                if tensor is not None and current in self.model.pending:
+                    self._constants[current] = self.model.pending[current]
+                elif tensor is not None and current not in self.overridable:
                     self._constants[current] = from_initializer(tensor, self.model.source.base_dir)
                 else:
                     self._constants[current] = None
@@ -261,8 +264,10 @@ class _Labels:
 class Model:
     """A whole model: every graph in it, main graph first."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, pending: Mapping[str, Constant] = MappingProxyType({})) -> None:
+        """`pending` are initializers, by name, whose values are not in the proto yet."""
         self.source = source
+        self.pending = pending
         self.proto = source.proto
         self.labels = _Labels()
         self.opset = next((e.version for e in self.proto.opset_import if e.domain in ("", "ai.onnx")), 1)

@@ -10,10 +10,10 @@ import onnx
 from onnx import AttributeProto, TensorProto
 
 from bnfold.graph import Graph, Model
-from bnfold.plan import Edit, GraphPlan, NewBias, NewConstant, Plan, SetAttribute, SetOperator
+from bnfold.plan import Edit, GraphPlan, Merge, NewBias, NewConstant, Plan, Rewrite, SetAttribute, SetOperator
 from bnfold.protos import Names, bodies
 from bnfold.source import is_external, tensor_nbytes
-from bnfold.witness import GraphWitness, Witness
+from bnfold.witness import GraphWitness, Merged, Witness
 
 
 @dataclass
@@ -23,6 +23,8 @@ class Patched:
     proto: onnx.ModelProto
     pending: list[tuple[TensorProto, NewConstant]] = field(default_factory=list)
     """New initializers in `proto`, without data yet."""
+    origin: dict[str, list[int]] = field(default_factory=dict)
+    """By path of a graph that changed: of every node the index that it had, of a merged one that of its root."""
 
     @property
     def missing_bytes(self) -> int:
@@ -30,14 +32,31 @@ class Patched:
         return sum(tensor_nbytes(tensor) for tensor, _ in self.pending if not is_external(tensor))
 
 
-def witness_of(plan: Plan) -> Witness:
-    """What a checker must know of a plan."""
+def witness_of(rewrite: Rewrite) -> Witness:
+    """What a checker must know of a rewrite."""
     graphs = []
-    for own in plan.graphs:
-        removed = {i: (source, own.graph.nodes[i].outputs[0]) for i, source in own.removed.items()}
-        storage = {name: s for name, s in own.storage.items() if not name.startswith("#") and not s.is_identity}
-        graphs.append(GraphWitness(own.graph.path, storage, removed, own.names()))
-    return Witness(tuple(graphs), plan.calls)
+    for own in rewrite.plan.graphs:
+        path, nodes = own.graph.path, own.graph.nodes
+        origin = rewrite.origin.get(path) or range(len(nodes))
+        merges = [merge for merge in rewrite.merges if merge.root.graph.path == path]
+        new = _made_by_merges([merge.root.outputs[0] for merge in merges], own.graph)
+        removed = {origin[i]: (source, nodes[i].outputs[0]) for i, source in own.removed.items()}
+        storage = {
+            name: s
+            for name, s in own.storage.items()
+            if not name.startswith("#") and name not in new and not s.is_identity
+        }
+        members = {
+            merge.root.index: Merged(merge.kept.index, tuple(node.index for node in merge.members)) for merge in merges
+        }
+        graphs.append(GraphWitness(path, storage, removed, own.names(), members))
+    return Witness(tuple(graphs), rewrite.calls)
+
+
+def _made_by_merges(outputs: Iterable[str], after: Graph) -> set[str]:
+    """Tensors that the original does not have: what a merged MatMul makes in front of its bias."""
+    adds = [after.producers[name] for name in outputs if after.producers[name].op == "Add"]
+    return {name for add in adds for name in add.inputs if after.constant(name) is None}
 
 
 def patch(model: Model, plan: Plan) -> Patched:
@@ -47,9 +66,10 @@ def patch(model: Model, plan: Plan) -> Patched:
     editor = _Editor(model, result)
     # Inner graphs first: deleting nodes of an outer graph would move what the trails of the inner ones count.
     for own in reversed(plan.graphs):
-        if own.removed:
+        if own.removed or own.merges:
             editor.graph(own)
     editor.sweep()
+    editor.carry_over()
     return result
 
 
@@ -65,12 +85,16 @@ class _Editor:
         """New tensors that take the place of an initializer, if that one goes."""
         self.gone: dict[str, set[int]] = {}
         self.inserted: dict[str, dict[int, list[onnx.NodeProto]]] = {}
+        self.roots: dict[str, dict[int, int]] = {}
+        """By graph path and index of a merged node: the index of its root."""
 
     def graph(self, own: GraphPlan) -> None:
         graph, proto = own.graph, self.graphs[own.graph.path]
         names = own.names()
         self.gone[graph.path] = set(own.removed)
-        for index in own.removed:
+        for merge in own.merges:
+            self._merge(graph, merge)
+        for index in self.gone[graph.path]:
             self.loose += [(graph.path, name) for name in proto.node[index].input if graph.constant(name)]
         rename_within(proto, names, own.removed)
         for index, edits in own.edits.items():
@@ -78,6 +102,19 @@ class _Editor:
                 self._edit(graph, index, edit)
         stale = set(names)
         _delete(proto.value_info, lambda value: value.name in stale)
+
+    def _merge(self, graph: Graph, merge: Merge) -> None:
+        """The kept node takes the place of all."""
+        index, root = merge.kept.index, merge.root.outputs[0]
+        node = self.graphs[graph.path].node[index]
+        inner = {name for member in merge.members for name in member.outputs if name != root}
+        _delete(self.graphs[graph.path].value_info, lambda value: value.name in inner)
+        self.gone[graph.path] |= {member.index for member in merge.members} - {index}
+        self.roots.setdefault(graph.path, {})[index] = merge.root.index
+        node.input[0] = merge.source
+        node.output[0] = root
+        for edit in merge.edits:
+            self._edit(graph, index, edit)
 
     def _edit(self, graph: Graph, index: int, edit: Edit) -> None:
         node = self.graphs[graph.path].node[index]
@@ -118,8 +155,9 @@ class _Editor:
         holder: Graph = (graph.owner(base) if base else None) or graph
         if self.model.proto.ir_version < 4:
             holder = self.model.main  # a body could not list the new constant among its inputs
-        stem = base.removesuffix(".folded") or f"{graph.nodes[index].label}.{edit.hint}"
-        tensor = TensorProto(name=self.names.fresh(f"{stem}.folded"), data_type=edit.type, dims=edit.shape)
+        stem = base.removesuffix(".folded").removesuffix(".merged") or f"{graph.nodes[index].label}.{edit.hint}"
+        name = self.names.fresh(f"{stem}.{'folded' if edit.values is None else 'merged'}")
+        tensor = TensorProto(name=name, data_type=edit.type, dims=edit.shape)
         if edit.base is not None and edit.base.tensor is not None and is_external(edit.base.tensor):
             tensor.data_location = TensorProto.EXTERNAL
         proto = self.graphs[holder.path]
@@ -157,6 +195,16 @@ class _Editor:
         for graph in reversed(self.model.graphs):
             self._delete(graph.path, dead.get(graph.path, set()))
 
+    def carry_over(self) -> None:
+        """What an earlier step left to be written, as far as it is still there."""
+        new = {tensor.name for tensor, _ in self.result.pending}
+        for proto in self.graphs.values() if self.model.pending else ():
+            for tensor in proto.initializer:
+                constant = self.model.pending.get(tensor.name)
+                if constant is not None and tensor.name not in new:
+                    edit = NewConstant(0, "", constant.type, constant.shape, constant)
+                    self.result.pending.append((tensor, edit))
+
     def _uses(self) -> Counter[str]:
         """How often every name is read, or named by what is not a node."""
         uses: Counter[str] = Counter()
@@ -178,6 +226,13 @@ class _Editor:
     def _delete(self, path: str, dead: set[str]) -> None:
         proto = self.graphs[path]
         inserted, gone = self.inserted.get(path, {}), self.gone.get(path, set())
+        roots = self.roots.get(path, {})
+        self.result.origin[path] = [
+            roots.get(index, index)
+            for index in range(len(proto.node))
+            if index not in gone
+            for _ in range(1 + len(inserted.get(index, [])))
+        ]
         for index in sorted({*gone, *inserted}, reverse=True):
             for added in inserted.get(index, []):
                 proto.node.insert(index + 1, added)
@@ -238,7 +293,12 @@ def rename_within(graph: onnx.GraphProto, names: dict[str, str], gone: Container
 
 def _set_attribute(node: onnx.NodeProto, edit: SetAttribute) -> None:
     found = next((a for a in node.attribute if a.name == edit.name), None) or node.attribute.add(name=edit.name)
-    if isinstance(edit.value, float):
+    if edit.value is None:
+        node.attribute.remove(found)
+    elif isinstance(edit.value, list):
+        found.type = AttributeProto.INTS
+        found.ints[:] = edit.value
+    elif isinstance(edit.value, float):
         found.type, found.f = AttributeProto.FLOAT, edit.value
     else:
         found.type, found.i = AttributeProto.INT, edit.value

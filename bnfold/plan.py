@@ -1,4 +1,5 @@
-"""What a fold will change: constants, attributes, new biases, nodes that leave. Pure data, made by rules and solver.
+"""What will change: constants, attributes, new biases, nodes that leave or become one. Pure data, made by rules,
+solver and merges.
 
 Nothing is computed from weights here: an edit holds small per-channel arrays in float64, and the weights are read once,
 when the model is written.
@@ -6,20 +7,20 @@ when the model is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from bnfold.affine import Array, Storage
 from bnfold.constants import Constant
-from bnfold.graph import Graph
+from bnfold.graph import Graph, Model, Node
 from bnfold.witness import Call, Where
 
 
 @dataclass(frozen=True, eq=False)
 class NewConstant:
-    """A node's input becomes the constant ``base * factors[0] * ... + shift``, rounded once to `type`."""
+    """A node's input becomes the constant ``base * factors[0] * ... + shift``, or `values`, rounded once to `type`."""
 
     slot: int
     hint: str
@@ -27,21 +28,31 @@ class NewConstant:
     type: int
     shape: tuple[int, ...]
     base: Constant | None
-    """The constant it is made from; None for zero."""
+    """The constant it is made from, or takes the place of; None for zero."""
     factors: tuple[Array, ...] = ()
     shift: Callable[[], Array] | None = None
+    values: Callable[[int, int], Array] | None = None
+    """Rows of the new values, where they are not made from the base alone."""
 
     def rows(self, start: int, stop: int) -> Array:
         """The new values in float64, along the first axis from `start` to `stop` (a scalar has one row)."""
+        if self.values is not None:
+            return self.values(start, stop)
         whole = not self.shape or (start == 0 and stop >= self.shape[0])
         pick = (lambda array: array) if whole else (lambda array: _rows(array, len(self.shape), start, stop))
         size = self.shape if whole else (min(stop, self.shape[0]) - start, *self.shape[1:])
-        value: Array = np.zeros((1,) * len(size)) if self.base is None else pick(self.base.load()).astype(np.float64)
+        value: Array = np.zeros((1,) * len(size)) if self.base is None else self._base(start, stop, whole)
         for factor in self.factors:
             value = value * pick(factor)
         if self.shift is not None:
             value = value + pick(self.shift())
         return np.broadcast_to(value, size)
+
+    def _base(self, start: int, stop: int, whole: bool) -> Array:
+        base = self.base
+        assert base is not None
+        own = not whole and len(base.shape) == len(self.shape) and base.shape[0] != 1
+        return np.asarray(base.rows(start, stop) if own else base.load()).astype(np.float64)
 
     def value(self) -> Array:
         """All new values in float64, not yet rounded."""
@@ -54,10 +65,10 @@ def _rows(array: Array, rank: int, start: int, stop: int) -> Array:
 
 @dataclass(frozen=True)
 class SetAttribute:
-    """An attribute of the node gets a new value."""
+    """An attribute of the node gets a new value, or goes (None)."""
 
     name: str
-    value: int | float
+    value: int | float | list[int] | None
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,23 @@ class NewBias:
     """Float64, broadcasts against the output."""
 
 
+@dataclass(frozen=True, eq=False)
+class Merge:
+    """Nodes that together are one linear map of one tensor, and become one node."""
+
+    graph: Graph
+    root: Node
+    """The last of them; the merged node writes its output."""
+    kept: Node
+    """The one that becomes the merged node, in its place."""
+    members: tuple[Node, ...]
+    """All of them, in graph order."""
+    source: str
+    """The tensor that they read."""
+    edits: tuple[Edit, ...]
+    """Of the kept node."""
+
+
 Edit = NewConstant | SetAttribute | SetOperator | NewBias
 
 
@@ -90,6 +118,7 @@ class GraphPlan:
     """Index of every node that leaves, with the input that its output becomes one with."""
     edits: dict[int, tuple[Edit, ...]] = field(default_factory=dict)
     """By node index, in the original graph."""
+    merges: list[Merge] = field(default_factory=list)
 
     def names(self) -> dict[str, str]:
         """Tensor names that change: where nodes leave, several tensors become one, which keeps the best name.
@@ -126,10 +155,74 @@ class Plan:
     """What changes in the whole model."""
 
     graphs: list[GraphPlan]
-    calls: Mapping[Where, Call] = field(default_factory=dict)
-    """Calls of functions that were replaced in the model that is planned for."""
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing changes at all."""
-        return not any(plan.removed for plan in self.graphs)
+        return not any(plan.removed or plan.merges for plan in self.graphs)
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """Nodes of the original that became one, in one step or several."""
+
+    root: Node
+    kept: Node
+    members: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """Everything that becomes of a model: calls of functions are replaced, then nodes merged, then affines folded."""
+
+    original: Model
+    """The model as given, with calls replaced."""
+    model: Model
+    """The same after the merges: the one that the plan is for."""
+    plan: Plan
+    merges: tuple[Merged, ...] = ()
+    origin: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """By path of a graph with merges: for every node after them its index in the original; a merged one has its root's.
+    """
+    calls: Mapping[Where, Call] = field(default_factory=dict)
+
+    @staticmethod
+    def of(plan: Plan) -> Rewrite:
+        """Folds alone."""
+        model = plan.graphs[0].graph.model
+        return Rewrite(model, model, plan)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the output is the input."""
+        return not self.merges and self.plan.is_empty
+
+    def original_node(self, node: Node) -> Node:
+        """The node of the original that is this one after the merges; the root of the merge for one that was merged."""
+        path = node.graph.path
+        graph = next(each for each in self.original.graphs if each.path == path)
+        return graph.nodes[self.origin[path][node.index]] if path in self.origin else graph.nodes[node.index]
+
+    def after(self, plan: Plan, model: Model, origin: Mapping[str, Sequence[int]]) -> Rewrite:
+        """With the merges of a plan for the model made: what that became, and where its nodes were before."""
+        made = {merge.root: merge for merge in self.merges}
+        for merge in (merge for graph in plan.graphs for merge in graph.merges):
+            members = [self.original_node(node) for node in merge.members]
+            earlier = {node: made.pop(node) for node in members if node in made}
+            every = {inner for node in members for inner in (earlier[node].members if node in earlier else [node])}
+            kept = self.original_node(merge.kept)
+            kept = earlier[kept].kept if kept in earlier else kept
+            root = self.original_node(merge.root)
+            made[root] = Merged(root, kept, tuple(sorted(every, key=lambda node: node.index)))
+        paths = {
+            path: [self.origin[path][index] for index in own] if path in self.origin else own
+            for path, own in origin.items()
+        }
+        return Rewrite(
+            self.original,
+            model,
+            Plan([]),
+            tuple(sorted(made.values(), key=lambda merge: merge.root.index)),
+            {**self.origin, **paths},
+            self.calls,
+        )

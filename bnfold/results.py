@@ -57,6 +57,31 @@ def _reason_json(reason: Reason) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Merged:
+    """Nodes that became one, or almost did."""
+
+    status: str
+    """`merged` or `kept`."""
+    root: str
+    """The node whose output the merged node makes: a sum of branches, or the second of two nodes."""
+    nodes: tuple[str, ...] = ()
+    """All that became one."""
+    into: str = ""
+    """The one of them that took the others up."""
+    op: str = ""
+    """Its operator."""
+    reason: str = ""
+    """Why they stayed."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of the report's `merges` list."""
+        entry: dict[str, Any] = {"node": self.root, "status": self.status}
+        if self.status == "merged":
+            return entry | {"op": self.op, "into": self.into, "nodes": list(self.nodes)}
+        return entry | {"reason": self.reason}
+
+
+@dataclass(frozen=True)
 class Count:
     """How many before and after."""
 
@@ -101,6 +126,7 @@ class Explained:
     model: Facts
     batchnorm: Count
     affines: tuple[Affine, ...]
+    merges: tuple[Merged, ...] = ()
     timing: Mapping[str, float] = field(default_factory=dict)
     """Seconds by step."""
     warnings: tuple[str, ...] = ()
@@ -114,7 +140,7 @@ class Explained:
             "model": self.model.to_json(),
             "batchnorm": self.batchnorm.to_json(),
             "affines": [affine.to_json() for affine in self.affines],
-            "merges": [],
+            "merges": [merge.to_json() for merge in self.merges],
             "timing": {step: round(seconds, 4) for step, seconds in self.timing.items()},
             "warnings": list(self.warnings),
         }

@@ -26,6 +26,15 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Merged:
+    """Nodes that became one, by index in the original."""
+
+    kept: int
+    """The one whose place the merged node has."""
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class GraphWitness:
     """The witness for one graph of the model, with the calls replaced."""
 
@@ -37,6 +46,8 @@ class GraphWitness:
     """By index of an affine node in the original: its input and output, which are one tensor in the output."""
     names: dict[str, str] = field(default_factory=dict)
     """Tensor names that changed, original to output."""
+    merged: dict[int, Merged] = field(default_factory=dict)
+    """By index of the node whose output one merged node now makes."""
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,8 @@ from onnx import TensorProto
 
 from bnfold.affine import Array
 from bnfold.errors import ModelError, OutputError, UsageError
-from bnfold.graph import Model
 from bnfold.patch import patch, tensors
-from bnfold.plan import NewConstant, Plan
+from bnfold.plan import NewConstant, Rewrite
 from bnfold.source import FLOATS, MAX_PROTO, ExternalRange, Source, external_range, is_external, tensor_nbytes
 
 PIECE = 1 << 24
@@ -49,12 +48,12 @@ def rounded(values: Array, type_: int) -> NDArray[np.generic]:
         return np.asarray(bits.view(np.float32).astype(ml_dtypes.bfloat16))
 
 
-def folded(model: Model, plan: Plan, exact: bool = False) -> onnx.ModelProto:
+def folded(rewrite: Rewrite, exact: bool = False) -> onnx.ModelProto:
     """The folded model in memory, new constants inline; external data stays where the original has it.
 
     `exact` leaves new constants in float64, for an evaluator that does not look at types.
     """
-    patched = patch(model, plan)
+    patched = patch(rewrite.model, rewrite.plan)
     for tensor, edit in patched.pending:
         if exact and edit.type in FLOATS:
             tensor.data_type = TensorProto.DOUBLE
@@ -176,13 +175,13 @@ def staged(where: Destination) -> Iterator[Staged]:
         stage.discard()
 
 
-def write(model: Model, plan: Plan, stage: Staged) -> onnx.ModelProto:
+def write(rewrite: Rewrite, stage: Staged) -> onnx.ModelProto:
     """Write the folded model into the stage, where it can be loaded as it is; return it, without its external data."""
-    where = stage.where
-    if plan.is_empty and model.source.path is not None:
+    where, model = stage.where, rewrite.model
+    if rewrite.is_empty and model.source.path is not None:
         _copy_unchanged(model.source, stage)
         return model.proto
-    patched = patch(model, plan)
+    patched = patch(model, rewrite.plan)
     external = [tensor for tensor in tensors(patched.proto) if is_external(tensor)]
     pending = {id(tensor): edit for tensor, edit in patched.pending}
     for tensor, edit in patched.pending:

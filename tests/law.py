@@ -15,6 +15,7 @@ from bnfold.equivalence.algebra import rounds
 from bnfold.graph import Model
 from bnfold.oracle import Oracle
 from bnfold.patch import witness_of
+from bnfold.plan import Rewrite
 from bnfold.reasons import Reason
 from bnfold.rules import Source
 from bnfold.solver import Solution, is_matmul_bias, solve
@@ -72,7 +73,7 @@ def fold(
     before = model.SerializeToString(deterministic=True)
     read_model = Model(read(model))
     solution = solve(read_model, keep=keep, only=only, drop=dict.fromkeys(drop, False))
-    result = Folded(model, folded(read_model, solution.plan), solution)
+    result = Folded(model, folded(Rewrite.of(solution.plan)), solution)
     assert model.SerializeToString(deterministic=True) == before
     return result
 
@@ -104,7 +105,7 @@ def check(case: Folded, tolerance: float = TOLERANCE) -> None:
     given = {tensor.name for tensor in [*old.initializer, *new.initializer]}
     assert [v.name for v in old.input if v.name not in given] == [v.name for v in new.input if v.name not in given]
     assert case.left <= affines(case.original), "affine nodes grew"
-    proof = certify(Model(read(case.original)), Model(read(case.model)), witness_of(case.solution.plan))
+    proof = certify(Model(read(case.original)), Model(read(case.model)), witness_of(Rewrite.of(case.solution.plan)))
     assert proof.ok, proof.failures
     own = case.solution.plan.graphs[0]
     names = own.names()

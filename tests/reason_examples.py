@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from bnfold.folding import Folder
+from bnfold.folding import Folder, Wishes
 from bnfold.graph import Model
 from bnfold.reasons import Reason
 from bnfold.source import read
@@ -56,11 +56,10 @@ class Told:
 def told(example: Example, unlocked: bool = False) -> dict[str, Told]:
     """What bnfold says of every affine of an example, by name."""
     folder = Folder(Model(read(example.make(unlocked))))
-    _, solution = folder.solve(
-        example.unlocked_keep if unlocked else example.keep, drop=dict.fromkeys(example.drop, False)
-    )
-    found = {o.node.label: Told(o.node.op, o.folded, o.reasons) for o in solution.outcomes}
-    return found | {label: Told(op, False, (reason,)) for label, op, reason in folder.hidden()}
+    keep = example.unlocked_keep if unlocked else example.keep
+    found = folder.solve(Wishes(keep, drop=dict.fromkeys(example.drop, False)))
+    outcomes = {o.node.label: Told(o.node.op, o.folded, o.reasons) for o in found.outcomes}
+    return outcomes | {label: Told(op, False, (reason,)) for label, op, reason in folder.hidden()}
 
 
 EXAMPLES: list[Example] = []

@@ -13,6 +13,7 @@ from onnx import TensorProto
 from bnfold.certificate import certify
 from bnfold.graph import Model
 from bnfold.patch import witness_of
+from bnfold.plan import Rewrite
 from bnfold.runtime import Session
 from bnfold.source import read
 from tests.builder import KINDS, Builder
@@ -84,7 +85,7 @@ def holds(row: Row, side: str, kind: str, opset: int) -> Folded:
 
 def certified(case: Folded) -> None:
     """The certificate holds."""
-    found = certify(Model(read(case.original)), Model(read(case.model)), witness_of(case.solution.plan))
+    found = certify(Model(read(case.original)), Model(read(case.model)), witness_of(Rewrite.of(case.solution.plan)))
     assert found.ok, found.failures
 
 

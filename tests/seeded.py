@@ -24,7 +24,7 @@ from bnfold.equivalence.result import RuntimeCheck, Verification
 from bnfold.folding import Folder
 from bnfold.graph import Model
 from bnfold.patch import witness_of
-from bnfold.plan import Plan
+from bnfold.plan import Rewrite
 from bnfold.source import read
 from bnfold.write import folded
 from tests.builder import Builder
@@ -122,24 +122,24 @@ class Proof:
 
 def certificate_alone(model: onnx.ModelProto) -> str:
     """Fold and certify; nothing runs. The first failure, or ''."""
-    given, inlined, plan = _planned(model)
-    proof = certify(given, Model(read(folded(inlined, plan))), witness_of(plan))
+    rewrite = _planned(model)
+    proof = certify(Model(read(model)), Model(read(folded(rewrite))), witness_of(rewrite))
     return "" if proof.ok else str(proof.failures[0])
 
 
 def proved(model: onnx.ModelProto) -> Proof:
     """Fold, and ask every layer by itself."""
-    given, inlined, plan = _planned(model)
-    result = folded(inlined, plan)
-    certificate = certify(given, Model(read(result)), witness_of(plan))
-    run = verified(model, result, Settings(providers=["cpu"], locate=False), fold=(inlined, plan))
+    rewrite = _planned(model)
+    result = folded(rewrite)
+    certificate = certify(Model(read(model)), Model(read(result)), witness_of(rewrite))
+    run = verified(model, result, Settings(providers=["cpu"], locate=False), fold=rewrite)
     said = {
         "certificate": "" if certificate.ok else str(certificate.failures[0]),
         "algebra": run.algebra.problem if run.algebra is not None else "",
         "noise": _problem(run.noise.stored),
         **{f"runtime {level}": _ran(run, level) for level in ("off", "on")},
     }
-    return Proof(sum(len(own.removed) for own in plan.graphs), said)
+    return Proof(len(rewrite.merges) + sum(len(own.removed) for own in rewrite.plan.graphs), said)
 
 
 @cache
@@ -149,10 +149,8 @@ def measured(bug: Bug) -> Proof:
         return proved(bug.model())
 
 
-def _planned(model: onnx.ModelProto) -> tuple[Model, Model, Plan]:
-    given = Model(read(model))
-    inlined, solution = Folder(given).solve()
-    return given, inlined, solution.plan
+def _planned(model: onnx.ModelProto) -> Rewrite:
+    return Folder(Model(read(model))).solve().rewrite
 
 
 def _problem(checks: tuple[OutputCheck, ...]) -> str:

@@ -149,7 +149,7 @@ BUGS = (
         "np.any(beta != 0) and _touches_padding(view, shape[2:])", "False",
         lambda b: b.conv(behind_relu(b), 3, 3, pads=[1, 1, 1, 1])),
     Bug("a border that is touched by one column only, taken for none", CONDITION,
-        "bnfold.rules.convolution:_touches_padding", "reach - begin >= size", "reach - begin > size",
+        "bnfold.windows:Axis.touches_padding", "self.reach - self.begin >= size", "self.reach - self.begin > size",
         lambda b: b.conv(behind_relu(b), 3, 3, pads=[0, 0, 0, 1])),
     Bug("groups of input channels in the order of another framework", CONSTANT,
         "bnfold.rules.convolution:_group_rows", "np.repeat(parts, rows // group, axis=0)",

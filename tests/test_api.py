@@ -320,7 +320,7 @@ def test_the_search_by_halves_finds_all_and_nothing_else(guilty: set[int]) -> No
 
     def fold(without: set[str]) -> Any:
         proofs.append(without)
-        return SimpleNamespace(folded=folds, passes=set(map(str, guilty)) <= without)
+        return SimpleNamespace(changes=folds, passes=set(map(str, guilty)) <= without)
 
     assert culprits(fold, lambda line: None) == tuple(map(str, sorted(guilty)))
     assert len(proofs) <= 2 * len(guilty) * (math.log2(20 / len(guilty)) + 1) + 3

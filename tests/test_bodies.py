@@ -13,6 +13,7 @@ from bnfold import api
 from bnfold.certificate import certify
 from bnfold.graph import Model
 from bnfold.patch import witness_of
+from bnfold.plan import Rewrite
 from bnfold.runtime import Session
 from bnfold.solver import solve
 from bnfold.source import read
@@ -200,8 +201,8 @@ WRONG: dict[str, Callable[[onnx.GraphProto], object]] = {
 def test_the_certificate_sees_a_wrong_body(name: str, branch: str) -> None:
     model = build(CASES["in both branches"][0])
     given = Model(read(model))
-    plan = solve(given).plan
-    made = folded(given, plan)
-    assert certify(given, Model(read(made)), witness_of(plan)).ok
+    rewrite = Rewrite.of(solve(given).plan)
+    made = folded(rewrite)
+    assert certify(given, Model(read(made)), witness_of(rewrite)).ok
     WRONG[name](body_of(made, branch))
-    assert not certify(given, Model(read(made)), witness_of(plan)).ok
+    assert not certify(given, Model(read(made)), witness_of(rewrite)).ok

@@ -19,6 +19,7 @@ from bnfold.constants import from_initializer
 from bnfold.graph import Model
 from bnfold.kernels import KERNELS, Call
 from bnfold.patch import witness_of
+from bnfold.plan import Rewrite
 from bnfold.solver import solve
 from bnfold.source import read
 from bnfold.witness import GraphWitness, Witness
@@ -57,8 +58,8 @@ def bn(out: str, x: str, name: str, attributes: str = "") -> str:
 
 
 def fold(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Witness]:
-    plan = solve(Model(read(model))).plan
-    return folded(Model(read(model)), plan), witness_of(plan)
+    rewrite = Rewrite.of(solve(Model(read(model))).plan)
+    return folded(rewrite), witness_of(rewrite)
 
 
 def check(original: onnx.ModelProto, optimized: onnx.ModelProto, witness: Witness) -> Certificate:
@@ -699,10 +700,10 @@ def test_only_the_opposite_operator_may_take_its_place() -> None:
 
 # Wrong witnesses.
 
-Rewrite = Callable[[GraphWitness], GraphWitness]
+Forgery = Callable[[GraphWitness], GraphWitness]
 
 
-def restored(name: str, change: Callable[[Storage], Storage | None]) -> Rewrite:
+def restored(name: str, change: Callable[[Storage], Storage | None]) -> Forgery:
     def rewrite(told: GraphWitness) -> GraphWitness:
         storage = dict(told.storage)
         new = change(storage.pop(name, Storage.identity(4)))
@@ -711,7 +712,7 @@ def restored(name: str, change: Callable[[Storage], Storage | None]) -> Rewrite:
     return rewrite
 
 
-def left(change: Callable[[int, tuple[str, str]], tuple[str, str] | None]) -> Rewrite:
+def left(change: Callable[[int, tuple[str, str]], tuple[str, str] | None]) -> Forgery:
     def rewrite(told: GraphWitness) -> GraphWitness:
         changed = {index: change(index, ends) for index, ends in told.removed.items()}
         return dataclasses.replace(told, removed={i: ends for i, ends in changed.items() if ends is not None})
@@ -723,7 +724,7 @@ TWICE = Storage.encode(np.full((1, 1, 1, 1), 2.0), np.zeros((1, 1, 1, 1)))
 NOTHING = Storage(*(np.zeros((1, 1, 1, 1)) for _ in range(3)))
 NAN = Storage.encode(np.full((1, 1, 1, 1), np.nan), np.zeros((1, 1, 1, 1)))
 
-WRONG_WITNESSES: dict[str, tuple[Rewrite, str]] = {
+WRONG_WITNESSES: dict[str, tuple[Forgery, str]] = {
     "a re-stored tensor is left out": (restored("a", lambda _: None), "node"),
     "a tensor that was not re-stored": (restored("r", lambda _: TWICE), "node"),
     "a scale that is off by little": (

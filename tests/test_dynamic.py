@@ -13,6 +13,7 @@ from bnfold import skeleton
 from bnfold.certificate import certify
 from bnfold.graph import Model, Shape
 from bnfold.patch import witness_of
+from bnfold.plan import Rewrite
 from bnfold.rules.movement import groups
 from bnfold.source import read
 from tests.builder import Builder
@@ -145,7 +146,7 @@ def test_folds_where_sizes_are_free(net: Callable[[Net, str], str], shape: tuple
     assert not model.graph.value_info
     case = law(model, 0)
     given = Model(read(model))
-    assert certify(given, Model(read(case.model)), witness_of(case.solution.plan)).ok
+    assert certify(given, Model(read(case.model)), witness_of(Rewrite.of(case.solution.plan))).ok
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -168,7 +169,7 @@ def test_a_size_that_is_one_at_run_time_only() -> None:
     case = fold(b.model())
     given = Model(read(case.original))
     assert case.left == 0, case.codes()
-    assert certify(given, Model(read(case.model)), witness_of(case.solution.plan)).ok
+    assert certify(given, Model(read(case.model)), witness_of(Rewrite.of(case.solution.plan))).ok
 
 
 def test_a_size_that_follows_from_the_shape_behind() -> None:
@@ -182,7 +183,7 @@ def test_a_size_that_follows_from_the_shape_behind() -> None:
     case = fold(b.model())
     given = Model(read(case.original))
     assert case.left == 0, case.codes()
-    assert certify(given, Model(read(case.model)), witness_of(case.solution.plan)).ok
+    assert certify(given, Model(read(case.model)), witness_of(Rewrite.of(case.solution.plan))).ok
 
 
 PICKED: list[Callable[[Net, str], str]] = [

@@ -45,7 +45,7 @@ def result(*affines: Affine, **changes: Any) -> Optimized:
     norms = [affine for affine in affines if affine.op == "BatchNormalization"]
     left = sum(affine.status == "kept" for affine in norms)
     whole = Optimized(
-        FACTS, Count(len(norms), left), affines, {"solve": 0.5, "verify": 1.0}, (), Certificate(12, 6, 3), VERIFIED
+        FACTS, Count(len(norms), left), affines, (), {"solve": 0.5, "verify": 1.0}, (), Certificate(12, 6, 3), VERIFIED
     )
     return replace(whole, **changes)
 

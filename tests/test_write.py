@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.errors import ModelError, OutputError, UsageError
 from bnfold.graph import Model
-from bnfold.plan import NewConstant
+from bnfold.plan import NewConstant, Rewrite
 from bnfold.solver import solve
 from bnfold.source import read
 from bnfold.write import destination, folded, rounded, staged, write
@@ -59,7 +59,7 @@ def conv_bn(*, extra: bool = False, ir_version: int = 8) -> onnx.ModelProto:
 
 def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     given = Model(read(model))
-    return folded(given, solve(given).plan)
+    return folded(Rewrite.of(solve(given).plan))
 
 
 def test_only_what_the_fold_concerns_changes() -> None:
@@ -143,7 +143,7 @@ def save(path: Path, output: Path, *, force: bool = False) -> None:
     source = read(path)
     model = Model(source)
     with staged(destination(source, output, force)) as stage:
-        write(model, solve(model).plan, stage)
+        write(Rewrite.of(solve(model).plan), stage)
         if any(stage.folder.glob("*.data")):
             assert onnx.load(str(stage.path)).graph.node, "a staged result can be loaded as it is"
         stage.keep()

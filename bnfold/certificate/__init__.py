@@ -1,10 +1,10 @@
 """The certificate: a second, independent proof of a fold, from the original, the output and the witness alone.
 
 Translation validation. The witness says how every re-stored tensor is stored. If the graph's ends are stored as they
-were, every kept node makes the re-stored output from re-stored inputs, and every node that left is the identity
-between what it read and what it wrote, then the output computes what the original computes. Each of these is checked
-here, node by node, on small random float64 tensors and with formulas of its own; nothing is shared with the rules, the
-solver or the plan.
+were, every kept node makes the re-stored output from re-stored inputs, every merged node makes what those that became
+it make together, and every node that left is the identity between what it read and what it wrote, then the output
+computes what the original computes. Each of these is checked here, node by node, on small random float64 tensors and
+with formulas of its own; nothing is shared with the rules, the solver, the merges or the plan.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from bnfold.certificate.affines import check_removed
 from bnfold.certificate.calls import with_calls_replaced
+from bnfold.certificate.merged import check_region
 from bnfold.certificate.nodes import check_node, touched
 from bnfold.certificate.result import Certificate, Failure, NotCertifiedError, WrongError
 from bnfold.certificate.wiring import GraphPair, compare_nodes, match, same_tensor
@@ -134,14 +135,16 @@ def _check_outputs(graph: GraphPair) -> None:
 def _check_nodes(graph: GraphPair, rng: np.random.Generator) -> tuple[int, int]:
     checked = constants = 0
     for node in graph.old.nodes:
-        pair = graph.pairs.get(node.index)
+        pair, region = graph.pairs.get(node.index), graph.regions.get(node.index)
         left = node.index in graph.witness.removed
-        if not left and (pair is None or not touched(graph, pair)):
+        if not left and region is None and (pair is None or not touched(graph, pair)):
             continue
         checked += 1
         try:
             if left:
                 check_removed(graph, node)
+            elif region is not None:
+                constants += check_region(graph, region, rng)
             elif pair is not None:
                 constants += check_node(graph, pair, rng)
         except WrongError as error:

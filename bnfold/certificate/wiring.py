@@ -1,8 +1,8 @@
 """Which node of the output is which node of the original, and that nothing else happened to the graph.
 
-The output holds the original's nodes in their order, less those that left and those that only computed what nothing
-reads any more, and perhaps one Add of a constant right behind a MatMul. Every input that is no constant reads the same
-tensor, by its new name; every other field is equal.
+The output holds the original's nodes in their order, less those that left, those that became part of another, and those
+that only computed what nothing reads any more, and perhaps one Add of a constant right behind a MatMul. Every input
+that is no constant reads the same tensor, by its new name; every other field is equal.
 """
 
 from __future__ import annotations
@@ -75,6 +75,26 @@ class Pair:
         return (self.bias or self.new).outputs[0]
 
 
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Nodes of the original that became one."""
+
+    members: tuple[Node, ...]
+    """In graph order; the output of the last one is what the merged node makes."""
+    kept: Node
+    """The member whose place the merged node has."""
+    source: str
+    """The only tensor that they read from outside."""
+    new: Node
+    bias: Node | None = None
+    """The Add of a constant behind a merged MatMul."""
+
+    @property
+    def windowed(self) -> bool:
+        """Whether it is a convolution."""
+        return self.new.op == "Conv"
+
+
 @dataclass(eq=False)
 class GraphPair:
     """One graph of the original, and what became of it."""
@@ -85,6 +105,8 @@ class GraphPair:
     outer: GraphPair | None = None
     pairs: dict[int, Pair] = field(default_factory=dict)
     """By index in the original."""
+    regions: dict[int, Region] = field(default_factory=dict)
+    """By index of the last of their members."""
     failures: list[Failure] = field(default_factory=list)
     same: dict[str, bool] = field(default_factory=dict)
     """Initializers that were compared, by name."""
@@ -121,6 +143,11 @@ class GraphPair:
             scope, name = scope.scope(source), source
         return scope, name
 
+    def made(self, index: int) -> tuple[Node | None, ...]:
+        """The nodes of the output that make what a node of the original made."""
+        pair, region = self.pairs.get(index), self.regions.get(index)
+        return (pair.new, pair.bias) if pair is not None else (region.new, region.bias) if region is not None else ()
+
     def storage(self, name: str) -> Storage | None:
         """How the output stores a tensor of the original; None where it is stored as it was."""
         scope = self.scope(name)
@@ -137,8 +164,13 @@ def match(pair: GraphPair) -> None:
     _check_names(pair)
     used: dict[int, Node] = {}
     last = -1
+    merged = _merged(pair)
     for node in pair.old.nodes:
-        if node.index in pair.witness.removed:
+        if node.index in pair.witness.removed or (node.index in merged and merged[node.index] is None):
+            continue
+        end = merged.get(node.index)
+        if end is not None:
+            last = _match_region(pair, node, end, used, last)
             continue
         outputs = [pair.renamed(name) if name else "" for name in node.outputs]
         first = next((name for name in outputs if name), None)
@@ -165,6 +197,41 @@ def match(pair: GraphPair) -> None:
     for extra in pair.new.nodes:
         if extra.index not in used:
             pair.fail("wiring", extra.label, "the original has no such node")
+
+
+def _merged(pair: GraphPair) -> dict[int, int | None]:
+    """For every node that became part of another: the last of its group where the merged node has its place."""
+    found: dict[int, int | None] = {}
+    for end, merged in pair.witness.merged.items():
+        known = all(0 <= index < len(pair.old.nodes) for index in merged.members)
+        alone = not any(index in found or index in pair.witness.removed for index in merged.members)
+        once = len(set(merged.members)) == len(merged.members)
+        if not (known and alone and once and merged.kept in merged.members and max(merged.members) == end):
+            pair.fail("wiring", "", f"the witness says that {len(merged.members)} nodes became one, which cannot be")
+            continue
+        found |= dict.fromkeys(merged.members) | {merged.kept: end}
+    return found
+
+
+def _match_region(pair: GraphPair, kept: Node, end: int, used: dict[int, Node], last: int) -> int:
+    """Find the merged node; returns where the output goes on."""
+    members = tuple(pair.old.nodes[index] for index in sorted(pair.witness.merged[end].members))
+    made = {name for node in members for name in node.outputs}
+    read = {name for node in members for name in node.inputs if name and node.graph.constant(name) is None} - made
+    new, bias = pair.new.producers.get(pair.renamed(members[-1].outputs[0])), None
+    if new is not None and kept.op == "MatMul" and new.op == "Add":
+        new, bias = _product_behind(pair, new, used), new
+    alike = new is not None and (new.op, new.proto.name, len(new.outputs)) == (kept.op, kept.proto.name, 1)
+    if new is None or not alike or len(read) != 1:
+        pair.fail("wiring", kept.label, "there is no node that it and others became")
+        return last
+    for node in [new] if bias is None else [new, bias]:
+        if node.index <= last or node.index in used:
+            pair.fail("wiring", kept.label, "it stands in another place than in the original")
+        last = max(last, node.index)
+        used[node.index] = kept
+    pair.regions[end] = Region(members, kept, read.pop(), new, bias)
+    return last
 
 
 def _product_behind(pair: GraphPair, add: Node, used: dict[int, Node]) -> Node | None:
@@ -222,6 +289,10 @@ def compare_nodes(pair: GraphPair) -> None:
                     pair.fail("wiring", old.label, f"its input {slot} is {after!r}, not {pair.renamed(before)!r}")
                 changed.add(slot)
         pair.pairs[index] = Pair(old, new, nodes.bias, frozenset(changed), reset)
+    for region in pair.regions.values():
+        others = [name for name in region.new.inputs[1:] if name and region.new.graph.constant(name) is None]
+        if others or not _same_value(pair, region.source, region.new.input(0)):
+            pair.fail("wiring", region.kept.label, f"what it became reads {list(region.new.inputs)}")
 
 
 def _same_value(pair: GraphPair, before: str, after: str) -> bool:
@@ -238,8 +309,7 @@ def same_tensor(pair: GraphPair, before: str, after: str) -> bool:
         return False
     made, producer = scope.old.producers.get(origin), scope.new.producers.get(after)
     if made is not None:
-        nodes = scope.pairs.get(made.index)
-        return nodes is not None and after not in scope.new.initializers and producer in (nodes.new, nodes.bias)
+        return producer is not None and after not in scope.new.initializers and producer in scope.made(made.index)
     if producer is not None or (origin in scope.old.input_set) != (after in scope.new.input_set):
         return _both_constant(scope, origin, after) if producer is None else False
     return _both_constant(scope, origin, after) if origin in scope.old.initializers else after == scope.renamed(origin)

@@ -12,9 +12,10 @@ from typing import Any
 from bnfold.equivalence.check import OutputCheck
 from bnfold.equivalence.result import CERTIFIED_ONLY, DIFFERENT, EQUIVALENT, NoiseCheck, RuntimeCheck, Verification
 from bnfold.equivalence.settings import Progress, Settings
-from bnfold.equivalence.verifier import Fold, Verifier
+from bnfold.equivalence.verifier import Verifier
 from bnfold.inputs import InputsLike
 from bnfold.labels import LabelsLike
+from bnfold.plan import Rewrite
 from bnfold.source import ModelLike, read
 
 __all__ = [
@@ -96,7 +97,7 @@ def verified(
     optimized: ModelLike,
     settings: Settings,
     progress: Progress | None = None,
-    fold: Fold | None = None,
+    fold: Rewrite | None = None,
 ) -> Verification:
     """As `verify`. `fold` is what `optimized` was made from: how tensors are stored, and the unrounded constants."""
     say = progress or (lambda text: None)

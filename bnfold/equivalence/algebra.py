@@ -15,10 +15,10 @@ import numpy as np
 
 from bnfold.equivalence.spread import Sketch, growth, restored
 from bnfold.errors import BnfoldError, ModelError
-from bnfold.graph import Graph, Model
+from bnfold.graph import Graph
 from bnfold.oracle import Oracle
 from bnfold.patch import witness_of
-from bnfold.plan import NewConstant, Plan, SetAttribute
+from bnfold.plan import NewConstant, Plan, Rewrite, SetAttribute
 from bnfold.source import FLOATS
 from bnfold.witness import Witness
 from bnfold.write import folded
@@ -102,34 +102,33 @@ class Algebra:
 
 
 def compare(
-    model: Model, plan: Plan, feeds: Mapping[str, Any], conditioning: float = 1.0, known: Sketch | None = None
+    rewrite: Rewrite, feeds: Mapping[str, Any], conditioning: float = 1.0, known: Sketch | None = None
 ) -> Algebra:
     """Evaluate both, and compare.
 
     Args:
-        model: the original, calls of functions replaced where the plan replaces them.
-        plan: what the fold changes.
+        rewrite: what became of the original.
         feeds: one sample.
         conditioning: how many times its own rounding a float64 evaluation may be off, where that is a lot.
         known: the original's tensors on this sample, where they have been computed before calls were replaced.
     """
-    before, after = known or Sketch(), Sketch()
+    model, before, after = rewrite.original, known or Sketch(), Sketch()
     try:
-        if known is None or plan.calls:  # a function's tensors are inner ones only where its call is replaced
+        if known is None or rewrite.calls:  # a function's tensors are inner ones only where its call is replaced
             Oracle(model.proto, base_dir=model.source.base_dir).run(feeds, watch=before)
     except BnfoldError as error:
         return Algebra(f"not run: {error}")
     try:
-        Oracle(folded(model, plan, exact=True), base_dir=model.source.base_dir).run(feeds, watch=after)
+        Oracle(folded(rewrite, exact=True), base_dir=model.source.base_dir).run(feeds, watch=after)
     except ModelError as error:
         return Algebra(f"{BROKEN}{error}")
     except BnfoldError as error:
         return Algebra(f"not run: {error}")
-    witness = witness_of(plan)
+    witness = witness_of(rewrite)
     errors = tuple(_errors(before, after, witness, set(model.main.outputs)))
     conditioning = max(conditioning, _SLACK * _growth(model.main, before, witness))
     worst = sorted(errors, key=lambda each: -each.error if np.isfinite(each.error) else -np.inf)
-    tolerance = ROUNDED if rounds(plan) else max(TOLERANCE, conditioning * 2.0**-53)
+    tolerance = ROUNDED if rounds(rewrite.plan) else max(TOLERANCE, conditioning * 2.0**-53)
     return Algebra("float64", tolerance, len(errors), tuple(worst[:_WORST]), errors)
 
 
@@ -168,6 +167,6 @@ def rounds(plan: Plan) -> bool:
     return any(
         edit.type not in FLOATS
         if isinstance(edit, NewConstant)
-        else isinstance(edit, SetAttribute) and edit.value != round(edit.value)
+        else isinstance(edit, SetAttribute) and isinstance(edit.value, float) and edit.value != round(edit.value)
         for edit in edits
     )

@@ -29,25 +29,21 @@ from bnfold.equivalence.runs import Runs, run_both
 from bnfold.equivalence.sensitivity import sensitivity
 from bnfold.equivalence.settings import Progress, Settings
 from bnfold.errors import BnfoldError, ModelError
-from bnfold.graph import Model
 from bnfold.inputs import Own
 from bnfold.kernels.base import Array
 from bnfold.oracle import Oracle
 from bnfold.patch import witness_of
-from bnfold.plan import Plan
+from bnfold.plan import Rewrite
 from bnfold.runtime import CannotRun, Session, resolve_providers
 from bnfold.samples import Feeds
 from bnfold.source import Source, is_external
-
-Fold = tuple[Model, Plan]
-"""What an optimized model was made from, calls of functions replaced, and by which plan."""
 
 
 class Verifier:
     """One verification as it goes on. Makes no promise after `verify` has returned."""
 
     def __init__(
-        self, original: Source, optimized: Source, settings: Settings, say: Progress, fold: Fold | None = None
+        self, original: Source, optimized: Source, settings: Settings, say: Progress, fold: Rewrite | None = None
     ) -> None:
         self.start = time.perf_counter()
         self.original, self.optimized, self.fold = original, optimized, fold
@@ -193,7 +189,7 @@ class Verifier:
         if self.fold is None or not reference.is_float64:
             return []
         self.say("float64, unrounded constants")
-        self.algebra = algebra.compare(*self.fold, self.feeds[0], reference.conditioning, reference.inside)
+        self.algebra = algebra.compare(self.fold, self.feeds[0], reference.conditioning, reference.inside)
         return [self.algebra.problem] if self.algebra.problem else []
 
     def _stored(self, reference: Reference) -> Stored:
@@ -202,7 +198,7 @@ class Verifier:
         return stored
 
     def _stored_as(self, optimized: Source, reference: Reference) -> Stored:
-        witness = None if self.fold is None else witness_of(self.fold[1])
+        witness = None if self.fold is None else witness_of(self.fold)
         return judge_stored(self.original, optimized, self.feeds, reference, witness, self.say)
 
     def _answers(self) -> Answers | None:

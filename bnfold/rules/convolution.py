@@ -5,7 +5,6 @@ Source: ONNX operators Conv-1/11/22, ConvTranspose-1/11/22.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +15,7 @@ from bnfold.plan import Edit, NewConstant
 from bnfold.rules.base import OUT, Accept, View, channel_count, faults, need_decode, need_encode, only_axis
 from bnfold.rules.unlocks import CONSTANT, CONSTANTS, NO_SHIFT, SIZED, VALID
 from bnfold.sums import exact_sum
+from bnfold.windows import axes_of
 
 
 def conv(view: View) -> list[Accept]:
@@ -162,38 +162,10 @@ def _group_rows(vector: Array, group: int, rows: int) -> Array:
 
 
 def _touches_padding(view: View, kernel: tuple[int, ...]) -> bool:
-    """Whether some window of a Conv reaches a padded zero.
-
-    Per axis: pad_begin > 0, or (out-1)*stride + (k-1)*dilation - pad_begin >= in.
-    """
-    node, n = view.node, len(kernel)
-    mode = node.get_string("auto_pad", "NOTSET")
-    pads = node.get_ints("pads") or [0] * (2 * n)
-    strides = node.get_ints("strides") or [1] * n
-    dilations = node.get_ints("dilations") or [1] * n
+    """Whether some window of a Conv reaches a padded zero."""
     sizes = view.port(0).shape[2:]
-    for axis in range(n):
-        size, reach = sizes[axis], (kernel[axis] - 1) * dilations[axis]
-        if mode in ("SAME_UPPER", "SAME_LOWER"):
-            if reach == 0:
-                continue
-            if not isinstance(size, int):
-                return True
-            outputs = math.ceil(size / strides[axis])
-            if (outputs - 1) * strides[axis] + reach + 1 > size:
-                return True
-            continue
-        begin, end = pads[axis], pads[n + axis]
-        if begin > 0:
-            return True
-        if end <= 0:
-            continue
-        if not isinstance(size, int):
-            return True
-        outputs = (size + begin + end - reach - 1) // strides[axis] + 1
-        if (outputs - 1) * strides[axis] + reach - begin >= size:
-            return True
-    return False
+    axes = axes_of(view.node, kernel, sizes)
+    return any(axis is None or axis.touches_padding(size) for axis, size in zip(axes, sizes, strict=True))
 
 
 def _pointwise(view: View, kernel: tuple[int, ...]) -> bool:

@@ -16,9 +16,9 @@ from bnfold.plan import Plan
 from bnfold.solver.compete import compete, find_rivals
 from bnfold.solver.removed import is_matmul_bias
 from bnfold.solver.sweep import GraphSolver
-from bnfold.solver.verdicts import Outcome, Solution, matches
+from bnfold.solver.verdicts import Outcome, Solution, matches, opted_out
 
-__all__ = ["Outcome", "Solution", "is_matmul_bias", "matches", "solve"]
+__all__ = ["Outcome", "Solution", "is_matmul_bias", "matches", "opted_out", "solve"]
 
 
 def solve(

@@ -25,7 +25,7 @@ class Outcome:
     node: Node
     folded: bool
     way: str = ""
-    """pull, push or split."""
+    """pull, push or split; merge for one that became part of a merged node."""
     into: tuple[str, ...] = ()
     """Labels of the nodes whose constants took it up."""
     reasons: tuple[Reason, ...] = ()

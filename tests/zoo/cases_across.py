@@ -127,7 +127,7 @@ CASES: dict[str, Case] = {
     "conv_avgpool_bn": Case(0, then("AveragePool", kernel_shape=[2, 2], strides=[2, 2])),
     "conv_relu_bn": Case(1, then("Relu")),
     "add_conv_conv_bn": Case(0, partial(pair, op="Add")),
-    "add_conv_input_bn": Case(1, partial(beside_the_input, op="Add")),
+    "add_conv_input_bn": Case(0, partial(beside_the_input, op="Add")),
     "conv_resize_bn": Case(
         0, lambda b: b.bn(b.node("Resize", conv(b), "", b.constant([1.0, 1.0, 2.0, 2.0]), mode="nearest"))
     ),

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from bnfold import guards
 from bnfold.graph import Model
 from bnfold.oracle import Oracle
+from bnfold.plan import Rewrite
 from bnfold.runtime import Session
 from bnfold.solver import solve
 from bnfold.source import read
@@ -64,7 +65,7 @@ def main() -> None:
         (storage,) = (s for name, s in solution.plan.graphs[0].storage.items() if name == model.graph.node[0].output[0])
         offset = float(np.max(np.abs(storage.beta)))
         predicted = float(np.max(guards.bits_lost(storage, np.full(1, MEAN), np.full(1, SPREAD))))
-        before, after = error(model, feeds, truth), error(folded(given, solution.plan), feeds, truth)
+        before, after = error(model, feeds, truth), error(folded(Rewrite.of(solution.plan)), feeds, truth)
         verdict = f"refused: {limit:g} allowed" if kept else "folded"
         measured = np.log2(after / before)
         print(

@@ -1,0 +1,144 @@
+"""Linear nodes that become one: parallel branches of one tensor, and a convolution or matrix product behind another.
+
+Re-parameterisation with no model code (X. Ding et al., "RepVGG", CVPR 2021): convolution is linear in its kernel, so
+branches that read one tensor and are added are one convolution, and so is one convolution behind another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnfold.affine import Array
+from bnfold.graph import Graph, Model, Node
+from bnfold.merges.search import PRODUCTS, WEIGHTED, Found, branches, chains, is_linear
+from bnfold.merges.terms import Kernel
+from bnfold.plan import Edit, GraphPlan, Merge, NewBias, NewConstant, SetAttribute
+
+__all__ = ["Almost", "Merges", "find", "is_linear"]
+
+
+CLOSE = 2.0
+"""Merges that would cost this many times as much are not spoken of."""
+
+
+@dataclass(frozen=True)
+class Almost:
+    """Nodes that were not merged although they read one tensor, or stand one behind the other."""
+
+    node: Node
+    """The sum, or the second of two."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Merges:
+    """What can be merged in a model, and what almost can."""
+
+    plans: tuple[GraphPlan, ...]
+    almost: tuple[Almost, ...] = ()
+
+    def __bool__(self) -> bool:
+        return any(plan.merges for plan in self.plans)
+
+
+def find(model: Model, allowed: Callable[[Node], bool] = lambda node: True) -> Merges:
+    """Find the merges of a model that pay.
+
+    Args:
+        model: not changed.
+        allowed: whether a node may leave or change.
+    """
+    plans, almost = [], []
+    for graph in model.graphs:
+        own = GraphPlan(graph)
+        for merge in _of(graph, allowed):
+            if isinstance(merge, Almost):
+                almost.append(merge)
+            else:
+                own.merges.append(merge)
+        own.merges.sort(key=lambda merge: merge.root.index)
+        plans.append(own)
+    return Merges(tuple(plans), tuple(almost))
+
+
+def _of(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[Merge | Almost]:
+    taken: set[Node] = set()
+
+    def free(node: Node) -> bool:
+        return node not in taken and allowed(node)
+
+    for search in (branches, chains):
+        for root, found in search(graph, free):
+            if not isinstance(found, Found):
+                if not found.unrelated:
+                    yield Almost(root, str(found))
+            elif not found.pays:
+                times = found.merged_cost / found.cost
+                if times < CLOSE:
+                    yield Almost(root, f"one {found.kept.op} would cost {times:.2f} times as much")
+            elif misfit := _misfit(found):
+                yield Almost(root, misfit)
+            else:
+                taken |= set(found.members)
+                yield _merge(found)
+
+
+def _misfit(found: Found) -> str:
+    """What about the constants' types speaks against a merge; '' where nothing does."""
+    weights = [node.constant(1) for node in found.members if node.op in WEIGHTED]
+    types = {weight.type for weight in weights if weight is not None} | {found.root.graph.type(found.source)} - {0}
+    return "" if len(types) == 1 else "the weights are not of the type of what they meet"
+
+
+def _merge(found: Found) -> Merge:
+    kept, kernel = found.kept, found.kernel
+    edits = _product(kept, kernel) if kept.op in PRODUCTS else _convolution(kept, kernel)
+    return Merge(kept.graph, found.root, kept, found.members, found.source, edits)
+
+
+def _convolution(kept: Node, kernel: Kernel) -> tuple[Edit, ...]:
+    axes = kernel.axes
+    attributes: dict[str, int | list[int]] = {
+        "group": kernel.group,
+        "kernel_shape": list(kernel.taps),
+        "strides": [axis.stride for axis in axes],
+        "dilations": [axis.dilation for axis in axes],
+        "pads": [axis.begin for axis in axes] + [axis.end for axis in axes],
+    }
+    weight = kept.constant(1)
+    assert weight is not None
+    edits: list[Edit] = [SetAttribute("auto_pad", None), *(SetAttribute(*each) for each in attributes.items())]
+    edits.append(NewConstant(1, "weight", weight.type, kernel.shape, weight, values=kernel.rows))
+    return (*edits, *_bias(kept, kernel, weight.type))
+
+
+def _bias(kept: Node, kernel: Kernel, type_: int) -> tuple[Edit, ...]:
+    old, bias = kept.constant(2), kernel.bias
+    if old is None and bias is None:
+        return ()
+
+    def values(start: int, stop: int) -> Array:
+        return np.zeros(stop - start) if bias is None else bias()[start:stop]
+
+    return (NewConstant(2, "bias", type_, (kernel.outputs,), old, values=values),)
+
+
+def _product(kept: Node, kernel: Kernel) -> tuple[Edit, ...]:
+    weight = kept.constant(1)
+    assert weight is not None
+    turned = kept.op == "Gemm" and bool(kept.get_int("transB", 0))
+    shape = kernel.shape if turned else kernel.shape[::-1]
+
+    def values(start: int, stop: int) -> Array:
+        return kernel.rows(start, stop) if turned else kernel.rows(0, kernel.outputs).T[start:stop]
+
+    edits: list[Edit] = [NewConstant(1, "weight", weight.type, shape, weight, values=values)]
+    if kept.op == "MatMul":
+        return (*edits, *([] if kernel.bias is None else [NewBias(weight.type, kernel.bias())]))
+    edits += [SetAttribute(name, 1.0) for name in ("alpha", "beta") if kept.get_float(name, 1.0) != 1.0]
+    if kept.version < 7 and kernel.bias is not None:
+        edits.append(SetAttribute("broadcast", 1))
+    return (*edits, *_bias(kept, kernel, weight.type))

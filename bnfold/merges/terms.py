@@ -1,0 +1,272 @@
+"""Linear maps of one tensor, and how they are scaled, added and put one behind the other.
+
+A map is either a scale and shift for each channel, or a convolution (a matrix product is one without spatial axes).
+Kernels are float64, made row by row and only when they are written: weights are not read to decide on a merge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnfold.affine import Array
+from bnfold.graph import Dim
+from bnfold.windows import Axis
+
+
+class ObstacleError(Exception):
+    """Why linear maps do not become one; the message is one clause. `unrelated` where nobody would expect them to."""
+
+    def __init__(self, text: str, unrelated: bool = False) -> None:
+        super().__init__(text)
+        self.unrelated = unrelated
+
+
+@dataclass(frozen=True, eq=False)
+class Diagonal:
+    """y[c] = scale[c] * x[c] + shift[c]."""
+
+    scale: Array
+    shift: Array
+
+    @staticmethod
+    def identity(channels: int) -> Diagonal:
+        """y = x."""
+        return Diagonal(np.ones(channels), np.zeros(channels))
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """y = K * x + bias, in groups, with zeros around x."""
+
+    inputs: int
+    outputs: int
+    group: int
+    axes: tuple[Axis, ...]
+    """One for each spatial axis; none for a matrix product."""
+    rows: Callable[[int, int], Array]
+    """K from one output channel to another: shape (outputs, inputs / group, *taps)."""
+    bias: Callable[[], Array] | None = None
+    """Shape (outputs,); None where there is none."""
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """The kernel's size along each spatial axis."""
+        return tuple(axis.taps for axis in self.axes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of K."""
+        return (self.outputs, self.inputs // self.group, *self.taps)
+
+    @property
+    def products(self) -> int:
+        """Multiplications for one output position, all channels."""
+        return math.prod(self.shape)
+
+
+Term = Diagonal | Kernel
+
+
+def scaled(term: Term, scale: Array, shift: Array) -> Term:
+    """``scale * term + shift``, both of shape (outputs,)."""
+    if isinstance(term, Diagonal):
+        return Diagonal(scale * term.scale, scale * term.shift + shift)
+
+    def rows(start: int, stop: int) -> Array:
+        found = term.rows(start, stop)
+        return found * scale[start:stop].reshape(-1, *(1,) * (found.ndim - 1))
+
+    bias = term.bias
+    if bias is None and not np.any(shift):
+        return Kernel(term.inputs, term.outputs, term.group, term.axes, rows)
+    moved = (lambda: shift) if bias is None else (lambda: scale * bias() + shift)
+    return Kernel(term.inputs, term.outputs, term.group, term.axes, rows, moved)
+
+
+def added(one: Term, other: Term, sizes: Sequence[Dim]) -> Term:
+    """``one + other``; `sizes` are those of x along the spatial axes.
+
+    Raises:
+        ObstacleError: their outputs do not meet, or no window holds both.
+    """
+    if isinstance(one, Diagonal) and isinstance(other, Diagonal):
+        return Diagonal(one.scale + other.scale, one.shift + other.shift)
+    one, other = (_as_kernel(term, len(sizes)) for term in (one, other))
+    if (one.inputs, one.outputs) != (other.inputs, other.outputs):
+        raise ObstacleError("the branches have different numbers of channels")
+    axes = tuple(_around(a, b, size) for a, b, size in zip(one.axes, other.axes, sizes, strict=True))
+    group = math.gcd(one.group, other.group)
+
+    def rows(start: int, stop: int) -> Array:
+        found: Array = np.zeros((stop - start, one.inputs // group, *(axis.taps for axis in axes)))
+        for term in (one, other):
+            at = tuple(
+                slice(first := (new.begin - own.begin) // new.dilation, first + own.reach // new.dilation + 1, step)
+                for own, new in zip(term.axes, axes, strict=True)
+                for step in [own.dilation // new.dilation if own.taps > 1 else 1]
+            )
+            found[:, :, *at] += _widened(term, start, stop, group)
+        return found
+
+    biases = [term.bias for term in (one, other) if term.bias is not None]
+    bias = (lambda: np.sum([make() for make in biases], axis=0)) if biases else None
+    return Kernel(one.inputs, one.outputs, group, axes, rows, bias)
+
+
+def _as_kernel(term: Term, rank: int) -> Kernel:
+    if isinstance(term, Kernel):
+        return term
+    scale, shift = term.scale, term.shift
+    bias = (lambda: shift) if np.any(shift) else None
+    ones = (1,) * (rank + 1)
+    return Kernel(
+        len(scale),
+        len(scale),
+        len(scale),
+        (Axis(1),) * rank,
+        lambda start, stop: scale[start:stop].reshape(-1, *ones),
+        bias,
+    )
+
+
+def _around(one: Axis, other: Axis, size: Dim) -> Axis:
+    """The window that holds both."""
+    if one.stride != other.stride:
+        raise ObstacleError("the branches have different strides")
+    begin, last = max(one.begin, other.begin), max(one.reach - one.begin, other.reach - other.begin)
+    steps = [axis.dilation for axis in (one, other) if axis.taps > 1]
+    dilation = math.gcd(*steps, *(begin - axis.begin for axis in (one, other))) or 1
+    return _closed(Axis((begin + last) // dilation + 1, one.stride, dilation, begin), [one, other], size)
+
+
+def _closed(axis: Axis, like: Sequence[Axis], size: Dim) -> Axis:
+    """The axis with as many zeros at its end as give the outputs of the others."""
+    if isinstance(size, int):
+        outputs = {other.outputs(size) for other in like}
+        end = (max(outputs) - 1) * axis.stride + axis.reach + 1 - axis.begin - size
+    else:
+        outputs = {other.growth for other in like}
+        end = max(outputs) + axis.reach - axis.begin
+    found = Axis(axis.taps, axis.stride, axis.dilation, axis.begin, max(0, end))
+    made = found.outputs(size) if isinstance(size, int) else found.growth
+    if outputs != {made}:
+        raise ObstacleError("the branches have outputs of different sizes")
+    return found
+
+
+def _widened(term: Kernel, start: int, stop: int, group: int) -> Array:
+    """Rows of a kernel in fewer groups: each group's inputs hold those of several, and zeros for the others."""
+    rows = term.rows(start, stop)
+    if term.group == group:
+        return rows
+    narrow, each = term.inputs // term.group, term.group // group
+    found: Array = np.zeros((stop - start, term.inputs // group, *term.taps))
+    own = np.arange(start, stop) // (term.outputs // term.group)
+    at = (own % each)[:, None] * narrow + np.arange(narrow)
+    found[np.arange(stop - start)[:, None], at] = rows
+    return found
+
+
+def chained(outer: Kernel, inner: Term, sizes: Sequence[Dim]) -> Kernel:
+    """``outer(inner(x))``; `sizes` are those of x along the spatial axes.
+
+    Raises:
+        ObstacleError: zeros that the outer one pads with are none that the inner one makes, or sizes are not known.
+    """
+    if isinstance(inner, Diagonal):
+        return _behind_scale(outer, inner, sizes)
+    axes = tuple(_through(a, b, size) for a, b, size in zip(outer.axes, inner.axes, sizes, strict=True))
+    if inner.bias is not None and _pads(outer, inner_sizes(inner, sizes)):
+        raise ObstacleError("the second pads with zeros what the first shifts")
+    group = math.gcd(outer.group, inner.group)
+    per_group = outer.outputs // group
+
+    def rows(start: int, stop: int) -> Array:
+        found: Array = np.zeros((stop - start, inner.inputs // group, *(axis.taps for axis in axes)))
+        for first in range(start - start % per_group, stop, per_group):
+            low, high = max(start, first), min(stop, first + per_group)
+            middle = first // per_group * (inner.outputs // group)
+            second = _widened(outer, low, high, group)
+            made = _widened(inner, middle, middle + inner.outputs // group, group)
+            for tap in np.ndindex(*outer.taps):
+                for tap_before in np.ndindex(*inner.taps):
+                    at = tuple(
+                        (t * out.dilation * own.stride + u * own.dilation) // new.dilation
+                        for t, u, out, own, new in zip(tap, tap_before, outer.axes, inner.axes, axes, strict=True)
+                    )
+                    found[low - start : high - start, :, *at] += second[:, :, *tap] @ made[:, :, *tap_before]
+        return found
+
+    before, after = inner.bias, outer.bias
+    if before is None:
+        return Kernel(inner.inputs, outer.outputs, group, axes, rows, after)
+    return Kernel(inner.inputs, outer.outputs, group, axes, rows, lambda: _passed(outer, before(), after))
+
+
+def _behind_scale(outer: Kernel, inner: Diagonal, sizes: Sequence[Dim]) -> Kernel:
+    scale, shift, rank = inner.scale, inner.shift, len(sizes)
+    if np.any(shift) and _pads(outer, sizes):
+        raise ObstacleError("a shift stands in front of a convolution that pads with zeros")
+
+    def rows(start: int, stop: int) -> Array:
+        own = _own_inputs(outer, start, stop)
+        return outer.rows(start, stop) * scale[own].reshape(*own.shape, *(1,) * rank)
+
+    bias = outer.bias
+    if np.any(shift):
+        return Kernel(
+            outer.inputs, outer.outputs, outer.group, outer.axes, rows, lambda: _passed(outer, shift, outer.bias)
+        )
+    return Kernel(outer.inputs, outer.outputs, outer.group, outer.axes, rows, bias)
+
+
+def _own_inputs(term: Kernel, start: int, stop: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """For each row the channels of x that it reads."""
+    each = term.inputs // term.group
+    group = np.arange(start, stop) // (term.outputs // term.group)
+    return group[:, None] * each + np.arange(each)
+
+
+def _passed(outer: Kernel, shift: Array, bias: Callable[[], Array] | None) -> Array:
+    """What a constant input makes where no window touches padding."""
+    rows = outer.rows(0, outer.outputs).reshape(outer.outputs, -1, math.prod(outer.taps))
+    moved: Array = np.einsum("oit,oi->o", rows, shift[_own_inputs(outer, 0, outer.outputs)])
+    return moved if bias is None else moved + bias()
+
+
+def inner_sizes(inner: Kernel, sizes: Sequence[Dim]) -> list[Dim]:
+    """The sizes of the output."""
+    return [axis.outputs(size) if isinstance(size, int) else None for axis, size in zip(inner.axes, sizes, strict=True)]
+
+
+def _pads(term: Kernel, sizes: Sequence[Dim]) -> bool:
+    return any(axis.touches_padding(size) for axis, size in zip(term.axes, sizes, strict=True))
+
+
+def _through(outer: Axis, inner: Axis, size: Dim) -> Axis:
+    """The window of one behind the other."""
+    middle = inner.outputs(size) if isinstance(size, int) else None
+    if outer.touches_padding(middle) and (inner.taps > 1 or inner.begin or inner.end):
+        raise ObstacleError("the second pads with zeros where the first would see its input")
+    if middle is None and inner.stride > 1:
+        raise ObstacleError("the size of the input is not known")
+    steps = [outer.dilation * inner.stride] * (outer.taps > 1) + [inner.dilation] * (inner.taps > 1)
+    dilation = math.gcd(*steps) or 1
+    reach = outer.reach * inner.stride + inner.reach
+    begin = outer.begin * inner.stride + inner.begin
+    axis = Axis(reach // dilation + 1, outer.stride * inner.stride, dilation, begin)
+    if isinstance(size, int) and middle is not None:
+        end = (outer.outputs(middle) - 1) * axis.stride + reach + 1 - begin - size
+    else:
+        end = outer.growth + inner.growth + reach - begin
+    if end < 0 and (not isinstance(size, int) or Axis(*_parts(axis), 0).outputs(size) != outer.outputs(middle or 0)):
+        raise ObstacleError("the second makes no use of all that the first makes")
+    return Axis(*_parts(axis), max(0, end))
+
+
+def _parts(axis: Axis) -> tuple[int, int, int, int]:
+    return axis.taps, axis.stride, axis.dilation, axis.begin

@@ -1,0 +1,79 @@
+"""The windows of a Conv, axis by axis: which inputs an output sees.
+
+Source: ONNX operator Conv-1/11/22.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bnfold.graph import Dim, Node
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A window along one axis: output o sees inputs ``o*stride + t*dilation - begin`` for every t below `taps`."""
+
+    taps: int
+    stride: int = 1
+    dilation: int = 1
+    begin: int = 0
+    """Zeros in front of the input, and behind it."""
+    end: int = 0
+
+    @property
+    def reach(self) -> int:
+        """From the first tap to the last."""
+        return (self.taps - 1) * self.dilation
+
+    @property
+    def growth(self) -> int:
+        """How many more outputs than inputs a stride of one makes."""
+        return self.begin + self.end - self.reach
+
+    def outputs(self, size: int) -> int:
+        """Outputs for an input of this size."""
+        return (size + self.growth - 1) // self.stride + 1
+
+    def touches_padding(self, size: Dim) -> bool:
+        """Whether some window reaches a padded zero: where the size is not known, whether one may."""
+        if self.begin > 0 or self.end <= 0:
+            return self.begin > 0
+        if not isinstance(size, int):
+            return True
+        return (self.outputs(size) - 1) * self.stride + self.reach - self.begin >= size
+
+
+def axes_of(node: Node, kernel: Sequence[int], sizes: Sequence[Dim]) -> list[Axis | None]:
+    """The windows of a Conv along its spatial axes; None where `auto_pad` pads by a size that is not known.
+
+    Args:
+        node: the Conv.
+        kernel: taps along each spatial axis.
+        sizes: sizes of its input along these axes.
+    """
+    n = len(kernel)
+    mode = node.get_string("auto_pad", "NOTSET")
+    pads = [0] * (2 * n) if mode == "VALID" else node.get_ints("pads") or [0] * (2 * n)
+    strides = node.get_ints("strides") or [1] * n
+    dilations = node.get_ints("dilations") or [1] * n
+    found: list[Axis | None] = []
+    for i, size in enumerate(sizes):
+        axis = Axis(kernel[i], strides[i], dilations[i], pads[i], pads[n + i])
+        found.append(_same(axis, size, mode) if mode in ("SAME_UPPER", "SAME_LOWER") else axis)
+    return found
+
+
+def _same(axis: Axis, size: Dim, mode: str) -> Axis | None:
+    """Padded so that there are size/stride outputs, rounded up."""
+    if axis.taps == 1:
+        total = 0
+    elif axis.stride == 1:
+        total = axis.reach
+    elif isinstance(size, int):
+        total = max(0, (-(-size // axis.stride) - 1) * axis.stride + axis.reach + 1 - size)
+    else:
+        return None
+    begin = total // 2 if mode == "SAME_UPPER" else total - total // 2
+    return Axis(axis.taps, axis.stride, axis.dilation, begin, total - begin)

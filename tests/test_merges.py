@@ -1,0 +1,537 @@
+"""Nodes that become one: what merges into what, what stays, and that the result is the same and certified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+import bnfold
+from bnfold import merges
+from bnfold.certificate import Certificate, certify
+from bnfold.folding import Folded, Folder, Wishes
+from bnfold.graph import Model
+from bnfold.oracle import Oracle
+from bnfold.patch import witness_of
+from bnfold.plan import NewConstant
+from bnfold.runtime import Session
+from bnfold.source import read
+from bnfold.witness import Merged, Witness
+from bnfold.write import folded
+from tests.builder import Builder
+from tests.law import feeds
+
+SAME: dict[str, Any] = {"pads": [1, 1, 1, 1]}
+TOLERANCE = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A graph, and the operators that are left of it."""
+
+    name: str
+    make: Callable[[Builder], object]
+    left: str
+    opset: int = 17
+    ir: int = 8
+
+    def model(self, type_: int = TensorProto.DOUBLE) -> onnx.ModelProto:
+        b = Builder(self.opset, type_, self.ir)
+        outputs = self.make(b)
+        return b.model(*outputs) if isinstance(outputs, tuple) else b.model()
+
+
+def image(b: Builder, channels: int = 4, *sizes: int | str, batch: int = 2) -> str:
+    return b.input(batch, channels, *(sizes or (7, 6)))
+
+
+def repvgg(b: Builder, x: str, stride: int = 1, bias: bool = False) -> str:
+    """3x3 and 1x1, each with its BatchNormalization; and one of the input itself where that fits."""
+    strides: Any = [stride, stride]
+    y = b.bn(b.conv(x, 4, 3, bias=bias, strides=strides, **SAME))
+    y = b.node("Add", y, b.bn(b.conv(x, 4, 1, bias=bias, strides=strides)))
+    return b.node("Add", y, b.bn(x)) if stride == 1 else y
+
+
+def both(b: Builder, x: str, op: str = "Add", first: Any = None, second: Any = None) -> str:
+    """Two convolutions of one tensor."""
+    made = [b.conv(x, how.pop("out", 4), *how.pop("kernel"), **how) for how in (dict(first), dict(second))]
+    return b.node(op, *made)
+
+
+def wide(**how: Any) -> dict[str, Any]:
+    return {"kernel": (3,), **SAME, **how}
+
+
+def point(**how: Any) -> dict[str, Any]:
+    return {"kernel": (1,), **how}
+
+
+def sized(b: Builder, *shape: int | str, stride: int, mode: str = "") -> str:
+    x = image(b, 4, *shape)
+    strides: Any = {"strides": [stride, stride]}
+    padded: Any = {"auto_pad": mode} if mode else SAME
+    return b.node("Add", b.conv(x, 4, 3, **strides, **padded), b.conv(x, 4, 1, **strides))
+
+
+def token_mixer(b: Builder) -> str:
+    """FastViT: x + gamma * (mixer(x) - norm(x))."""
+    x = image(b)
+    mixed = b.node("Add", b.bn(b.conv(x, 4, 3, group=4, **SAME)), b.bn(x))
+    return b.node("Add", x, b.per_channel("Mul", b.node("Sub", mixed, b.bn(x)), b.normal(4)))
+
+
+def heads(b: Builder) -> str:
+    """LeViT and RepViT: the mean of two classifiers, each behind its own BatchNormalization."""
+    x = b.input(3, 6)
+    total = b.node("Add", b.gemm(b.bn(x), 5, transB=1), b.gemm(b.bn(x), 5, transB=1))
+    return b.node("Div", total, b.constant(2.0))
+
+
+def shared_weights(b: Builder) -> str:
+    x = image(b)
+    weight = b.constant(b.normal(4, 4, 3, 3), "weight")
+    return b.node("Add", b.node("Conv", x, weight, **SAME), b.node("Conv", x, weight, **SAME))
+
+
+BRANCHES = [
+    Row("RepVGG", lambda b: repvgg(b, image(b)), "Conv"),
+    Row("RepVGG with biases", lambda b: repvgg(b, image(b), bias=True), "Conv"),
+    Row("RepVGG with stride", lambda b: repvgg(b, image(b), stride=2), "Conv"),
+    Row("three blocks", lambda b: repvgg(b, b.node("Relu", repvgg(b, repvgg(b, image(b))))), "Conv Conv Relu Conv"),
+    Row("a convolution and its input", lambda b: b.node("Add", b.conv(x := image(b), 4, 3, **SAME), x), "Conv"),
+    Row("its input first", lambda b: b.node("Add", x := image(b), b.conv(x, 4, 3, **SAME)), "Conv"),
+    Row("its input taken off", lambda b: b.node("Sub", b.conv(x := image(b), 4, 3, **SAME), x), "Conv"),
+    Row("taken off its input", lambda b: b.node("Sub", x := image(b), b.conv(x, 4, 3, **SAME)), "Conv"),
+    Row("twice", lambda b: b.node("Add", y := b.conv(image(b), 4, 3, **SAME), y), "Conv"),
+    Row("negated", lambda b: b.node("Add", b.node("Neg", b.conv(x := image(b), 4, 1)), x), "Conv"),
+    Row(
+        "scaled input",
+        lambda b: b.node("Add", b.per_channel("Mul", x := image(b), b.normal(4)), b.conv(x, 4, 1)),
+        "Conv",
+    ),
+    Row(
+        "Sum of four",
+        lambda b: b.node("Sum", x := image(b), b.conv(x, 4, 3, **SAME), b.conv(x, 4, 1), b.bn(x)),
+        "Conv",
+    ),
+    Row("Mean", lambda b: b.node("Mean", x := image(b), b.conv(x, 4, 3, **SAME), b.conv(x, 4, 1)), "Conv"),
+    Row("token mixer", token_mixer, "Conv"),
+    Row("BN behind the sum", lambda b: b.bn(both(b, image(b), first=wide(), second=point())), "Conv"),
+    Row("other numbers of channels", lambda b: both(b, image(b, 3), first=wide(out=5), second=point(out=5)), "Conv"),
+    Row("two groups and one", lambda b: both(b, image(b), first=wide(group=2), second=point()), "Conv"),
+    Row("two groups and four", lambda b: both(b, image(b), first=wide(group=2), second=point(group=4)), "Conv"),
+    Row("depthwise", lambda b: both(b, image(b), first=wide(group=4), second=point(group=4)), "Conv"),
+    Row(
+        "depthwise with a multiplier",
+        lambda b: both(b, image(b), first=wide(group=4, out=8), second=point(group=4, out=8)),
+        "Conv",
+    ),
+    Row("5x5 and 3x3", lambda b: both(b, image(b), first={"kernel": (5,), "pads": [2] * 4}, second=wide()), "Conv"),
+    Row("dilated", lambda b: both(b, image(b), first=wide(dilations=[2, 2], pads=[2] * 4), second=point()), "Conv"),
+    Row(
+        "dilated by two and by one",
+        lambda b: both(b, image(b), first=wide(dilations=[2, 2], pads=[2] * 4), second=wide()),
+        "Conv",
+    ),
+    Row(
+        "a row and a column",
+        lambda b: both(
+            b, image(b), first={"kernel": (1, 3), "pads": [0, 1, 0, 1]}, second={"kernel": (3, 1), "pads": [1, 0, 1, 0]}
+        ),
+        "Conv",
+    ),
+    Row(
+        "even kernel", lambda b: both(b, image(b), first={"kernel": (2,), "pads": [0, 0, 1, 1]}, second=point()), "Conv"
+    ),
+    Row(
+        "even kernel, padded in front",
+        lambda b: both(b, image(b), first={"kernel": (2,), "pads": [1, 1, 0, 0]}, second=point()),
+        "Conv",
+    ),
+    Row("both unpadded", lambda b: both(b, image(b), first={"kernel": (3,)}, second={"kernel": (3,)}), "Conv"),
+    Row(
+        "unpadded with stride",
+        lambda b: both(b, image(b, 4, 8, 6), first={"kernel": (2,), "strides": [2, 2]}, second=point(strides=[2, 2])),
+        "Conv",
+    ),
+    Row("SAME_UPPER", lambda b: sized(b, 7, 6, stride=1, mode="SAME_UPPER"), "Conv"),
+    Row("SAME_UPPER with stride", lambda b: sized(b, 7, 6, stride=2, mode="SAME_UPPER"), "Conv"),
+    Row("SAME_LOWER with stride", lambda b: sized(b, 8, 9, stride=2, mode="SAME_LOWER"), "Conv"),
+    Row("VALID", lambda b: both(b, image(b), first=point(auto_pad="VALID"), second=point()), "Conv"),
+    Row("free sizes", lambda b: sized(b, "H", "W", stride=1), "Conv"),
+    Row("free sizes with stride", lambda b: sized(b, "H", "W", stride=2), "Conv"),
+    Row("free sizes, SAME", lambda b: sized(b, "H", "W", stride=1, mode="SAME_UPPER"), "Conv"),
+    Row("one axis", lambda b: both(b, image(b, 4, 9), first={"kernel": (3,), "pads": [1, 1]}, second=point()), "Conv"),
+    Row(
+        "three axes",
+        lambda b: both(b, image(b, 4, 5, 4, 3), first={"kernel": (3,), "pads": [1] * 6}, second=point()),
+        "Conv",
+    ),
+    Row("shared weights", shared_weights, "Conv"),
+    Row("opset 6", lambda b: both(b, image(b), first=wide(), second=point()), "Conv", opset=6, ir=3),
+    Row("opset 22", lambda b: repvgg(b, image(b)), "Conv", opset=22, ir=10),
+    Row("two classifiers", heads, "Gemm"),
+    Row("Gemm and its input", lambda b: b.node("Add", b.gemm(x := b.input(3, 6), 6), x), "Gemm"),
+    Row(
+        "Gemm scaled",
+        lambda b: b.node("Add", b.gemm(x := b.input(3, 6), 6, alpha=0.5, beta=2.0), b.gemm(x, 6, None, transB=1)),
+        "Gemm",
+    ),
+    Row(
+        "MatMuls with biases",
+        lambda b: b.node("Add", b.matmul(x := b.input(2, 5, 6), 6, True), b.matmul(x, 6, True)),
+        "MatMul Add",
+    ),
+    Row("MatMul and its input", lambda b: b.node("Add", b.matmul(x := b.input(2, 5, 6), 6), x), "MatMul"),
+    Row("MatMul and Gemm", lambda b: b.node("Add", b.matmul(x := b.input(5, 6), 3), b.gemm(x, 3)), "Gemm"),
+    Row("Relu on the way", lambda b: b.node("Add", b.node("Relu", b.conv(x := image(b), 4, 1)), x), "Conv Relu Add"),
+    Row("of two tensors", lambda b: b.node("Add", b.conv(image(b), 4, 1), b.conv(image(b), 4, 1)), "Conv Conv Add"),
+    Row(
+        "a branch that is read elsewhere",
+        lambda b: b.node("Tanh", y := b.conv(x := image(b), 4, 1)) and b.node("Add", y, x),
+        "Conv Tanh Add",
+    ),
+    Row(
+        "other strides",
+        lambda b: both(b, image(b, 4, 1, 1), first=wide(strides=[2, 2]), second=point()),
+        "Conv Conv Add",
+    ),
+    Row(
+        "scaled along another axis",
+        lambda b: b.node("Add", b.per_channel("Mul", x := image(b), b.normal(6), axis=3), b.conv(x, 4, 1)),
+        "Mul Conv Add",
+    ),
+    Row(
+        "a shift in front of padding",
+        lambda b: b.node("Add", b.conv(b.bn(x := b.node("Relu", image(b))), 4, 3, **SAME), x),
+        "Relu BatchNormalization Conv Add",
+    ),
+    Row("a shift in front of no padding", lambda b: b.node("Add", b.conv(b.bn(x := image(b)), 4, 1), x), "Conv"),
+    Row(
+        "weights of another type",
+        lambda b: b.node("Add", b.node("Cast", b.conv(x := image(b), 4, 1), to=1), b.node("Cast", x, to=1)),
+        "Conv Cast Cast Add",
+    ),
+]
+
+CHAINS = [
+    Row("1x1 behind 3x3", lambda b: b.conv(b.conv(image(b), 8, 3, **SAME), 3, 1), "Conv"),
+    Row("1x1 behind 3x3, BN between", lambda b: b.conv(b.bn(b.conv(image(b), 8, 3, **SAME)), 3, 1), "Conv"),
+    Row("3x3 behind 1x1", lambda b: b.conv(b.conv(image(b), 8, 1), 3, 3), "Conv"),
+    Row(
+        "padded 3x3 behind 1x1 without bias", lambda b: b.conv(b.conv(image(b), 8, 1, bias=False), 3, 3, **SAME), "Conv"
+    ),
+    Row("padded 3x3 behind 1x1 with bias", lambda b: b.conv(b.conv(image(b), 8, 1), 3, 3, **SAME), "Conv Conv"),
+    Row("unpadded 3x3 behind padded 3x3", lambda b: b.conv(b.conv(image(b, 2), 8, 3, **SAME), 2, 3), "Conv"),
+    Row("padded 3x3 behind 3x3", lambda b: b.conv(b.conv(image(b), 8, 3, bias=False), 3, 3, **SAME), "Conv Conv"),
+    Row("1x1 behind 1x1", lambda b: b.conv(b.conv(image(b), 8, 1), 3, 1), "Conv"),
+    Row("three", lambda b: b.conv(b.conv(b.conv(image(b), 8, 1), 8, 1), 3, 1), "Conv"),
+    Row(
+        "stride behind stride",
+        lambda b: b.conv(b.conv(image(b, 2), 8, 1, strides=[2, 2]), 2, 2, strides=[2, 2]),
+        "Conv",
+    ),
+    Row(
+        "1x1 with stride behind 3x3 with stride",
+        lambda b: b.conv(b.conv(image(b, 2), 8, 3, strides=[2, 1]), 2, 1, strides=[1, 3]),
+        "Conv",
+    ),
+    Row(
+        "padded 2x2 behind 1x1 with stride",
+        lambda b: b.conv(b.conv(image(b, 2), 8, 1, bias=False, strides=[2, 2]), 2, 2, **SAME),
+        "Conv",
+    ),
+    Row("dilated behind 1x1", lambda b: b.conv(b.conv(image(b), 8, 1), 3, 2, dilations=[2, 3]), "Conv"),
+    Row("free sizes", lambda b: b.conv(b.conv(image(b, 4, "H", "W"), 8, 3, **SAME), 3, 1), "Conv"),
+    Row("groups", lambda b: b.conv(b.conv(image(b), 8, 1, group=2), 6, 1, group=2), "Conv"),
+    Row("groups behind more groups", lambda b: b.conv(b.conv(image(b), 8, 1, group=4), 6, 1, group=2), "Conv"),
+    Row(
+        "depthwise and pointwise",
+        lambda b: b.conv(b.conv(image(b, 32, 14, 14), 32, 3, group=32, **SAME), 32, 1),
+        "Conv Conv",
+    ),
+    Row("expanding", lambda b: b.conv(b.conv(image(b, 32), 4, 1), 32, 1), "Conv Conv"),
+    Row(
+        "branches, and 1x1 behind",
+        lambda b: b.conv(both(b, image(b), first=wide(out=8), second=point(out=8)), 3, 1),
+        "Conv",
+    ),
+    Row("read elsewhere", lambda b: b.node("Tanh", y := b.conv(image(b), 8, 1)) and b.conv(y, 3, 1), "Conv Tanh Conv"),
+    Row("one axis", lambda b: b.conv(b.conv(image(b, 4, 9), 8, 3, pads=[1, 1]), 3, 1), "Conv"),
+    Row("Gemm behind Gemm", lambda b: b.gemm(b.gemm(b.input(3, 6), 8, transB=1), 5, alpha=0.5), "Gemm"),
+    Row("MatMul behind MatMul", lambda b: b.matmul(b.matmul(b.input(2, 4, 6), 8, True), 5, True), "MatMul Add"),
+    Row("Gemm with another bias for each row", lambda b: b.gemm(b.gemm(b.input(3, 6), 8, (3, -1)), 5), "Gemm Gemm"),
+]
+
+
+def solved(model: onnx.ModelProto, wishes: Wishes | None = None) -> tuple[Folded, onnx.ModelProto]:
+    found = Folder(Model(read(model))).solve(wishes or Wishes())
+    return found, folded(found.rewrite)
+
+
+def certified(model: onnx.ModelProto, made: onnx.ModelProto, witness: Witness) -> Certificate:
+    return certify(Model(read(model)), Model(read(made)), witness)
+
+
+def agree(model: onnx.ModelProto, made: onnx.ModelProto, seed: int = 7) -> None:
+    """In float64, at every output."""
+    values = feeds(model, seed)
+    for name, expected in Oracle(model).run(values).items():
+        found = Oracle(made).run(values)[name]
+        assert found.shape == expected.shape
+        assert np.max(np.abs(found - expected)) <= TOLERANCE * np.max(np.abs(expected))
+
+
+def ops(model: onnx.ModelProto) -> str:
+    return " ".join(node.op_type for node in model.graph.node)
+
+
+@pytest.mark.parametrize("row", [*BRANCHES, *CHAINS], ids=lambda row: row.name)
+def test_what_merges_and_what_stays(row: Row) -> None:
+    model = row.model()
+    before = model.SerializeToString(deterministic=True)
+    found, made = solved(model)
+    assert ops(made) == row.left
+    onnx.checker.check_model(made, full_check=True)
+    assert [value.SerializeToString() for value in made.graph.output] == [
+        value.SerializeToString() for value in model.graph.output
+    ]
+    agree(model, made)
+    proof = certified(model, made, witness_of(found.rewrite))
+    assert proof.ok, proof.failures
+    assert model.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("row", [row for row in (*BRANCHES, *CHAINS) if row.opset >= 17], ids=lambda row: row.name)
+def test_the_runtime_agrees(row: Row) -> None:
+    model = row.model(TensorProto.FLOAT)
+    _, made = solved(model)
+    values = feeds(model)
+    for name, expected in Session(model.SerializeToString(), optimize=False).run(values).items():
+        found = Session(made.SerializeToString(), optimize=True).run(values)[name]
+        assert np.max(np.abs(found - expected)) <= 2e-5 * np.max(np.abs(expected))
+
+
+@pytest.mark.parametrize("row", [row for row in (*BRANCHES, *CHAINS) if "free" in row.name], ids=lambda row: row.name)
+@pytest.mark.parametrize("size", [3, 4, 5, 8, 9])
+def test_free_sizes_of_every_remainder(row: Row, size: int) -> None:
+    model = row.model()
+    _, made = solved(model)
+    x = np.random.default_rng(size).normal(size=(2, 4, size, size + 1))
+    expected, found = (Oracle(each).run({"x": x}) for each in (model, made))
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-12)
+
+
+def test_a_body_is_merged() -> None:
+    b = Builder()
+    y = repvgg(b, image(b))
+    inner = list(b.nodes)
+    b.nodes.clear()
+    value = onnx.helper.make_tensor_value_info(y, b.type, [2, 4, 7, 6])
+    body = onnx.helper.make_graph(inner, "body", [], [value])
+    b.node("If", b.constant(np.array(True)), then_branch=body, else_branch=body, outputs=["o"])
+    b.declare("o", 2, 4, 7, 6)
+    model = b.model()
+    found, made = solved(model)
+    assert [[node.op_type for node in a.g.node] for a in made.graph.node[0].attribute] == [["Conv"], ["Conv"]]
+    agree(model, made)
+    assert certified(model, made, witness_of(found.rewrite)).ok
+
+
+def test_half_precision_is_rounded_once() -> None:
+    row = BRANCHES[0]
+    model = row.model(TensorProto.FLOAT16)
+    found, made = solved(model)
+    assert ops(made) == "Conv"
+    assert certified(model, made, witness_of(found.rewrite)).ok
+    weight = onnx.numpy_helper.to_array(made.graph.initializer[0])
+    assert weight.dtype == np.float16
+    exact = onnx.numpy_helper.to_array(folded(found.rewrite, exact=True).graph.initializer[0])
+    np.testing.assert_array_equal(weight, exact.astype(np.float16))
+
+
+# --------------------------------------------------------------------------------------------------- the user's wishes
+
+
+def test_no_merge() -> None:
+    model = BRANCHES[0].model()
+    result = bnfold.optimize(model, merge=False, verify=False)
+    assert result.proto is not None
+    assert "Add" in ops(result.proto)
+    assert not result.merges
+
+
+def test_what_is_kept_is_not_merged() -> None:
+    b = Builder()
+    repvgg(b, image(b))
+    model = b.model()
+    result = bnfold.optimize(model, keep=["conv2"], verify=False)
+    assert result.proto is not None
+    assert "conv2" in {node.name for node in result.proto.graph.node}
+    assert not result.warnings
+
+
+def test_the_report_says_what_was_merged_and_what_almost() -> None:
+    b = Builder()
+    x = image(b)
+    y = b.node("Relu", repvgg(b, x))
+    padded = b.conv(b.bn(y), 4, 3, name="padded", **SAME)
+    b.node("Add", padded, y, name="almost")
+    result = bnfold.explain(b.model())
+    merged, almost = result.merges
+    assert (merged.status, merged.root, merged.into, merged.op) == ("merged", "add2", "conv", "Conv")
+    assert set(merged.nodes) == {"conv", "bn", "conv2", "bn2", "bn3", "add", "add2"}
+    assert (almost.status, almost.root) == ("kept", "almost")
+    assert "pads with zeros" in almost.reason
+    ways = {affine.node: (affine.status, affine.way, affine.into) for affine in result.affines}
+    assert ways["bn3"] == ("folded", "merge", ("conv",))
+
+
+def test_a_merge_that_is_wrong_is_dropped_and_the_rest_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = Builder(type_=TensorProto.FLOAT)
+    y = b.node("Relu", repvgg(b, image(b)))
+    repvgg(b, y)
+    right = merges._merge
+
+    def wrong(found: Any) -> Any:
+        merge = right(found)
+        if found.root.label != "add2":
+            return merge
+        weight = next(edit for edit in merge.edits if isinstance(edit, NewConstant))
+        spoilt = replace(weight, values=lambda *rows: weight.rows(*rows) * 1.01)
+        return replace(merge, edits=tuple(spoilt if edit is weight else edit for edit in merge.edits))
+
+    monkeypatch.setattr(merges, "_merge", wrong)
+    result = bnfold.optimize(b.model(), samples=1)
+    assert result.proto is not None
+    assert result.status == "verified"
+    assert [merge.root for merge in result.merges if merge.status == "merged"] == ["add", "add4"]
+    assert any("add2" in warning for warning in result.warnings)
+
+
+# ------------------------------------------------------------------------------------------------------ the certificate
+
+
+def forged(**changes: Any) -> Callable[[Witness], Witness]:
+    def forge(witness: Witness) -> Witness:
+        (graph,) = witness.graphs
+        ((end, merged),) = graph.merged.items()
+        return replace(
+            witness,
+            graphs=(
+                replace(
+                    graph,
+                    merged={
+                        changes.get("end", end): replace(
+                            merged, **{name: change(merged) for name, change in changes.items() if name != "end"}
+                        )
+                    },
+                ),
+            ),
+        )
+
+    return forge
+
+
+FORGERIES: dict[str, Callable[[Witness], Witness]] = {
+    "a member is missing": forged(members=lambda merged: merged.members[1:]),
+    "the last one is missing": forged(members=lambda merged: merged.members[:-1]),
+    "a member is no node": forged(members=lambda merged: (*merged.members, 99)),
+    "a member is named twice": forged(members=lambda merged: (*merged.members, merged.members[0])),
+    "another one was kept": forged(kept=lambda merged: merged.members[1]),
+    "what was kept is no member": forged(kept=lambda merged: 99),
+    "it ends elsewhere": forged(end=3),
+    "nothing was merged": lambda witness: replace(witness, graphs=(replace(witness.graphs[0], merged={}),)),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_witness_is_refused(forgery: str) -> None:
+    b = Builder()
+    b.node("Tanh", repvgg(b, b.node("Relu", image(b))))
+    model = b.model()
+    found, made = solved(model)
+    assert not certified(model, made, FORGERIES[forgery](witness_of(found.rewrite))).ok
+
+
+def ints(model: onnx.ModelProto, name: str) -> Any:
+    return next(a for node in model.graph.node for a in node.attribute if a.name == name).ints
+
+
+def moved(values: Sequence[int]) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        ints(model, "pads")[:] = values
+
+    return change
+
+
+def changed(slot: int, by: float) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        (conv,) = (node for node in model.graph.node if node.op_type == "Conv")
+        tensor = next(t for t in model.graph.initializer if t.name == conv.input[slot])
+        array = onnx.numpy_helper.to_array(tensor).copy()
+        array.ravel()[-1] += by * np.abs(array).max()
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+
+    return change
+
+
+def rewired(model: onnx.ModelProto) -> None:
+    next(node for node in model.graph.node if node.op_type == "Conv").input[0] = "x"
+
+
+def strided(model: onnx.ModelProto) -> None:
+    ints(model, "strides")[0] = 2
+
+
+def no_bias(model: onnx.ModelProto) -> None:
+    del next(node for node in model.graph.node if node.op_type == "Conv").input[2]
+
+
+SPOILT: dict[str, Callable[[onnx.ModelProto], None]] = {
+    "a weight by a millionth": changed(1, 1e-6),
+    "a weight by 1e-12": changed(1, 1e-12),
+    "the bias by 1e-12": changed(2, 1e-12),
+    "pads the other way round": moved([0, 2, 2, 0]),
+    "strides": strided,
+    "another input": rewired,
+    "no bias": no_bias,
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
+def test_the_certificate_sees_a_wrong_merge(spoil: str) -> None:
+    b = Builder()
+    b.node("Tanh", repvgg(b, b.node("Relu", image(b, 4, 7, 7))))
+    model = b.model()
+    found, made = solved(model)
+    assert certified(model, made, witness_of(found.rewrite)).ok
+    SPOILT[spoil](made)
+    assert not certified(model, made, witness_of(found.rewrite)).ok
+
+
+def test_a_merged_tensor_that_a_body_reads_stays() -> None:
+    b = Builder()
+    x = image(b)
+    y = b.conv(x, 4, 1, name="inner")
+    total = b.node("Add", y, x)
+    value = onnx.helper.make_tensor_value_info("o", b.type, None)
+    body = onnx.helper.make_graph([onnx.helper.make_node("Neg", [y], ["o"])], "body", [], [value])
+    b.node("If", b.constant(np.array(True)), then_branch=body, else_branch=body)
+    found, _ = solved(b.model())
+    assert total
+    assert not found.rewrite.merges
+
+
+def test_the_witness_of_a_merge_behind_a_merge_names_all_nodes() -> None:
+    row = next(row for row in CHAINS if row.name == "branches, and 1x1 behind")
+    found, _ = solved(row.model())
+    (graph,) = witness_of(found.rewrite).graphs
+    assert graph.merged == {3: Merged(0, (0, 1, 2, 3))}
