@@ -15,6 +15,7 @@ CODES: dict[str, str] = {
     "unsupported-form": "the node has outputs, attributes or types that make it something else than an affine map",
     "unknown-shape": "the rank or the channel count of a tensor is not known",
     "changes-shape": "the constant enlarges the tensor, so that removing the node would change its shape",
+    "part-of-operator": "the node is part of an operator that is written out, which runtimes compute as one",
     "graph-input": "the demand reached a graph input, whose meaning must stay",
     "graph-output": "the demand reached a graph output, whose values must stay",
     "captured": "the tensor is also read inside a subgraph",

@@ -332,6 +332,16 @@ def out_of_range(unlocked: bool) -> onnx.ModelProto:
     return b.model()
 
 
+@example("part-of-operator", "x -> Conv -> GELU written out, with its 0.5 last", "half", "0.6 in place of the 0.5")
+def part_of_operator(unlocked: bool) -> onnx.ModelProto:
+    b = Builder()
+    x = b.conv(b.input(*SHAPE), 4, 1)
+    erf = b.node("Erf", b.node("Div", x, b.constant(2.0**0.5)))
+    product = b.node("Mul", x, b.node("Add", erf, b.constant(1.0)))
+    b.conv(b.node("Mul", product, b.constant(0.6 if unlocked else 0.5), name="half"), 3, 1)
+    return b.model()
+
+
 @example("precision-loss", "x -> Conv -> {BatchNormalization(gammas of 1e-14) -> Tanh, Conv}", "bn", "gammas of 1")
 def precision_loss(unlocked: bool) -> onnx.ModelProto:
     b = Builder()

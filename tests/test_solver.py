@@ -459,6 +459,7 @@ ELSEWHERE = {
     "verification-failed": "tests/test_solver.py",
     "search-limit": "tests/test_solver.py",
     "inside-function": "tests/test_functions.py",
+    "part-of-operator": "tests/test_composites.py",
 }
 """Codes whose test is no row of the table, with the file where it stands."""
 

@@ -18,6 +18,7 @@ from bnfold.graph import Dim, Graph, Node
 from bnfold.merges.cost import Extent, elementwise_cost, kernel_cost
 from bnfold.merges.terms import Diagonal, Kernel, ObstacleError, Term, added, chained, inner_sizes, scaled
 from bnfold.rules import Source
+from bnfold.rules.composites import composite_of
 from bnfold.windows import axes_of
 
 LIMIT = 64
@@ -72,7 +73,7 @@ def is_linear(node: Node) -> bool:
         weights = node.constant(1)
         computed = node.input(2) and node.constant(2) is None
         return weights is not None and weights.is_float and not computed and len(dynamic(node)) == 1
-    return isinstance(rules.as_source(node), Source)
+    return isinstance(rules.as_source(node), Source) and composite_of(node) is None
 
 
 def members_of(root: Node, allowed: Callable[[Node], bool], enough: Callable[[set[Node], set[str]], bool]) -> set[Node]:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from bnfold.graph import Model
 from bnfold.plan import Plan
 from bnfold.solver.compete import compete, find_rivals
+from bnfold.solver.opening import open_gelus
 from bnfold.solver.removed import is_matmul_bias
 from bnfold.solver.sweep import GraphSolver
 from bnfold.solver.verdicts import Outcome, Solution, matches, opted_out
@@ -41,6 +42,7 @@ def solve(
     for graph in model.graphs:
         solver = GraphSolver(graph, tuple(keep), tuple(only), drop, bits)
         solver.sweep(solver.sources)
+        open_gelus(solver)
         compete(solver)
         find_rivals(solver)
         outcomes += solver.outcomes()

@@ -12,6 +12,8 @@ from bnfold.graph import Graph, Node, Shape
 from bnfold.plan import Edit, GraphPlan, NewBias
 from bnfold.rules import Accept, Source, View
 from bnfold.rules.base import Port
+from bnfold.rules.composites import GELU, composite_of
+from bnfold.rules.unlocks import LAYER_BETWEEN
 from bnfold.solver.removed import is_matmul_bias, removed
 
 _ABSORBERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
@@ -49,6 +51,10 @@ class Fold:
     """Every node that was asked."""
 
 
+def _is_untouched(view: View) -> bool:
+    return all(port.storage.is_identity for port in view.ports.values())
+
+
 @dataclass(eq=False)
 class State:
     """The fold of one graph so far."""
@@ -63,6 +69,8 @@ class State:
     """By tensor: the affine whose fold stored it last."""
     trouble: set[int] = field(default_factory=set)
     """Nodes that led to a refusal."""
+    opened: set[int] = field(default_factory=set)
+    """Nodes of GELUs that may change, because a BatchNormalization has no other way."""
 
     def __post_init__(self) -> None:
         self.plan = GraphPlan(self.graph)
@@ -88,6 +96,9 @@ class State:
         """
         view = self._view(node, decided, everything_fixed)
         source = self.leaving.get(node.index)
+        if node.index not in self.opened and composite_of(node) == GELU and not _is_untouched(view):
+            text = f"{node.op} is part of a GELU, which runtimes compute as one operator"
+            raise view.refuse("part-of-operator", text, LAYER_BETWEEN)
         return rules.apply(view) if source is None else [removed(view, source)]
 
     def _view(self, node: Node, decided: Decided, everything_fixed: bool) -> View:
@@ -225,7 +236,7 @@ class State:
 
     def snapshot(self) -> State:
         """A copy to go back to."""
-        copy = State(self.graph, dict(self.leaving), list(self.folds), dict(self.owner), self.trouble)
+        copy = State(self.graph, dict(self.leaving), list(self.folds), dict(self.owner), self.trouble, self.opened)
         own, plan = self.plan, copy.plan
         plan.storage, plan.removed, plan.edits = dict(own.storage), dict(own.removed), dict(own.edits)
         return copy

@@ -17,7 +17,7 @@ from bnfold.rules.unlocks import NOT_ZERO
 from bnfold.solver.removed import is_matmul_bias
 from bnfold.solver.search import NOTHING, Attempt, Failure, Search
 from bnfold.solver.state import State
-from bnfold.solver.verdicts import Outcome, Stuck, Verdicts, opted_out, priority
+from bnfold.solver.verdicts import Outcome, Stuck, Verdicts, opted_out, part_of_another, priority
 from bnfold.solver.ways import Ends, Way
 
 STEPS = (8, 64, 5000)
@@ -53,7 +53,7 @@ class GraphSolver:
             found = None if is_matmul_bias(node) else rules.as_source(node)
             if found is None:
                 continue
-            reason = found if isinstance(found, Reason) else opted_out(node, keep, only, drop)
+            reason = found if isinstance(found, Reason) else opted_out(node, keep, only, drop) or part_of_another(node)
             if isinstance(found, Source) and reason is None:
                 self.sources[node.index] = found
             elif reason is not None:
