@@ -59,13 +59,14 @@ def trouble(path: Path, size: int) -> str:
         except CannotRun as error:
             said = str(error)[:100]
             continue
-        same = all(_same(together[name], alone[name], size) for name in together)
-        return "" if same else "samples of one batch change each other"
+        return next(filter(None, (_differs(together[name], alone[name], size) for name in together)), "")
     return said
 
 
-def _same(together: NDArray[np.float32], alone: NDArray[np.float32], size: int) -> bool:
+def _differs(together: NDArray[np.float32], alone: NDArray[np.float32], size: int) -> str:
     if together.shape != (size * alone.shape[0], *alone.shape[1:]):
-        return False
+        found, one = ("x".join(map(str, array.shape)) for array in (together, alone))
+        return f"a batch is built in: {size} samples give {found}, one gives {one}"
     first, wanted = together[: len(alone)].astype(np.float64), alone.astype(np.float64)
-    return bool(np.linalg.norm(first - wanted) <= ALLOWED * np.linalg.norm(wanted))
+    same = np.linalg.norm(first - wanted) <= ALLOWED * np.linalg.norm(wanted)
+    return "" if same else "samples of one batch change each other"
