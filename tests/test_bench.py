@@ -6,16 +6,19 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bnfold import benchmark
 from bnfold.benchmark import bench
 from bnfold.benchmark.results import timing
 from bnfold.benchmark.turns import Raced
 from bnfold.errors import ModelError, UsageError
+from bnfold.runtime import Session
 
 
 def chain(length: int, shape: Sequence[int | str] = ("n", 3, 64, 96)) -> onnx.ModelProto:
@@ -47,6 +50,20 @@ def test_a_much_larger_model_is_slower() -> None:
     assert said == ["cpu: making two sessions", "cpu: measuring, block 1 of 12"]
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["rows"][0]["provider"] == "cpu"
     assert bench(chain(1), chain(16), runs=12, threads=1, memory=False).rows[0].verdict.endswith("x slower")
+
+
+@pytest.mark.parametrize("optimisations", [True, False])
+def test_onnx_runtime_optimises_unless_asked_not_to(optimisations: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def session(model: bytes, *, optimize: bool, **settings: Any) -> Session:
+        asked.append(optimize)
+        return Session(model, optimize=optimize, **settings)
+
+    monkeypatch.setattr(benchmark, "Session", session)
+    (row,) = bench(chain(1), chain(1), runs=1, memory=False, optimisations=optimisations).rows
+    assert asked == [optimisations] * 2
+    assert ("graph_optimization_level" not in row.settings) is optimisations
 
 
 def test_a_row_has_percentiles_throughput_and_settings() -> None:

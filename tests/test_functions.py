@@ -120,7 +120,8 @@ FOLDS = {
 @pytest.mark.parametrize("name", FOLDS)
 def test_folds_through_calls(name: str) -> None:
     graph, functions, left = FOLDS[name]
-    result = optimize(build(graph, *functions), runs=name != "an output is left out")  # ONNX Runtime wants them all
+    # ONNX Runtime wants every output of a call, and below 1.28 it ends the process where one is left out.
+    result = optimize(build(graph, *functions), runs=name != "an output is left out")
     assert result.proto is not None
     assert sorted(ops(result.proto)) == sorted(left)
 

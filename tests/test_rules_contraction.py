@@ -133,7 +133,8 @@ def test_a_scale_of_scores_goes_to_the_queries_or_the_keys(equation: str, axis: 
     case = law(b.model(), 0 if axis is None else 1)
     certified(case)
     if axis is None:
-        runs_alike(case)
+        # Below 1.26 ONNX Runtime fuses the Transpose into a product that it does not have for float64.
+        runs_alike(case, optimize=False)
 
 
 def test_a_shift_of_a_computed_operand_stays() -> None:

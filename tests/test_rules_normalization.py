@@ -84,8 +84,9 @@ def test_an_affine_leaves_or_stays(row: Row, side: str, kind: str, opset: int) -
 @pytest.mark.parametrize("side", ["front", "behind"])
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: str(row.name))
 def test_onnx_runtime_runs_what_comes_out(row: Row, side: str) -> None:
+    opset = row.opsets[-1] if row.name != "lp norm" else 17  # ONNX Runtime has LpNormalization-22 since 1.25
     for kind in (row.front if side == "front" else row.behind)[:3]:
-        runs_alike(law(built(row, side, kind, row.opsets[-1], TensorProto.FLOAT).model(), left=0, tolerance=1e-5))
+        runs_alike(law(built(row, side, kind, opset, TensorProto.FLOAT).model(), left=0, tolerance=1e-5))
 
 
 SIGNED = [-0.3, 0.3, 0.3, -0.3, 0.3, -0.3]
@@ -186,12 +187,9 @@ def test_the_certificate_sees_a_wrong_epsilon_scale_or_bias(slot: int | None) ->
 
 def test_shapes_are_known_behind_a_group_normalization() -> None:
     b = Builder(21)
-    b.node(
-        "Flatten",
-        b.node("Einsum", groups(3)(b, b.input(3, 6, 7, 5)), b.constant(b.normal(6, 4)), equation="nchw,cd->ndhw"),
-    )
+    b.node("Relu", b.matmul(groups(3)(b, b.input(3, 6, 7, 5)), 4))
     graph = Model(read(b.model())).main
-    assert graph.shape("einsum") == (3, 4, 7, 5)
+    assert graph.shape("matmul") == (3, 6, 7, 4)
 
 
 @pytest.mark.parametrize("apply", [instance(), groups(3), layer(5), layer(6, 7, 5, axis=1)])

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,8 @@ _PLANES = ((224, 224), (299, 299), (320, 320), (48, 320), (640, 640), (512, 512)
 
 _CREATED = ("quicker", "slower")
 
+_UNOPTIMISED = {"graph_optimization_level": "ORT_DISABLE_ALL"}
+
 
 def bench(
     original: source.ModelLike,
@@ -45,10 +48,11 @@ def bench(
     threads: int | None = None,
     seed: int = 0,
     tf32: bool = False,
+    optimisations: bool = True,
     memory: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> Bench:
-    """Time both models in turns, with ONNX Runtime's optimisations on, on tensors that lie where the provider computes.
+    """Time both models in turns, on tensors that lie where the provider computes.
 
     Args:
         original: path, bytes or ModelProto.
@@ -63,6 +67,7 @@ def bench(
         threads: of ONNX Runtime; its own choice by default.
         seed: of the inputs.
         tf32: let NVIDIA's TF32 round float32 products to 10 bits.
+        optimisations: let ONNX Runtime optimise both models when it loads them, as a deployment does.
         memory: measure the peak memory too, in processes of its own.
         progress: called with a line of text as the work goes on.
 
@@ -80,23 +85,19 @@ def bench(
     specs = samples.input_specs(before.proto)
     rows, notes = [], []
     for provider in resolve_providers(providers, provider_options):
-        options = (provider_options or {}).get(provider, {})
         told = functools.partial(_told, say, provider)
-        make = [
-            functools.partial(
-                Session,
-                model.runnable,
-                provider=provider,
-                options=options,
-                tf32=tf32,
-                threads=threads,
-                deterministic=False,
-            )
-            for model in (before, after)
-        ]
+        asked: dict[str, Any] = {
+            "provider": provider,
+            "optimize": optimisations,
+            "options": dict((provider_options or {}).get(provider, {})),
+            "tf32": tf32,
+            "threads": threads,
+            "deterministic": False,
+        }
+        make = [functools.partial(Session, model.runnable, **asked) for model in (before, after)]
         told("making two sessions")
         pair = [make[0]()]
-        settings = pair[0].settings
+        settings = pair[0].settings | ({} if optimisations else _UNOPTIMISED)
         cases, fixed = _cases(pair[0], specs, shapes, batches, seed)
         notes += fixed
         raced = race(make, pair, [feeds for _, feeds in cases], seconds=seconds, runs=runs, warmup=warmup, say=told)
@@ -105,7 +106,7 @@ def bench(
             if memory:
                 told(f"memory, batch {batch}")
                 models = [before.runnable, after.runnable]
-                taken, trouble = _memory(models, feeds, provider, options, tf32, threads, seconds)
+                taken, trouble = _memory(models, feeds, seconds, asked)
                 notes += [f"{provider}, batch {batch}: {trouble}"] if trouble else []
             rows.append(_row(provider, batch, feeds, raced, index, taken, settings))
     return Bench(tuple(rows), _size(before), _size(after), threads, tuple(notes), time.perf_counter() - start)
@@ -160,19 +161,11 @@ def _feeds(
 
 
 def _memory(
-    models: Sequence[bytes | Path],
-    feeds: Mapping[str, Array],
-    provider: str,
-    options: Mapping[str, str],
-    tf32: bool,
-    threads: int | None,
-    seconds: float,
+    models: Sequence[bytes | Path], feeds: Mapping[str, Array], seconds: float, session: Mapping[str, Any]
 ) -> tuple[Memory | None, str]:
     """What was measured, and a note on what was not."""
     try:
-        taken, trouble = peak_memory(
-            models, feeds, provider=provider, options=options, tf32=tf32, threads=threads, seconds=seconds
-        )
+        taken, trouble = peak_memory(models, feeds, seconds=seconds, session=session)
     except CannotMeasure as error:
         return None, f"the peak memory was not measured: {error}"
     return taken, f"the memory on the GPU was not measured: {trouble}" if trouble else ""

@@ -25,15 +25,16 @@ _RUNS = 2
 
 @dataclass(frozen=True)
 class Task:
-    """What to load, and what to run it on: `feeds` is an .npz with the arrays of `inputs`, in order."""
+    """What to load, and what to run it on.
+
+    `feeds` is an .npz with the arrays of `inputs`, in order; `session` what `Session` is told, `provider` and `options`
+    among it.
+    """
 
     model: str
     feeds: str
     inputs: Sequence[str]
-    provider: str
-    options: Mapping[str, str]
-    tf32: bool
-    threads: int | None
+    session: Mapping[str, Any]
 
 
 def main() -> None:
@@ -46,18 +47,11 @@ def measure(task: Task) -> dict[str, Any]:
     import_onnxruntime()
     with np.load(task.feeds) as found:
         feeds = {name: found[f"arr_{index}"] for index, name in enumerate(task.inputs)}
-    gpu = int(task.options.get("device_id", 0))
-    before, trouble = device_bytes(gpu) if task.provider != CPU else (None, "")
+    gpu = int(task.session["options"].get("device_id", 0))
+    before, trouble = device_bytes(gpu) if task.session["provider"] != CPU else (None, "")
     base = resident("VmRSS")
     reset_peak()
-    session = Session(
-        Path(task.model),
-        provider=task.provider,
-        options=task.options,
-        tf32=task.tf32,
-        threads=task.threads,
-        deterministic=False,
-    )
+    session = Session(Path(task.model), **task.session)
     runner = session.bound(feeds)
     for _ in range(_RUNS):
         runner.timed()

@@ -38,22 +38,16 @@ def peak_memory(
     models: Sequence[bytes | Path],
     feeds: Mapping[str, Array],
     *,
-    provider: str,
-    options: Mapping[str, str],
-    tf32: bool,
-    threads: int | None,
     seconds: float,
+    session: Mapping[str, Any],
 ) -> tuple[Memory, str]:
     """The memory of both models, and why part of it is missing where it is.
 
     Args:
         models: the original and the optimized model, as `Session` takes them.
         feeds: what they run on.
-        provider: short name.
-        options: its own.
-        tf32: as asked.
-        threads: of ONNX Runtime.
         seconds: no further turn begins after this time; the first is always made.
+        session: what `Session` is told; see `Task` for what that must hold.
 
     Raises:
         CannotMeasure: a child process failed.
@@ -61,14 +55,7 @@ def peak_memory(
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="bnfold-memory-") as folder:
         np.savez(Path(folder) / "feeds.npz", *feeds.values())
-        task = {
-            "feeds": str(Path(folder) / "feeds.npz"),
-            "inputs": list(feeds),
-            "provider": provider,
-            "options": dict(options),
-            "tf32": tf32,
-            "threads": threads,
-        }
+        task = {"feeds": str(Path(folder) / "feeds.npz"), "inputs": list(feeds), "session": dict(session)}
         paths = [_path(model, Path(folder) / f"{name}.onnx") for name, model in zip(_NAMES, models, strict=True)]
         turns: list[tuple[dict[str, Any], dict[str, Any]]] = []
         while not turns or (len(turns) < TURNS and time.perf_counter() - start < seconds):

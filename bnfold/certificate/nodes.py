@@ -33,8 +33,8 @@ WINDOWED = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool
 INDIFFERENT = {"Shape": 0, "Size": 0, "CastLike": 1}
 """Inputs of which only the shape or the type matters."""
 
-MANY = 64
-"""More axes than any tensor has."""
+MANY = 32
+"""More axes than any tensor has, and as many as an array of numpy 1 may have."""
 
 LARGE = 1 << 22
 """Elements above which a weight is tested on some of its outputs only. (Each of its elements is compared anyhow.)"""

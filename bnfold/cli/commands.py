@@ -171,13 +171,14 @@ def verify(run: Run, original: Path, optimized: Path, verbose: bool, **options: 
 @click.option(
     "--seconds", type=click.FloatRange(min=0), default=6.0, show_default=True, help="How long to measure each row."
 )
+@click.option("--no-optimisations", is_flag=True, help="Switch ONNX Runtime's own optimisations off.")
 @tf32
 @documents("json", "html")
 @verbose
-def bench(run: Run, original: Path, optimized: Path, verbose: bool, **options: Any) -> None:
+def bench(run: Run, original: Path, optimized: Path, *, no_optimisations: bool, verbose: bool, **options: Any) -> None:
     """Is OPTIMIZED faster than ORIGINAL?
 
-    Both run in turns, ONNX Runtime's optimisations on. Says "no difference" where that is what was measured.
+    Both run in turns. Says "no difference" where that is what was measured.
     """
     run.check_documents([original, optimized])
     import bnfold
@@ -186,7 +187,7 @@ def bench(run: Run, original: Path, optimized: Path, verbose: bool, **options: A
     _tell_both_runtimes()
     with run.errors(optimized):
         with progress(verbose or sys.stderr.isatty(), still=True) as say:  # a spinner would take part in the race
-            result = bnfold.bench(original, optimized, progress=say, **options)
+            result = bnfold.bench(original, optimized, progress=say, optimisations=not no_optimisations, **options)
         run.results.append(Pair(str(original), str(optimized), result))
         run.report(report.benchmark(result, str(original), str(optimized)))
         for row in result.rows:

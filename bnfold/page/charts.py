@@ -184,9 +184,9 @@ def interval(row: BenchRow) -> Interval:
     low, high = row.ratio if row.low is None else row.low, row.ratio if row.high is None else row.high
     reach = 1.15 * max(abs(low - 1), abs(high - 1), abs(row.ratio - 1), 2 * MARGIN)
     step = _round_step(reach / 3)
-    across = _scale(1 - reach, 1 + reach, LEFT + 34, 480 - RIGHT)
-    count = int(reach / step)
-    ticks = tuple(Tick(across(1 + i * step), f"{1 + i * step:g}") for i in range(-count, count + 1))
+    across = _scale(max(0.0, 1 - reach), 1 + reach, LEFT + 34, 480 - RIGHT)
+    count, below = int(reach / step), int(min(reach, 1) / step)
+    ticks = tuple(Tick(across(1 + i * step), f"{1 + i * step:g}") for i in range(-below, count + 1))
     band = across(1 - MARGIN), across(1 + MARGIN)
     return Interval(Frame(480, 62, ticks), across(low), across(row.ratio), across(high), across(1), band)
 

@@ -28,6 +28,10 @@ def recipes(wheels: Path, negative: float) -> dict[str, Callable[[Path], None]]:
     for name in [*torch, *(f"{name}__dynamo" for name in library.DYNAMO)]:
         network = torch[name.removesuffix("__dynamo")]
         found[name] = functools.partial(export.write, name, network, negative=negative)
+    for name in library.REPARAMETERISED:
+        found[f"reparam/{name}"] = functools.partial(
+            export.write, name, torch[name], negative=negative, change=library.reparameterised
+        )
     return found
 
 
@@ -39,13 +43,13 @@ def main() -> int:
     parser.add_argument("--only", default="", help="regular expression on the model's name")
     parser.add_argument("--negative", type=float, default=export.NEGATIVE, help="the share of negative gammas")
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
     failed = 0
     for name, write in recipes(options.wheels, options.negative).items():
         path, partial = options.folder / f"{name}.onnx", options.folder / f"{name}.partial"
         if path.exists() or not re.search(options.only, name):
             continue
         start = time.perf_counter()
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(partial)
             found = batchnorms(onnx.load(partial, load_external_data=False))

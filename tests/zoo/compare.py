@@ -11,15 +11,11 @@ than is possible, or where one of its results is not a right, verified model.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
-import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,95 +23,34 @@ import onnx
 
 from tests.zoo import hand, results, tables
 from tests.zoo.count import count
-from tests.zoo.forks import Worker
-from tests.zoo.results import Outcome, Report, Row
-
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
-PACKAGES = ("onnx", "onnxruntime", "numpy")
-
-
-def digest(*paths: Path) -> str:
-    """Of the files' names and contents."""
-    found = hashlib.sha256()
-    for path in paths:
-        found.update(path.name.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                found.update(block)
-    return found.hexdigest()
+from tests.zoo.results import Report, Row
+from tests.zoo.tools import OURS, ROOT, Tools, digest
 
 
 class Comparison:
     """One run over a folder."""
 
-    def __init__(self, rivals_python: Path, limit: float, scratch: Path) -> None:
-        self.limit, self.scratch = limit, scratch
-        self.judging = digest(*(HERE / name for name in ("rivals.py", "judge.py", "count.py")))[:16]
-        packages = " ".join(f"{name} {version(name)}" for name in PACKAGES)
-        self.ours = f"{digest(*sorted((ROOT / 'bnfold').rglob('*.py')))[:16]} {self.judging} {packages}"
-        self.versions: dict[str, str] = {}
-        script = [str(rivals_python), "-m", "tests.zoo.rivals"]
-        if rivals_python.exists():
-            self.versions = json.loads(subprocess.check_output([*script, "--versions"], text=True, cwd=ROOT))
-        self.rivals = {rival: Worker([*script, rival], cwd=ROOT) for rival in self.versions}
-        self.judge = Worker([sys.executable, "-m", "tests.zoo.judge"], cwd=ROOT)
-
-    def close(self) -> None:
-        """End the workers."""
-        for worker in (*self.rivals.values(), self.judge):
-            worker.close()
+    def __init__(self, tools: Tools, scratch: Path) -> None:
+        self.tools, self.scratch = tools, scratch
 
     def update(self, row: Row, path: Path) -> bool:
         """Run what is missing; return whether anything was."""
         changed = False
-        for rival, worker in self.rivals.items():
-            key = f"{row.sha256[:16]} {self.versions[rival]} {self.judging}"
+        target, report = self.scratch / "out.onnx", self.scratch / "report.json"
+        for rival in self.tools.rivals:
+            key = self.tools.key(rival, row.sha256)
             if rival not in row.rivals or row.rivals[rival].key != key:
-                target = self._target()
-                row.rivals[rival] = self._judged(key, path, worker.ask(self.limit, str(path), str(target)))
+                done = self.tools.run(rival, path, target)
+                row.rivals[rival] = self.tools.judged(key, path, target, done)
                 changed = True
-        key = f"{row.sha256[:16]} {self.ours}"
+        key = self.tools.key(OURS, row.sha256)
         if row.bnfold is None or row.bnfold.key != key:
-            report = self.scratch / "report.json"
             report.unlink(missing_ok=True)
-            done = self._fold(path, self._target(), report)
-            row.bnfold = self._judged(key, path, done)
+            done = self.tools.run(OURS, path, target, report)
+            row.bnfold = self.tools.judged(key, path, target, done)
             row.report = read_report(report, done.get("detail", ""))
             changed = True
         return changed
-
-    def _target(self) -> Path:
-        """Where the tools write; nothing is there."""
-        for old in self.scratch.glob("out.onnx*"):
-            old.unlink()
-        return self.scratch / "out.onnx"
-
-    def _fold(self, path: Path, target: Path, report: Path) -> dict[str, Any]:
-        """bnfold with its default settings, as a user runs it; the answer is like that of a worker."""
-        command = [sys.executable, "-m", "bnfold", "optimize", str(path), "-o", str(target), "--json", str(report)]
-        start = time.perf_counter()
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=self.limit, cwd=ROOT)
-        except subprocess.TimeoutExpired:
-            return {"failure": "timeout", "detail": f"stopped after {self.limit:.0f} s", "seconds": self.limit}
-        answer: dict[str, Any] = {"seconds": time.perf_counter() - start}
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.startswith("bnfold:")]
-            answer |= {"failure": "crash", "detail": (said or [f"exit code {done.returncode}"])[-1][:200]}
-        return answer
-
-    def _judged(self, key: str, path: Path, answer: dict[str, Any]) -> Outcome:
-        """What the judge says of the result."""
-        seconds, target = round(answer["seconds"], 2), self.scratch / "out.onnx"
-        if "failure" in answer:
-            return Outcome(key, answer["failure"], seconds, answer["detail"])
-        if not target.exists():
-            return Outcome(key, "crash", seconds, "wrote nothing")
-        said = self.judge.ask(self.limit, str(path), str(target))
-        if "failure" in said:
-            return Outcome(key, "does not load", seconds, f"the judge: {said['failure']}, {said['detail']}")
-        return Outcome(key=key, seconds=seconds, **said["result"])
 
 
 def read_report(path: Path, message: str) -> Report:
@@ -154,7 +89,8 @@ def main() -> int:
     rows = results.load(kept)
     chosen = []
     with tempfile.TemporaryDirectory() as scratch:
-        comparison = Comparison(options.rivals, options.limit, Path(scratch))
+        tools = Tools(options.rivals, options.limit)
+        comparison = Comparison(tools, Path(scratch))
         for path in sorted(options.models.resolve().glob("*.onnx")):
             if not re.search(options.only, path.stem):
                 continue
@@ -168,10 +104,10 @@ def main() -> int:
             if comparison.update(row, path):
                 results.save(kept, rows)
                 print(tables.line(row), *row.problems(), sep="; ", file=sys.stderr, flush=True)
-        comparison.close()
+        tools.close()
     if not options.only:
-        tables.write(ROOT / "docs", chosen, comparison.versions)
-    print(tables.summary(chosen, comparison.versions))
+        tables.write(ROOT / "docs", chosen, tools.rivals)
+    print(tables.summary(chosen, tools.rivals))
     for row in chosen:
         for problem in row.problems():
             print(f"{row.name}: {problem}")

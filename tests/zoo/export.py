@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,11 @@ def export(module: nn.Module, x: torch.Tensor, path: Path, *, dynamo: bool = Fal
         )
 
 
-def write(name: str, network: Network, path: Path, *, negative: float = NEGATIVE) -> None:
-    """Build, fill and export a network; `NAME__dynamo` is NAME by the newer exporter."""
+Change = Callable[[nn.Module], nn.Module]
+
+
+def write(name: str, network: Network, path: Path, *, negative: float = NEGATIVE, change: Change | None = None) -> None:
+    """Build, fill, `change` and export a network; `NAME__dynamo` is NAME by the newer exporter."""
     make, shape = network
     architecture, _, exporter = name.partition("__")
     seed = zlib.crc32(architecture.encode()) % 10000
@@ -89,4 +93,5 @@ def write(name: str, network: Network, path: Path, *, negative: float = NEGATIVE
     x = torch.randn(shape)
     randomise(module, seed, negative)
     calibrate(module, shape, seed)
+    module = change(module) if change else module
     export(module, x, path, dynamo=exporter == "dynamo")

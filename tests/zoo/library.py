@@ -30,7 +30,10 @@ TIMM = (
     "resnetv2_50",
     "repvgg_a0",
     "mobileone_s0",
+    "mobileone_s1",
     "ghostnet_100",
+    "ghostnetv3_100",
+    "repghostnet_050",
     "legacy_xception",
     "levit_128s",
     "efficientvit_b0",
@@ -44,6 +47,18 @@ TIMM = (
     "mobilenetv4_conv_small",
     "fastvit_t8",
 )
+
+REPARAMETERISED = (
+    "timm_repvgg_a0",
+    "timm_mobileone_s0",
+    "timm_mobileone_s1",
+    "timm_repvit_m0_9",
+    "timm_fastvit_t8",
+    "timm_ghostnetv3_100",
+    "timm_repghostnet_050",
+    "timm_levit_128s",
+)
+"""What timm can re-parameterise for inference; it writes these too, as `reparam/NAME`, with the same weights."""
 
 DYNAMO = (
     "tv_resnet50",
@@ -101,6 +116,13 @@ def timm_network(name: str) -> nn.Module:
     import timm
 
     return timm.create_model(name, pretrained=False, exportable=True)
+
+
+def reparameterised(network: nn.Module) -> nn.Module:
+    """timm's own form of it for inference: branches summed, BN folded."""
+    from timm.models import reparameterize_model
+
+    return reparameterize_model(network).eval()
 
 
 def yolo() -> nn.Module:

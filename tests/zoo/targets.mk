@@ -6,12 +6,18 @@ ZOO_PY := $(VENV_ZOO)/bin/python
 ZOO := build/zoo
 export OMP_NUM_THREADS ?= 1
 ONLY ?=
+TOOLS ?=
+THREADS ?= 1
 
-.PHONY: zoo large
+.PHONY: zoo zoo-bench large
 
 zoo: $(VENV_ZOO)/.installed $(VENV_RIVALS)/.installed $(ZOO)/wheels ## build, fold and compare 160 models (docs/rivals.md): an hour or two and 3 GB, resumable; ONLY=regex
 	@$(ZOO_PY) -m tests.zoo.build $(ZOO)/models --wheels $(ZOO)/wheels --only '$(ONLY)'
 	@$(ZOO_PY) -m tests.zoo.compare $(ZOO)/models --rivals $(VENV_RIVALS)/bin/python --only '$(ONLY)'
+
+zoo-bench: $(VENV_ZOO)/.installed $(VENV_RIVALS)/.installed $(ZOO)/wheels ## time 32 of these models as they are and as every tool makes them (docs/speed.md): two or three hours on a quiet machine, resumable; ONLY=regex TOOLS=regex THREADS=1
+	@$(ZOO_PY) -m tests.zoo.build $(ZOO)/models --wheels $(ZOO)/wheels --only "$$($(ZOO_PY) -m tests.zoo.speed --names '$(ONLY)')"
+	@$(ZOO_PY) -m tests.zoo.speed $(ZOO)/models --rivals $(VENV_RIVALS)/bin/python --only '$(ONLY)' --tools '$(TOOLS)' --threads $(THREADS)
 
 large: $(TEST_VENV)/.installed ## fold 3 GB of external data, print the memory it took (6 GB in TMPDIR)
 	@$(TEST_PY) tests/zoo/large.py
