@@ -57,12 +57,16 @@ class Storage:
     @staticmethod
     def encode(a: Array, b: Array) -> Storage:
         """v' = a*v + b."""
-        return Storage(np.ones_like(a), a, b)
+        found = Storage(np.ones_like(a), a, b)
+        found.__dict__["has_encode"] = True
+        return found
 
     @staticmethod
     def decode(alpha: Array, beta: Array) -> Storage:
         """v = alpha*v' + beta."""
-        return Storage(alpha, np.ones_like(alpha), -beta)
+        found = Storage(alpha, np.ones_like(alpha), -beta)
+        found.__dict__["has_decode"] = True
+        return found
 
     @cached_property
     def has_encode(self) -> bool:
@@ -145,18 +149,22 @@ class Storage:
         if self is other or (self.den is other.den and self.num is other.num and self.off is other.off):
             return True
         try:
-            dead = (self.den == 0) & (other.den == 0)
-            lost = (self.num == 0) & (other.num == 0)
             scales = _close(self.den * other.num, other.den * self.num)
-            mine, others = (
-                self.off * np.where(lost, other.den, other.num),
-                other.off * np.where(lost, self.den, self.num),
-            )
+            if (self.has_encode or other.has_encode) and (self.has_decode or other.has_decode):
+                if not scales.all():
+                    return False
+                if self.is_scale and other.is_scale:
+                    return True
+                mine, others = self.off * other.num, other.off * self.num
+            else:
+                lost = (self.num == 0) & (other.num == 0)
+                scales |= (self.den == 0) & (other.den == 0) | lost
+                mine = self.off * np.where(lost, other.den, other.num)
+                others = other.off * np.where(lost, self.den, self.num)
+            size = np.abs(mine).max(initial=0.0) + np.abs(others).max(initial=0.0)
+            return bool((scales & (np.abs(mine - others) <= AGREE * size)).all())
         except ValueError:  # shapes that do not broadcast: never the same tensor
             return False
-        size = np.abs(mine).max(initial=0.0) + np.abs(others).max(initial=0.0)
-        offsets = np.abs(mine - others) <= AGREE * size
-        return bool(((scales | dead | lost) & offsets).all())
 
 
 @cache

@@ -15,7 +15,7 @@ import onnx
 from bnfold.attempt import Attempt, Clock, Proof, Prove, Result, culprits
 from bnfold.benchmark import bench
 from bnfold.calls import Functions
-from bnfold.certificate import certify
+from bnfold.certificate import Certificate, certify
 from bnfold.equivalence import Progress, Settings, verified, verify
 from bnfold.errors import NotEquivalentError
 from bnfold.folding import Folded, Folder, Wishes
@@ -29,10 +29,12 @@ from bnfold.regions import region
 from bnfold.results import Affine, Count, Explained, Facts, Merged, Optimized
 from bnfold.runtime import resolve_providers
 from bnfold.solver import Outcome, matches
-from bnfold.source import ModelLike, Source, is_external, read, tensor_nbytes
+from bnfold.source import ModelLike, Source, is_beside, is_external, read_lean, tensor_nbytes
 from bnfold.write import destination, staged
 
 __all__ = ["Affine", "Count", "Explained", "Facts", "Optimized", "bench", "explain", "optimize", "verify"]
+
+BATCHNORM = "BatchNormalization"
 
 STRICTER = (6.0, 5.0, 4.0, 3.0, 1.5, 0.0)
 """Bits that tensors of several readers may lose, tried in turn where a certified fold turns out to be too noisy."""
@@ -51,15 +53,16 @@ def explain(model: ModelLike, *, merge: bool = True, keep: Iterable[str] = (), o
         ModelError: the model cannot be read.
     """
     clock, wishes = Clock(), Wishes(tuple(keep), tuple(only), merge=merge)
-    given = Model(read(model))
+    given = Model(read_lean(model))
     clock.lap("read")
     folder = Folder(given)
     found = folder.solve(wishes)
     clock.lap("solve")
     patched = Patched(given.proto) if found.rewrite.is_empty else patch(found.rewrite.model, found.rewrite.plan)
+    after = Functions(patched.proto)
     return Explained(
-        _facts(given.source, patched.proto, None, patched.missing_bytes),
-        Count(count_batchnorm(given.proto), count_batchnorm(patched.proto)),
+        _facts(given.source, folder.functions, after, None, patched.missing_bytes),
+        Count(folder.functions.count(BATCHNORM), after.count(BATCHNORM)),
         _affines(folder, found),
         _merged(found),
         clock.laps,
@@ -135,7 +138,7 @@ def optimize(
         tf32=tf32,
         locate=False,
     )
-    source = read(model)
+    source = read_lean(model)
     path = Path(output) if output is not None else _default_output(source)
     where = None if path is None else destination(source, path, force or dry_run)
     say("reading")
@@ -144,9 +147,7 @@ def optimize(
 
     def certified(optimized: ModelLike, base_dir: Path | None, rewrite: Rewrite) -> Proof:
         say("certifying")
-        made = read(optimized)
-        made = Source(made.proto, made.path, made.base_dir or base_dir)
-        certificate = certify(given, Model(made), witness_of(rewrite))
+        certificate = certificate_of(given, optimized, base_dir, rewrite)
         clock.lap("certify")
         return Proof(certificate, None)
 
@@ -191,10 +192,11 @@ def optimize(
         dropped |= dict.fromkeys(guilty, result.proof.exact)
         attempt, too_noisy = fold(set()), False
     found = attempt.found
+    after = Functions(result.proto)
     written = None if where is None or dry_run else where.path
     return Optimized(
-        _facts(source, result.proto, written),
-        Count(count_batchnorm(source.proto), count_batchnorm(result.proto)),
+        _facts(source, folder.functions, after, written),
+        Count(folder.functions.count(BATCHNORM), after.count(BATCHNORM)),
         _affines(folder, found),
         _merged(found),
         clock.laps,
@@ -205,6 +207,12 @@ def optimize(
         written,
         result.proto if where is None else None,
     )
+
+
+def certificate_of(given: Model, optimized: ModelLike, base_dir: Path | None, rewrite: Rewrite) -> Certificate:
+    """The certificate of a folded model, read again from where it lies."""
+    made = read_lean(optimized)
+    return certify(given, Model(replace(made, base_dir=made.base_dir or base_dir)), witness_of(rewrite))
 
 
 def _gentler(attempt: Attempt, fold: Callable[[set[str], float], Attempt], limits: list[float]) -> Attempt | None:
@@ -247,11 +255,6 @@ def _default_output(source: Source) -> Path | None:
     return source.path.with_name(f"{stem}.folded.onnx")
 
 
-def count_batchnorm(model: onnx.ModelProto) -> int:
-    """BatchNormalization nodes that a model runs: main graph and bodies, and functions at each of their calls."""
-    return Functions(model).count("BatchNormalization")
-
-
 def _affines(folder: Folder, found: Folded) -> tuple[Affine, ...]:
     ops = {node.label: node.op for graph in found.rewrite.original.graphs for node in graph.nodes}
     hidden = (Affine(label, op, "kept", reasons=(reason,)) for label, op, reason in folder.hidden())
@@ -291,7 +294,7 @@ def _unmatched(found: Folded, wishes: Wishes) -> tuple[str, ...]:
     )
 
 
-def _facts(source: Source, after: onnx.ModelProto, output: Path | None, missing: int = 0) -> Facts:
+def _facts(source: Source, before: Functions, after: Functions, output: Path | None, missing: int = 0) -> Facts:
     """The facts; `missing` bytes of new constants are not in `after` yet."""
     return Facts(
         str(source.path) if source.path else None,
@@ -299,10 +302,12 @@ def _facts(source: Source, after: onnx.ModelProto, output: Path | None, missing:
         source.proto.ir_version,
         next((entry.version for entry in source.proto.opset_import if entry.domain in ("", "ai.onnx")), 1),
         f"{source.proto.producer_name} {source.proto.producer_version}".strip(),
-        Count(Functions(source.proto).count(), Functions(after).count()),
-        Count(_bytes(source.proto), _bytes(after) + missing),
+        Count(before.count(), after.count()),
+        Count(_bytes(source.proto, source.path), _bytes(after.model, output) + missing),
     )
 
 
-def _bytes(model: onnx.ModelProto) -> int:
-    return int(model.ByteSize()) + sum(tensor_nbytes(tensor) for tensor in tensors(model) if is_external(tensor))
+def _bytes(model: onnx.ModelProto, path: Path | None) -> int:
+    """Of the model's file where it has one, and of its external data."""
+    own, outside = (model.ByteSize(), is_external) if path is None else (path.stat().st_size, is_beside)
+    return int(own) + sum(tensor_nbytes(tensor) for tensor in tensors(model) if outside(tensor))

@@ -15,7 +15,7 @@ from bnfold.equivalence import DIFFERENT, Progress, Verification
 from bnfold.folding import Folded
 from bnfold.patch import tensors
 from bnfold.plan import Rewrite
-from bnfold.source import ModelLike, is_external
+from bnfold.source import ModelLike, is_beside
 from bnfold.write import Staged, folded, write
 
 
@@ -91,7 +91,7 @@ class Attempt:
         self.say("writing")
         proto = folded(rewrite)
         self.clock.lap("write")
-        if any(is_external(tensor) for tensor in tensors(proto)) and source.path is not None:
+        if any(is_beside(tensor) for tensor in tensors(proto)) and source.path is not None:
             return Result(proto, self._beside(proto, source.path))
         return Result(proto, self.prove(proto, source.base_dir, rewrite))
 

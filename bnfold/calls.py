@@ -5,6 +5,7 @@ Source: ONNX IR specification, "Functions".
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property
 
 import onnx
@@ -56,7 +57,12 @@ class Functions:
     def count(self, op: str = "") -> int:
         """Nodes that the main graph runs (of one operator), those of functions counted at each call."""
         inside = self._inside(op)
-        return sum(self._weight(node, op, inside) for node in every_node(self.model.graph.node))
+        return sum(count * _weight(key, op, inside) for key, count in self._called.items())
+
+    @cached_property
+    def _called(self) -> Counter[Key]:
+        """What the nodes of the main graph are, and how often."""
+        return Counter(callee(node) for node in every_node(self.model.graph.node))
 
     def obstacle(self, node: onnx.NodeProto) -> str:
         """Why this call cannot be replaced; '' where it can."""
@@ -119,12 +125,12 @@ class Functions:
             totals = dict.fromkeys(self.by_key, 0)
             for _ in range(min(self._depth, MAX_DEPTH)):
                 totals = {
-                    key: sum(self._weight(node, op, totals) for node in every_node(function.node))
+                    key: sum(_weight(callee(node), op, totals) for node in every_node(function.node))
                     for key, function in self.by_key.items()
                 }
             self._totals[op] = totals
         return self._totals[op]
 
-    def _weight(self, node: onnx.NodeProto, op: str, inside: dict[Key, int]) -> int:
-        key = callee(node)
-        return inside[key] if key in inside else int(not op or node.op_type == op)
+
+def _weight(key: Key, op: str, inside: dict[Key, int]) -> int:
+    return inside[key] if key in inside else int(not op or key[1] == op)

@@ -108,15 +108,17 @@ class Graph:
         self.inputs = tuple(value.name for value in proto.input)
         self.outputs = tuple(value.name for value in proto.output)
         self.captured: set[str] = set()
-        self.shapes: dict[str, Shape] = {}
-        self.types: dict[str, int] = {}
-        self.overridable: set[str] = set()
+        self._shapes: dict[str, Shape] = {}
+        self._types: dict[str, int] = {}
         self._constants: dict[str, Constant | None] = {}
         names = model.labels
         self.nodes = [Node(self, i, node, names.unique(node)) for i, node in enumerate(proto.node)]
         self.producers: dict[str, Node] = {}
         self.consumers: dict[str, list[tuple[Node, int]]] = {}
         self._navigate()
+        self.overridable: set[str] = set()
+        if parent is None and model.proto.ir_version >= 4:
+            self.overridable = set(self.inputs) & set(self.initializers)
 
     def _navigate(self) -> None:
         navigator = skeleton.topology(self.proto)
@@ -129,6 +131,18 @@ class Graph:
             readers = {id(raw): own[id(raw)] for raw in tensor.outputs}
             uses = [(node, slot) for node in readers.values() for slot, used in enumerate(node.inputs) if used == name]
             self.consumers[name] = uses
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Static shapes by name, as far as they are known; to be filled in while they are inferred."""
+        self.model.infer()
+        return self._shapes
+
+    @property
+    def types(self) -> dict[str, int]:
+        """ONNX element types by name, as far as they are known; to be filled in while they are inferred."""
+        self.model.infer()
+        return self._types
 
     def within(self, model: onnx.ModelProto) -> onnx.GraphProto:
         """The same graph in a copy of the model."""
@@ -214,16 +228,17 @@ class Graph:
         inputs = [self._constants.get(name) if name in self.producers else self.constant(name) for name in names]
         if not names and node.proto.op_type != "Constant":
             return
-        like = self.type(node.input(1))
+        like = self.type(node.input(1)) if node.proto.op_type == "CastLike" else 0
         for found in evaluate(node.proto, node.version, inputs, like, self.model.source.base_dir) or ():
             self._constants[found.name] = found
 
     def shape(self, name: str) -> Shape | None:
         """Static shape as far as it is known; None where not even the rank is."""
+        self.model.infer()
         graph: Graph | None = self
         while graph is not None:
-            if name in graph.shapes:
-                return graph.shapes[name]
+            if name in graph._shapes:
+                return graph._shapes[name]
             graph = graph.parent
         return None
 
@@ -234,10 +249,11 @@ class Graph:
 
     def type(self, name: str) -> int:
         """ONNX element type of a value, 0 where it is unknown."""
+        self.model.infer()
         graph: Graph | None = self
         while graph is not None:
-            if name in graph.types:
-                return graph.types[name]
+            if name in graph._types:
+                return graph._types[name]
             graph = graph.parent
         return 0
 
@@ -272,25 +288,37 @@ class Model:
         self.labels = _Labels()
         self.opset = next((e.version for e in self.proto.opset_import if e.domain in ("", "ai.onnx")), 1)
         self.graphs: list[Graph] = []
-        inferred = skeleton.infer_value_info(self.proto)
-        stack: list[tuple[onnx.GraphProto, onnx.GraphProto, str, Graph | None, tuple[Step, ...]]] = [
-            (self.proto.graph, inferred, "", None, ())
-        ]
+        self._inferred = False
+        stack: list[tuple[onnx.GraphProto, str, Graph | None, tuple[Step, ...]]] = [(self.proto.graph, "", None, ())]
         while stack:
-            proto, shaped, path, parent, trail = stack.pop()
+            proto, path, parent, trail = stack.pop()
             graph = Graph(self, proto, path, parent, trail)
             self.graphs.append(graph)
-            _declare(graph, shaped)
-            shaped_bodies = {tuple(n.output): dict(bodies(n)) for n in shaped.node if bodies(n)}
             for node in reversed(graph.nodes):
-                inner = shaped_bodies.get(node.outputs, {})
                 for (attribute, position), body in bodies(node.proto):
                     name = f"{node.proto.attribute[attribute].name}{'' if position < 0 else position}"
-                    shaped_body = inner.get((attribute, position), body)
                     step = (node.index, attribute, position)
-                    stack.append((body, shaped_body, f"{path}{node.label}/{name}/", graph, (*trail, step)))
+                    stack.append((body, f"{path}{node.label}/{name}/", graph, (*trail, step)))
         for graph in self.graphs:
             _capture(graph)
+
+    def infer(self) -> None:
+        """Find out shapes and types, when they are asked for the first time."""
+        if self._inferred:
+            return
+        self._inferred = True
+        shaped = {self.main: skeleton.infer_value_info(self.proto)}
+        inner: dict[Graph, dict[tuple[str, ...], dict[tuple[int, int], onnx.GraphProto]]] = {}
+        for graph in self.graphs:
+            if graph.parent is not None:
+                index, *place = graph.trail[-1]
+                around = inner[graph.parent].get(graph.parent.nodes[index].outputs, {})
+                shaped[graph] = around.get((place[0], place[1]), graph.proto)
+            if len(self.graphs) > 1:
+                inner[graph] = {
+                    tuple(node.output): dict(found) for node in shaped[graph].node if (found := bodies(node))
+                }
+            _declare(graph, shaped[graph])
 
     @property
     def main(self) -> Graph:
@@ -311,17 +339,16 @@ def _needed(node: Node) -> tuple[str, ...]:
 
 
 def _declare(graph: Graph, shaped: onnx.GraphProto) -> None:
+    """Take over what shape inference found, and complete it."""
     for value in [*shaped.value_info, *shaped.input, *shaped.output]:
         tensor = value.type.tensor_type
         if tensor.elem_type:
             graph.types[value.name] = tensor.elem_type
         if tensor.HasField("shape"):
             graph.shapes[value.name] = shapes.shape_of(value.type)
-    for tensor in graph.proto.initializer:
-        graph.types[tensor.name] = tensor.data_type
-        graph.shapes[tensor.name] = tuple(tensor.dims)
-    if graph.parent is None and graph.model.proto.ir_version >= 4:
-        graph.overridable = set(graph.inputs) & set(graph.initializers)
+    for name, tensor in graph.initializers.items():
+        graph.types[name] = tensor.data_type
+        graph.shapes[name] = tuple(tensor.dims)
     shapes.complete(graph)
 
 

@@ -12,7 +12,7 @@ from onnx import AttributeProto, TensorProto
 from bnfold.graph import Graph, Model
 from bnfold.plan import Edit, GraphPlan, Merge, NewBias, NewConstant, Plan, Rewrite, SetAttribute, SetOperator
 from bnfold.protos import Names, bodies
-from bnfold.source import is_external, tensor_nbytes
+from bnfold.source import is_beside, tensor_nbytes
 from bnfold.witness import GraphWitness, Merged, Witness
 
 
@@ -29,7 +29,7 @@ class Patched:
     @property
     def missing_bytes(self) -> int:
         """Bytes that these initializers will add to the proto itself."""
-        return sum(tensor_nbytes(tensor) for tensor, _ in self.pending if not is_external(tensor))
+        return sum(tensor_nbytes(tensor) for tensor, _ in self.pending if not is_beside(tensor))
 
 
 def witness_of(rewrite: Rewrite) -> Witness:
@@ -158,7 +158,7 @@ class _Editor:
         stem = base.removesuffix(".folded").removesuffix(".merged") or f"{graph.nodes[index].label}.{edit.hint}"
         name = self.names.fresh(f"{stem}.{'folded' if edit.values is None else 'merged'}")
         tensor = TensorProto(name=name, data_type=edit.type, dims=edit.shape)
-        if edit.base is not None and edit.base.tensor is not None and is_external(edit.base.tensor):
+        if edit.base is not None and edit.base.tensor is not None and is_beside(edit.base.tensor):
             tensor.data_location = TensorProto.EXTERNAL
         proto = self.graphs[holder.path]
         proto.initializer.append(tensor)

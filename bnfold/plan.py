@@ -42,11 +42,12 @@ class NewConstant:
         pick = (lambda array: array) if whole else (lambda array: _rows(array, len(self.shape), start, stop))
         size = self.shape if whole else (min(stop, self.shape[0]) - start, *self.shape[1:])
         value: Array = np.zeros((1,) * len(size)) if self.base is None else self._base(start, stop, whole)
+        value = np.array(np.broadcast_to(value, size)) if value.shape != size else value
         for factor in self.factors:
-            value = value * pick(factor)
+            value *= pick(factor)
         if self.shift is not None:
-            value = value + pick(self.shift())
-        return np.broadcast_to(value, size)
+            value += pick(self.shift())
+        return value
 
     def _base(self, start: int, stop: int, whole: bool) -> Array:
         base = self.base

@@ -7,12 +7,21 @@ from collections.abc import Iterable, Iterator
 import onnx
 from onnx import AttributeProto
 
+_PLAIN = frozenset(
+    {AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.STRING, AttributeProto.TENSOR}
+    | {AttributeProto.FLOATS, AttributeProto.INTS, AttributeProto.STRINGS, AttributeProto.TENSORS}
+)
+"""The types of most attributes: they hold no graphs."""
+
 
 def bodies(node: onnx.NodeProto) -> list[tuple[tuple[int, int], onnx.GraphProto]]:
     """The graphs inside a node, each with its attribute's index and its position in a list of graphs or -1."""
     found: list[tuple[tuple[int, int], onnx.GraphProto]] = []
     for i, attribute in enumerate(node.attribute):
-        if attribute.type == AttributeProto.GRAPH:
+        kind = attribute.type
+        if kind in _PLAIN:
+            continue
+        if kind == AttributeProto.GRAPH:
             found.append(((i, -1), attribute.g))
         found += [((i, k), graph) for k, graph in enumerate(attribute.graphs)]
     return found

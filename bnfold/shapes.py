@@ -84,12 +84,14 @@ class _Completion:
 
     def _learn(self, name: str, shape: Shape | None) -> None:
         """Take over what is better known than before."""
-        if shape is None or not name or self.graph.owner(name) is not self.graph or name in self.graph.initializers:
+        if shape is None or not name:
             return
         old = self.graph.shapes.get(name)
-        if old is not None and len(old) != len(shape):
+        if old is not None and (len(old) != len(shape) or (old == shape and None not in old)):
             return
-        new = shape if old is None else tuple(max(both, key=_rank) for both in zip(old, shape, strict=True))
+        if self.graph.owner(name) is not self.graph or name in self.graph.initializers:
+            return
+        new = shape if old is None else tuple(map(_better, old, shape))
         new = tuple(f"?{name}:{axis}" if size is None else size for axis, size in enumerate(new))
         if new != old:
             self.graph.shapes[name] = new
@@ -146,6 +148,11 @@ def shape_of(type_: onnx.TypeProto) -> Shape:
         dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or None
         for dim in type_.tensor_type.shape.dim
     )
+
+
+def _better(old: Dim, new: Dim) -> Dim:
+    """Whichever of two sizes is known better; the old one where they are alike."""
+    return old if isinstance(old, int) or new is None else max(old, new, key=_rank)
 
 
 def _rank(size: Dim) -> int:

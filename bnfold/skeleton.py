@@ -11,6 +11,7 @@ from onnx import AttributeProto, TensorProto, ValueInfoProto
 
 from bnfold.calls import Functions
 from bnfold.protos import every_node
+from bnfold.source import is_external, nbytes_or_none
 
 SMALL = 4096
 """Constants up to this many bytes stay in the skeleton: shapes, axes, scales and the like steer shape inference."""
@@ -18,24 +19,15 @@ SMALL = 4096
 _OPAQUE = "bnfold.opaque"
 """The domain of nodes of which inference is not asked."""
 
-_GS_TYPES = frozenset(range(1, 14))  # the element types that graphsurgeon can measure without a warning
-
 
 def topology(graph: onnx.GraphProto) -> gs.Graph:
-    """One graph as a graphsurgeon graph: nodes in order, initializers by name, type and dims; no attributes, no data.
+    """One graph as a graphsurgeon graph: nodes in order with what they read and write, and nothing else.
 
-    Names captured from outer graphs appear as tensors that nothing produces.
+    Initializers, inputs, and names captured from outer graphs appear as tensors that nothing produces.
     """
     bare = onnx.GraphProto(name=graph.name)
-    for tensor in graph.initializer:
-        known = tensor.data_type if tensor.data_type in _GS_TYPES else TensorProto.FLOAT16
-        bare.initializer.add(name=tensor.name, data_type=known, dims=tensor.dims)
-    for value in graph.input:
-        bare.input.add(name=value.name)
-    for value in graph.output:
-        bare.output.add(name=value.name)
     for node in graph.node:
-        bare.node.add(op_type=node.op_type, name=node.name, domain=node.domain, input=node.input, output=node.output)
+        bare.node.add(op_type=node.op_type, input=node.input, output=node.output)
     model = onnx.ModelProto(graph=bare, ir_version=8)
     model.opset_import.add(domain="", version=17)
     return gs.import_onnx(model)
@@ -142,7 +134,10 @@ def _body_without_weights(body: onnx.GraphProto) -> onnx.GraphProto:
 
 
 def _is_small(tensor: TensorProto) -> bool:
-    return tensor.data_location != TensorProto.EXTERNAL and tensor.ByteSize() <= SMALL
+    if is_external(tensor):
+        return False
+    size = nbytes_or_none(tensor)
+    return (tensor.ByteSize() if size is None else size) <= SMALL
 
 
 def _declared(tensor: TensorProto, name: str) -> ValueInfoProto:

@@ -1,13 +1,18 @@
 """Reading a model: a path, bytes or a ModelProto, with its external data left on disk.
 
 The proto that is read here is never modified. External data is looked at through memory maps, one tensor at a time.
+`read_lean` leaves the large initializers of the model file on disk too: their tensors are external, in a map of that
+file, until `attach` or a writer puts their data back.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import IO
 
 import ml_dtypes
 import numpy as np
@@ -16,7 +21,9 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from bnfold import wire
 from bnfold.errors import ModelError
+from bnfold.mapped import Bytes, look, mapped_data, open_map, register
 
 ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto
 
@@ -28,10 +35,22 @@ FLOATS: dict[int, np.dtype[np.generic]] = {
 }
 """The element types whose constants bnfold folds, and how numpy spells them."""
 
+limits_of = cache(ml_dtypes.finfo)
+"""The limits of a float type, as numpy's `finfo` gives them."""
+
+_PLAIN = {type_: dtype for type_, dtype in FLOATS.items() if type_ != TensorProto.BFLOAT16} | {
+    TensorProto.INT64: np.dtype(np.int64),
+    TensorProto.INT32: np.dtype(np.int32),
+}
+"""Element types whose raw data is numpy's own."""
+
 _HALF_BYTES = frozenset({TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1})
 
 MAX_PROTO = 2**31 - 1
 """Protobuf's limit for one message, bytes."""
+
+LARGE = 4096
+"""Initializers of the model file with more bytes than this stay there when it is read lean."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,8 @@ class Source:
     base_dir: Path | None
     raw: bytes | None = None
     """The bytes as given, where they were given as bytes."""
+    mapped: Bytes | None = field(default=None, compare=False, repr=False)
+    """The model file, where large initializers were left in it."""
 
     @property
     def label(self) -> str:
@@ -73,15 +94,41 @@ def read(model: ModelLike) -> Source:
     if isinstance(model, bytes):
         return Source(_parse(model, "the model"), None, None, model)
     path = Path(model)
+    with _opened(path) as file:
+        data = file.read()
+    return Source(_parse(data, str(path)), path, path.resolve().parent)
+
+
+def read_lean(model: ModelLike) -> Source:
+    """As `read`; of a file, the large initializers stay on disk too (see `is_mapped`).
+
+    Raises:
+        ModelError: the file is missing, a folder, not ONNX or truncated.
+    """
+    if isinstance(model, bytes | onnx.ModelProto):
+        return read(model)
+    path = Path(model)
+    try:
+        whole = open_map(path)
+        lean, payloads = wire.detach(whole.data, LARGE, register(whole))
+    except (OSError, ValueError, wire.UnusualError):  # not a file to map, or not one that writers of models make
+        return read(model)
+    proto = _parse(lean, str(path))
+    tensors = proto.graph.initializer
+    if any(nbytes_or_none(tensors[payload.index]) != payload.length for payload in payloads):
+        return read(model)
+    return Source(proto, path, path.resolve().parent, mapped=whole)
+
+
+def _opened(path: Path) -> IO[bytes]:
     if path.is_dir():
         raise ModelError(f"{path} is a folder; give the .onnx file inside it")
     try:
-        data = path.read_bytes()
+        return path.open("rb")
     except FileNotFoundError:
         raise ModelError(f"{path} does not exist; check the path") from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
-    return Source(_parse(data, str(path)), path, path.resolve().parent)
 
 
 def _parse(data: bytes, label: str) -> onnx.ModelProto:
@@ -106,8 +153,18 @@ def _checked(proto: onnx.ModelProto, label: str) -> onnx.ModelProto:
 
 
 def is_external(tensor: TensorProto) -> bool:
-    """Whether the tensor's data lies in a file of its own."""
+    """Whether the tensor's data is not in the proto."""
     return tensor.data_location == TensorProto.EXTERNAL
+
+
+def is_mapped(tensor: TensorProto) -> bool:
+    """Whether the tensor's data was left in the model file when that was read."""
+    return is_external(tensor) and mapped_data(tensor) is not None
+
+
+def is_beside(tensor: TensorProto) -> bool:
+    """Whether the tensor's data lies in a file beside the model."""
+    return is_external(tensor) and mapped_data(tensor) is None
 
 
 @dataclass(frozen=True)
@@ -164,6 +221,15 @@ def tensor_nbytes(tensor: TensorProto) -> int:
     return (count * bits + 7) // 8
 
 
+def nbytes_or_none(tensor: TensorProto) -> int | None:
+    """Bytes of its data as its shape says; None where it has none, or elements that are no whole bytes."""
+    try:
+        size, dtype = tensor_nbytes(tensor), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    except ModelError:
+        return None
+    return size if size == math.prod(tensor.dims) * dtype.itemsize else None
+
+
 def array_of(tensor: TensorProto, base_dir: Path | None) -> NDArray[np.generic]:
     """The tensor's values; external data comes as a read-only memory map.
 
@@ -171,13 +237,28 @@ def array_of(tensor: TensorProto, base_dir: Path | None) -> NDArray[np.generic]:
         ModelError: the data is missing, or of another size than the shape says.
     """
     if is_external(tensor):
-        where = external_range(tensor, base_dir)
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        shape = tuple(tensor.dims)
-        if where.length == 0:
-            return np.zeros(shape, dtype)
-        return np.memmap(where.path, dtype=dtype, mode="r", offset=where.offset, shape=shape)
+        dtype, shape = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims)
+        data = mapped_data(tensor)
+        if data is None:
+            data = _data_beside(tensor, base_dir)
+        return data.view(dtype).reshape(shape)
+    if tensor.HasField("raw_data") and np.little_endian and (plain := _PLAIN.get(tensor.data_type)):
+        raw, shape = tensor.raw_data, tuple(tensor.dims)
+        if len(raw) == math.prod(shape) * plain.itemsize:
+            return np.frombuffer(raw, plain).reshape(shape)
     try:
         return np.asarray(numpy_helper.to_array(tensor))
     except (ValueError, TypeError) as error:
         raise ModelError(f"tensor {tensor.name!r} does not hold what its shape says ({error})") from None
+
+
+def _data_beside(tensor: TensorProto, base_dir: Path | None) -> Bytes:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    offset, length = entries.get("offset", "0"), tensor_nbytes(tensor)
+    plain = base_dir is not None and offset.isdecimal() and entries.get("length", str(length)) == str(length) and length
+    if not plain:
+        where = external_range(tensor, base_dir)
+        return open_map(where.path)[where.offset : where.offset + where.length] if where.length else np.zeros(0, "u1")
+    return look(
+        f"{base_dir}/{entries.get('location', '')}", int(offset), length, lambda: external_range(tensor, base_dir).path
+    )

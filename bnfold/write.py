@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,14 +20,29 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from bnfold import wire
 from bnfold.affine import Array
 from bnfold.errors import ModelError, OutputError, UsageError
+from bnfold.mapped import attach, hollow
 from bnfold.patch import patch, tensors
 from bnfold.plan import NewConstant, Rewrite
-from bnfold.source import FLOATS, MAX_PROTO, ExternalRange, Source, external_range, is_external, tensor_nbytes
+from bnfold.source import (
+    FLOATS,
+    LARGE,
+    MAX_PROTO,
+    ExternalRange,
+    Source,
+    external_range,
+    is_beside,
+    is_mapped,
+    tensor_nbytes,
+)
 
-PIECE = 1 << 24
-"""Bytes of float64 that one piece of a streamed constant may take."""
+PIECE = 1 << 19
+"""Bytes of float64 that one piece of a streamed constant may take: few enough for a processor's cache."""
+
+COPIED = 1 << 24
+"""Bytes that are copied at once."""
 
 ALIGNMENT = 4096
 """External tensors start at multiples of this many bytes, so that they can be mapped."""
@@ -54,6 +69,7 @@ def folded(rewrite: Rewrite, exact: bool = False) -> onnx.ModelProto:
     `exact` leaves new constants in float64, for an evaluator that does not look at types.
     """
     patched = patch(rewrite.model, rewrite.plan)
+    attach(patched.proto)
     for tensor, edit in patched.pending:
         if exact and edit.type in FLOATS:
             tensor.data_type = TensorProto.DOUBLE
@@ -63,7 +79,11 @@ def folded(rewrite: Rewrite, exact: bool = False) -> onnx.ModelProto:
 
 def _fill(tensor: TensorProto, edit: NewConstant) -> None:
     tensor.ClearField("data_location")
-    tensor.raw_data = b"".join(_little_endian(piece) for piece in _pieces(edit, tensor.data_type))
+    tensor.raw_data = b"".join(_data(edit, tensor.data_type))
+
+
+def _data(edit: NewConstant, type_: int) -> Iterator[wire.Buffer]:
+    return (_little_endian(piece) for piece in _pieces(edit, type_))
 
 
 def _pieces(edit: NewConstant, type_: int) -> Iterator[NDArray[np.generic]]:
@@ -74,8 +94,9 @@ def _pieces(edit: NewConstant, type_: int) -> Iterator[NDArray[np.generic]]:
         yield rounded(edit.rows(start, min(rows, start + step)), type_)
 
 
-def _little_endian(values: NDArray[np.generic]) -> bytes:
-    return np.ascontiguousarray(values).tobytes() if np.little_endian else values.byteswap().tobytes()
+def _little_endian(values: NDArray[np.generic]) -> wire.Buffer:
+    values = np.ascontiguousarray(values if np.little_endian else values.byteswap())
+    return values.reshape(-1).view(np.uint8).data
 
 
 @dataclass(frozen=True)
@@ -182,23 +203,46 @@ def write(rewrite: Rewrite, stage: Staged) -> onnx.ModelProto:
         _copy_unchanged(model.source, stage)
         return model.proto
     patched = patch(model, rewrite.plan)
-    external = [tensor for tensor in tensors(patched.proto) if is_external(tensor)]
+    external = [tensor for tensor in tensors(patched.proto) if is_beside(tensor)]
     pending = {id(tensor): edit for tensor, edit in patched.pending}
+    payloads = _hollow(patched.proto, pending)
+    large = {id(patched.proto.graph.initializer[index]) for index in payloads}
     for tensor, edit in patched.pending:
-        if not is_external(tensor):
+        if not is_beside(tensor) and id(tensor) not in large:
             _fill(tensor, edit)
     if external:
         with stage.create(where.sidecar.name) as file:
             _stream(file, external, lambda tensor: pending.get(id(tensor)), model.source.base_dir, where.sidecar.name)
-    size = patched.proto.ByteSize()
+    lengths = {index: length for index, (length, _) in payloads.items()}
+    lean = patched.proto.SerializeToString()
+    pieces = list(wire.spliced(lean, lengths)) if lengths else [lean]
+    size = sum(lengths[piece] if isinstance(piece, int) else len(piece) for piece in pieces)
     if size > MAX_PROTO:
         raise OutputError(
             f"the folded model would hold {size} bytes inline, more than protobuf allows; "
             "save the original with external data first (onnx.save_model(..., save_as_external_data=True))"
         )
     with stage.create(where.path.name) as file:
-        file.write(patched.proto.SerializeToString())
+        for piece in pieces:
+            if isinstance(piece, int):
+                file.writelines(payloads[piece][1])
+            else:
+                file.write(piece)
     return patched.proto
+
+
+def _hollow(model: onnx.ModelProto, pending: Mapping[int, NewConstant]) -> dict[int, tuple[int, Iterable[wire.Buffer]]]:
+    """Take out of a model what need not go through it: its large initializers, by index their length and their data."""
+    payloads: dict[int, tuple[int, Iterable[wire.Buffer]]] = {}
+    for index, tensor in enumerate(model.graph.initializer):
+        edit = pending.get(id(tensor))
+        if edit is None and is_mapped(tensor):
+            data = hollow(tensor)
+            payloads[index] = data.size, [data.data]
+        elif edit is not None and not is_beside(tensor) and (length := tensor_nbytes(tensor)) > LARGE:
+            tensor.raw_data = b""
+            payloads[index] = length, _data(edit, tensor.data_type)
+    return payloads
 
 
 def _stream(
@@ -233,7 +277,7 @@ def _copy_range(place: ExternalRange, file: IO[bytes]) -> None:
         source.seek(place.offset)
         left = place.length
         while left:
-            piece = source.read(min(left, PIECE))
+            piece = source.read(min(left, COPIED))
             if not piece:
                 raise ModelError(f"{place.path} became shorter while it was read; try again")
             file.write(piece)
@@ -256,12 +300,12 @@ def _copy_unchanged(source: Source, stage: Staged) -> None:
             name = place.relative_to(source.base_dir)
             if not (folder / name).exists():
                 with stage.create(name) as file, place.open("rb") as data:
-                    shutil.copyfileobj(data, file, PIECE)
-    with stage.create(stage.where.path.name) as file:
-        file.write(source.path.read_bytes())
+                    shutil.copyfileobj(data, file, COPIED)
+    with stage.create(stage.where.path.name) as file, source.path.open("rb") as given:
+        shutil.copyfileobj(given, file, COPIED)
 
 
 def _external(proto: onnx.ModelProto, base_dir: Path | None) -> Iterator[tuple[TensorProto, ExternalRange]]:
     for tensor in tensors(proto):
-        if is_external(tensor):
+        if is_beside(tensor):
             yield tensor, external_range(tensor, base_dir)

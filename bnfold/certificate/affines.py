@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,10 +11,13 @@ from bnfold.certificate.rounding import EPS
 from bnfold.certificate.wiring import GraphPair
 from bnfold.constants import Constant
 from bnfold.graph import Node
-from bnfold.source import FLOATS
+from bnfold.source import FLOATS, limits_of
 
 SLACK = 128
 """Roundings of float64 that a storage may carry: it is composed of many maps."""
+
+
+_PARAMETERS = "certificate's parameters"
 
 
 def storage_of(graph: GraphPair, node: Node, name: str) -> Storage:
@@ -68,6 +70,13 @@ def affine_of(node: Node) -> tuple[int, Array, Array, Array]:
 
 def batchnorm_parameters(node: Node) -> tuple[Array, Array, Array, Array]:
     """Scale, bias, mean and the square root of variance + epsilon, one for each channel."""
+    found: tuple[Array, Array, Array, Array] | None = node.memo.get(_PARAMETERS)  # type: ignore[assignment]
+    if found is None:
+        found = node.memo[_PARAMETERS] = _batchnorm_parameters(node)
+    return found
+
+
+def _batchnorm_parameters(node: Node) -> tuple[Array, Array, Array, Array]:
     version = node.version
     used = [
         name for name in node.outputs[1:] if name and (node.graph.consumers.get(name) or name in node.graph.output_set)
@@ -83,7 +92,7 @@ def batchnorm_parameters(node: Node) -> tuple[Array, Array, Array, Array]:
         raise NotCertifiedError("its parameters are not constants with one value for each channel")
     # Every opset's default is 1e-5, as a float32 holds it.
     sigma = np.sqrt(variance + node.get_float("epsilon", float(np.float32(1e-5))))
-    if not np.all(np.isfinite(sigma)) or not np.all(sigma > 0):
+    if not np.all(np.isfinite(sigma)) or not (sigma > 0).all():
         raise NotCertifiedError("its variance is negative or not finite")
     return scale, bias, mean, sigma
 
@@ -98,7 +107,9 @@ def immaterial(node: Node, shift: Array) -> NDArray[np.bool_]:
         return np.zeros(shift.shape, np.bool_)
     gamma, bias, *_ = batchnorm_parameters(node)
     smallest = (np.abs(bias) - 8 * np.abs(gamma)).reshape(shift.shape)
-    bits = ml_dtypes.finfo(FLOATS.get(node.graph.type(node.outputs[0]), np.dtype(np.float64))).nmant
+    if not (smallest > 0).any():
+        return np.zeros(shift.shape, np.bool_)
+    bits = limits_of(FLOATS.get(node.graph.type(node.outputs[0]), np.dtype(np.float64))).nmant
     _, exponent = np.frexp(np.maximum(smallest, 0.0))
     return np.asarray((smallest > 0) & (np.abs(shift) < np.ldexp(1.0, exponent - 1 - bits - 1)))
 
@@ -131,7 +142,7 @@ def check_removed(graph: GraphPair, node: Node) -> None:
         slope = _relative(y.num * s * x.den, -y.den * x.num)
         offset = _offset(x, y, s, t, t_size)
         small = immaterial(node, t)
-        if np.any(small):
+        if small.any():
             offset = np.where(small, np.minimum(offset, _offset(x, y, s, 0.0 * t, t_size)), offset)
     require(np.maximum(slope, offset), SLACK * EPS, "it left, but its two ends are not the same values")
 

@@ -60,7 +60,7 @@ def _conv(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
         sums, magnitudes = piece.sum(2) * own_beta, np.abs(piece).sum(2) * np.abs(own_beta)
         return slice(start, stop), sums.sum(1), magnitudes.sum(1)
 
-    if not np.any(beta):
+    if not beta.any():
         moved, magnitude = np.zeros(outputs), np.zeros(outputs)
     elif not transposed:
         moved, magnitude = _sum(w.shape, forward, outputs)

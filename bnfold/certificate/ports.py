@@ -19,7 +19,7 @@ def vector(array: Array, axis: int, size: int) -> Array:
     """An array that varies along one axis only, as a vector."""
     if array.size not in (1, size) or array.size != array.shape[axis]:
         raise NotCertifiedError("a tensor is stored in a way that varies on an axis where its weights have none")
-    return np.broadcast_to(array.reshape(-1), (size,))
+    return array.reshape(-1) if array.size == size else np.full(size, array.reshape(()))
 
 
 def decode_of(graph: GraphPair, node: Node, name: str) -> tuple[Array, Array]:

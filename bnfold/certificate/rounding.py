@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from bnfold.source import is_external
 EPS = 2.0**-52
 """Twice the largest relative error of one float64 operation: one for each side of a comparison."""
 
-CHUNK = 1 << 18
-"""Elements of a constant that are looked at in one go."""
+CHUNK = 1 << 16
+"""Elements of a constant that are looked at in one go: few enough for a processor's cache."""
 
 _PRECISION: dict[int, tuple[int, int]] = {
     TensorProto.FLOAT: (24, -149),
@@ -49,10 +49,12 @@ class Exact:
     def scaled(base: Constant, *factors: Array) -> Exact:
         """A constant times factors, each of its rank and with ones where it is constant."""
 
+        @lru_cache(maxsize=1)  # the same rows are compared with what is stored, and then tested
         def rows(start: int, stop: int) -> Array:
             value = read_rows(base, start, stop)
             for factor in factors:
                 value *= factor if factor.ndim == 0 or factor.shape[0] == 1 else factor[start:stop]
+            value.flags.writeable = False
             return value
 
         return Exact(base.shape, rows)

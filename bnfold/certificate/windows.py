@@ -157,17 +157,30 @@ def _thinned(places: NDArray[Any], inside: NDArray[np.bool_], counted: NDArray[A
     return Axis(taps, counted[chosen], chosen, seen)
 
 
-def unfold(x: Array, axes: Sequence[Axis], fill: float) -> Array:
+def unfold(x: Array, axes: tuple[Axis, ...], fill: float) -> Array:
     """What every window sees: (N, C, *positions, *taps)."""
-    for number, axis in enumerate(axes):
-        at = 2 + 2 * number
-        border = np.full((*x.shape[:at], 1, *x.shape[at + 1 :]), fill)
-        x = np.take(np.concatenate([x, border], at), axis.taps, at)  # -1 is the border
-    rank = len(axes)
-    return x.transpose(0, 1, *range(2, 2 + 2 * rank, 2), *range(3, 2 + 2 * rank, 2))
+    sizes = x.shape[2:]
+    bordered = np.full((*x.shape[:2], *(size + 1 for size in sizes)), fill)
+    bordered[tuple([slice(size) for size in x.shape])] = x
+    seen = bordered.reshape(*x.shape[:2], -1).take(_places(axes, sizes), axis=2)
+    return seen.reshape(*x.shape[:2], *(len(axis.taps) for axis in axes), *(axis.taps.shape[1] for axis in axes))
 
 
-def convolve(x: Array, weight: Array, bias: Array | None, axes: Sequence[Axis], group: int, transposed: bool) -> Array:
+@lru_cache(maxsize=1024)
+def _places(axes: tuple[Axis, ...], sizes: tuple[int, ...]) -> NDArray[np.int64]:
+    """By window and tap, both flat: a place in a sample that has a border behind each axis."""
+    rank, found = len(axes), np.zeros((1,) * (2 * len(axes)), np.int64)
+    for number, (axis, size) in enumerate(zip(axes, sizes, strict=True)):
+        taps = np.where(axis.taps < 0, size, axis.taps)
+        shape = [1] * (2 * rank)
+        shape[number], shape[rank + number] = taps.shape
+        found = found * (size + 1) + taps.reshape(shape)
+    return found.reshape(-1)
+
+
+def convolve(
+    x: Array, weight: Array, bias: Array | None, axes: tuple[Axis, ...], group: int, transposed: bool
+) -> Array:
     """Conv, with weights (M, C/group, taps); ConvTranspose, with weights (C, M/group, taps)."""
     seen = unfold(x, axes, 0.0)
     batch, channels, rank = x.shape[0], x.shape[1], len(axes)
@@ -187,10 +200,10 @@ def convolve(x: Array, weight: Array, bias: Array | None, axes: Sequence[Axis], 
     y = np.matmul(rows, columns).reshape(-1, batch, *positions)
     if bias is not None:
         y = y + bias.reshape(-1, *(1,) * (rank + 1))
-    return np.moveaxis(y, 1, 0)
+    return np.swapaxes(y, 0, 1)
 
 
-def pool(node: Node, x: Array, axes: Sequence[Axis]) -> list[Array]:
+def pool(node: Node, x: Array, axes: tuple[Axis, ...]) -> list[Array]:
     """MaxPool (with the winning tap for Indices), AveragePool, LpPool."""
     rank = len(axes)
     over = tuple(range(2 + rank, 2 + 2 * rank))

@@ -19,7 +19,7 @@ from bnfold.certificate.result import Failure
 from bnfold.certificate.rounding import identical
 from bnfold.constants import from_initializer
 from bnfold.graph import Graph, Node
-from bnfold.source import external_range, is_external
+from bnfold.source import external_range, is_beside, is_external
 from bnfold.witness import GraphWitness
 
 Bases = tuple[Path | None, Path | None]
@@ -334,7 +334,7 @@ def _same_bits(old: TensorProto, new: TensorProto, bases: Bases) -> bool:
         return True
     if old.data_type == TensorProto.STRING:
         return list(old.string_data) == list(new.string_data)
-    if not inline and is_external(old) and is_external(new):
+    if is_beside(old) and is_beside(new):
         here, there = external_range(old, bases[0]), external_range(new, bases[1])
         if here.path.samefile(there.path) and here.offset == there.offset:
             return True

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Any
 
 import click
+
+YOUNG = 100_000
+"""New objects between two searches for cycles of garbage: a model's graph is a million objects, and no garbage."""
 
 DONE, CANNOT, USAGE, DIFFERENT, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -15,6 +19,7 @@ class Program(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and exit."""
+        gc.set_threshold(YOUNG, 20, 100)
         kwargs |= {"standalone_mode": False, "prog_name": "bnfold"}
         try:
             code = super().main(*args, **kwargs)
@@ -28,6 +33,7 @@ class Program(click.Group):
         except click.Abort:
             complain("interrupted")
             code = INTERRUPTED
+        gc.freeze()  # the process ends: nothing need be searched for garbage once more
         sys.exit(code)
 
 

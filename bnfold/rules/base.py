@@ -178,8 +178,10 @@ def compress(array: Array) -> Array:
     """The array with every axis along which it is constant reduced to size one."""
     for axis in range(array.ndim):
         if array.shape[axis] > 1:
+            if array.shape[axis] == array.size and array.flat[0] != array.flat[-1]:
+                return array
             first = array.take([0], axis)
-            if np.array_equal(np.broadcast_to(first, array.shape), array):
+            if (first == array).all():
                 array = first
     return array
 
@@ -196,7 +198,7 @@ def only_axis(view: View, port: Port, axis: int, size: int) -> Storage:
     if others:
         text = f"the demand on {port.name!r} varies on axis {min(others)}, where {view.node.op} has no weights"
         raise view.refuse("row-axis", text, UNIFORM)
-    return port.storage.map(lambda array: np.broadcast_to(array.reshape(-1), (size,)))
+    return port.storage.map(lambda array: array.reshape(-1) if array.size == size else np.full(size, array.reshape(())))
 
 
 def need_encode(view: View, storage: Storage) -> tuple[Array, Array]:

@@ -26,7 +26,7 @@ def conv(view: View) -> list[Accept]:
     out_channels, in_channels = shape[0], shape[1] * group
     alpha, beta = need_decode(view, only_axis(view, x, 1, in_channels))
     a, b = need_encode(view, only_axis(view, y, 1, out_channels))
-    if np.any(beta != 0) and _touches_padding(view, shape[2:]):
+    if (beta != 0).any() and _touches_padding(view, shape[2:]):
         raise view.refuse(
             "padded-shift",
             f"{node.op} pads its input with zeros, which the shift of {channel_count(beta != 0)} does not reach",
@@ -42,7 +42,7 @@ def conv(view: View) -> list[Accept]:
         total = constant_weight(view, 1).float64().reshape(*shape[:2], -1) * rows[:, :, None]
         return exact_sum(total.reshape(out_channels, -1))
 
-    return [_absorbed(view, weight, factors, a, b, moved if np.any(beta != 0) else None)]
+    return [_absorbed(view, weight, factors, a, b, moved if (beta != 0).any() else None)]
 
 
 def conv_transpose(view: View) -> list[Accept]:
@@ -53,7 +53,7 @@ def conv_transpose(view: View) -> list[Accept]:
     in_channels, per_group = shape[0], shape[1]
     alpha, beta = need_decode(view, only_axis(view, x, 1, in_channels))
     a, b = need_encode(view, only_axis(view, y, 1, per_group * group))
-    if np.any(beta != 0) and not _pointwise(view, shape[2:]):
+    if (beta != 0).any() and not _pointwise(view, shape[2:]):
         raise view.refuse(
             "padded-shift",
             f"the outputs of {node.op} see different numbers of inputs, so that a shift does not reach all alike",
@@ -68,7 +68,7 @@ def conv_transpose(view: View) -> list[Accept]:
         total = constant_weight(view, 1).float64().reshape(in_channels, per_group) * beta[:, None]
         return exact_sum(total.reshape(group, -1, per_group).transpose(0, 2, 1)).reshape(-1)
 
-    return [_absorbed(view, weight, factors, a, b, moved if np.any(beta != 0) else None)]
+    return [_absorbed(view, weight, factors, a, b, moved if (beta != 0).any() else None)]
 
 
 def _weight(view: View) -> tuple[Constant | None, tuple[int, ...]]:
@@ -138,10 +138,10 @@ def bias_edit(
     name = view.node.input(slot)
     old = view.node.constant(slot) if name else None
     if name and old is None:
-        if np.all(a == 1) and np.all(b == 0) and moved is None:
+        if (a == 1).all() and (b == 0).all() and moved is None:
             return ()
         raise view.refuse("dynamic-weight", f"the bias of {view.node.op} is computed at run time", CONSTANT)
-    if moved is None and np.all(b == 0) and (old is None or np.all(a == 1)):
+    if moved is None and (b == 0).all() and (old is None or (a == 1).all()):
         return ()
     shift = (lambda: b) if moved is None else (lambda: a * moved() + b)
     return (NewConstant(slot, "bias", old.type if old else type_, a.shape, old, (a,) if old else (), shift),)
@@ -152,7 +152,7 @@ def _weight_edit(weight: Constant, factors: tuple[Array, ...]) -> tuple[Edit, ..
 
 
 def _not_one(*factors: Array) -> tuple[Array, ...]:
-    return tuple(factor for factor in factors if np.any(factor != 1))
+    return tuple(factor for factor in factors if (factor != 1).any())
 
 
 def _group_rows(vector: Array, group: int, rows: int) -> Array:

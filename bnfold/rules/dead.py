@@ -32,7 +32,7 @@ def passes_constants(combine: Combine, annihilates: bool = False) -> Callable[[R
         @wraps(rule)
         def split(view: View) -> list[Accept]:
             slots = [key for key, port in view.ports.items() if key >= 0 and port.constant is None]
-            if not any(np.any(view.ports[slot].storage.den == 0) for slot in slots) or OUT not in view.ports:
+            if all(view.ports[slot].storage.has_encode for slot in slots) or OUT not in view.ports:
                 return rule(view)
             dead = _dead(view, slots, annihilates)
             value = _value(view, combine, dead)

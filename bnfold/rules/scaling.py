@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,7 +33,7 @@ from bnfold.rules.base import (
     only_axis,
 )
 from bnfold.rules.unlocks import CONSTANT, NOT_ZERO, OPSET_7, VALID
-from bnfold.source import FLOATS
+from bnfold.source import FLOATS, limits_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +138,9 @@ SIGMAS = 8.0
 def negligible(shift: Array, bias: Array, gamma: Array, type_: int) -> NDArray[np.bool_]:
     """Where s*x + t rounds to s*x: 0 < abs(t) < half an ULP of every output ``bias + gamma*z``, abs(z) <= SIGMAS."""
     least = np.abs(bias) - SIGMAS * np.abs(gamma)
-    precision = ml_dtypes.finfo(FLOATS.get(type_, np.dtype(np.float64))).nmant
+    if not (least > 0).any():
+        return np.zeros(shift.shape, np.bool_)
+    precision = limits_of(FLOATS.get(type_, np.dtype(np.float64))).nmant
     with np.errstate(divide="ignore", invalid="ignore"):
         half = np.where(least > 0, np.exp2(np.floor(np.log2(least)) - precision - 1), 0.0)
     return np.asarray((shift != 0) & (np.abs(shift) < half))
@@ -210,7 +211,7 @@ def batchnorm(view: View) -> list[Accept]:
     s, mu = source.affine.scale.reshape(-1), mean.float64()
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         moved = (mu - beta) / alpha
-        moves = (alpha != 0) & (np.abs(moved) <= float(ml_dtypes.finfo(FLOATS[mean.type]).max) / _ROOM)
+        moves = (alpha != 0) & (np.abs(moved) <= float(limits_of(FLOATS[mean.type]).max) / _ROOM)
         factor, offset = np.where(moves, 1 / alpha, 1.0), np.where(moves, -beta / alpha, 0.0)
     shift = np.where(moves, 0.0, a * s * (beta - mu + alpha * mu)) + b
     edits: tuple[Edit, ...] = (

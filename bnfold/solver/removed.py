@@ -21,7 +21,7 @@ def removed(view: View, source: Source) -> Accept:
     free = (back.den == 0) & (back.num == 0)
     if np.any(free & (back.off != 0)):
         raise view.refuse("zero-scale", "a constant channel would have to be two constants", NOT_ZERO)
-    if np.any(free):  # y is dead there, and x may stay as it is
+    if free.any():  # y is dead there, and x may stay as it is
         back = back.but(free, x.storage)
     return view.settle({slot: back})
 

@@ -63,6 +63,25 @@ class Search:
         self.state, self.start, self.skip, self.limit = state, start, skip, limit
         self.steps = 0
         self.script: list[_Choice] = []
+        self.answers: dict[tuple[int, tuple[Storage | None, ...]], list[Accept] | Reason] = {}
+        """By node and by what was decided around it: a walk begins as the one before it did."""
+
+    def ask(self, node: Node, decided: dict[str, Storage]) -> list[Accept]:
+        """What the node's rule says.
+
+        Raises:
+            Refused: it refuses.
+        """
+        key = node.index, tuple([decided.get(slot.own) for slot in self.state.slots(node)])
+        answer = self.answers.get(key)
+        if answer is None:
+            try:
+                answer = self.answers[key] = self.state.ask(node, decided)
+            except Refused as refusal:
+                answer = self.answers[key] = refusal.reason
+        if isinstance(answer, Reason):
+            raise Refused(answer)
+        return answer
 
     def run(self) -> Attempt | Failure:
         """Search until all is decided.
@@ -149,7 +168,7 @@ class _Walk:
             self.at = self.asked[node.index] = node
             if self.search.steps > self.search.limit:
                 raise Refused(self.search.too_far(node))
-            accepts = self.state.ask(node, self.decided)
+            accepts = self.search.ask(node, self.decided)
             if len(accepts) == 1:
                 self._assign(node, accepts[0])
             elif forced:

@@ -191,10 +191,11 @@ class State:
                         members |= ends
         return any(member in self.graph.output_set or member not in self.graph.producers for member in members)
 
-    def commit(self, source: Source, decided: Decided, edits: Mapping[int, tuple[Edit, ...]]) -> list[str]:
-        """Let an affine leave; the tensors that are now stored differently."""
+    def commit(
+        self, source: Source, decided: Decided, changed: list[str], edits: Mapping[int, tuple[Edit, ...]]
+    ) -> None:
+        """Let an affine leave; `changed` are the tensors that are stored differently from now on."""
         index, plan = source.node.index, self.plan
-        changed = self.restored(decided)
         self.folds.append(Fold(source, {name: plan.storage.get(name) for name in changed}, frozenset(edits)))
         self.leaving[index] = source
         plan.removed[index] = source.node.inputs[source.slot]
@@ -202,7 +203,6 @@ class State:
         plan.edits.update(edits)
         plan.edits.pop(index, None)
         self.owner.update(dict.fromkeys(changed, index))
-        return changed
 
     def depending(self, on: Iterable[int]) -> list[Fold]:
         """The folds of these affines, and every later one that re-stored a tensor once more, in order."""

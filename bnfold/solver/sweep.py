@@ -34,6 +34,8 @@ class _Found:
     way: Way
     attempt: Attempt
     edits: dict[int, tuple[Edit, ...]]
+    changed: list[str]
+    """The tensors that it stores differently."""
     cost: tuple[float, ...]
 
 
@@ -143,7 +145,8 @@ class GraphSolver:
             self._keep(index, failures, level == len(STEPS))
             return None
         best = min(found, key=lambda each: each.cost)
-        restored = self.state.commit(source, best.attempt.decided, best.edits)
+        restored = best.changed
+        self.state.commit(source, best.attempt.decided, restored, best.edits)
         self.verdicts.stuck.pop(index, None)
         into = tuple(self.graph.nodes[i].label for i, edits in sorted(best.edits.items()) if edits)
         self.verdicts.done[index] = Outcome(source.node, True, best.way.name, into, note=source.note)
@@ -232,8 +235,8 @@ class GraphSolver:
                 return Failure(edits, chain=frozenset(tried.asked) | around)
         finally:
             del state.leaving[node.index]
-        changed = len(state.restored(tried.decided))
-        return _Found(way, tried, edits, (changed, self.spreads.most(tried.decided), way.name != "pull"))
+        changed = state.restored(tried.decided)
+        return _Found(way, tried, edits, changed, (len(changed), self.spreads.most(tried.decided), way.name != "pull"))
 
     def _settled(self, attempt: Attempt, but: Node | None) -> dict[int, tuple[Edit, ...]] | Reason:
         """The edits of every node that was asked, now that all is decided; a reason where rounding forbids one."""

@@ -55,16 +55,16 @@ class Ends:
         scale, shift = self.scale, self.shift
         zero, sign, size = scale == 0, np.where(scale < 0, -1.0, 1.0), np.abs(scale)
         one, none = np.ones_like(scale), np.zeros_like(shift)
-        if np.any(zero):
+        if zero.any():
             yield self._way(zero, one, none)
         if np.any(shift[~np.broadcast_to(zero, shift.shape)] != 0):
             yield self._way(zero, scale, none)
-        if np.any(scale < 0):
+        if (scale < 0).any():
             yield self._way(zero, size, none)
             yield self._way(zero, sign, none)
-        if np.any(shift != 0):
+        if (shift != 0).any():
             yield self._way(zero, one, shift)
-            if np.any(scale < 0):
+            if (scale < 0).any():
                 yield self._way(zero, sign, shift)
                 yield self._way(zero, size, shift)
 

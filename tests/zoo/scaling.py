@@ -49,7 +49,10 @@ class Stack:
         return name
 
     def relu_bn(self, x: str, channels: int) -> str:
-        """BN and ReLU: a share of the gammas is negative, 3% are a hundred times smaller."""
+        return self.node("Relu", self.batchnorm(x, channels))
+
+    def batchnorm(self, x: str, channels: int) -> str:
+        """A share of the gammas is negative, 3% are a hundred times smaller."""
         gamma = self.rng.lognormal(0, 0.3, channels) * np.where(self.rng.random(channels) < self.negative, -1, 1)
         gamma *= np.where(self.rng.random(channels) < 0.03, 0.01, 1)
         others = (
@@ -57,15 +60,16 @@ class Stack:
             self.rng.normal(0, 0.5, channels),
             self.rng.lognormal(0, 0.5, channels),
         )
-        return self.node("Relu", self.node("BatchNormalization", x, *map(self.constant, (gamma, *others))))
+        return self.node("BatchNormalization", x, *map(self.constant, (gamma, *others)))
 
     def conv(self, x: str, channels: int, out: int, kernel: int) -> str:
         """Padded, without bias."""
         weight = self.constant(self.rng.normal(size=(out, channels, kernel, kernel)) / kernel / channels**0.5)
         return self.node("Conv", x, weight, pads=[kernel // 2] * 4)
 
-    def model(self, y: str) -> onnx.ModelProto:
-        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", WIDTH, 8, 8]) for name in ("x", y)]
+    def model(self, y: str, channels: int = WIDTH) -> onnx.ModelProto:
+        """Closed: x and y have the same number of channels."""
+        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, 8, 8]) for name in ("x", y)]
         graph = helper.make_graph(self.nodes, "stack", ends[:1], ends[1:], self.initializers)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 

