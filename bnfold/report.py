@@ -28,13 +28,19 @@ LISTED = 12
 
 def explained(result: Explained, verbose: bool = False) -> list[Line]:
     """What can be folded, and why the rest stays."""
-    return [_title(result), *_counts(result), *_warnings(result.warnings), *_affines(result, "can be folded", verbose)]
+    return [
+        _title(result),
+        *_counts(result),
+        *_warnings(result.warnings),
+        *_affines(result, "can be folded", verbose),
+        *_merges(result, verbose),
+    ]
 
 
 def optimized(result: Optimized, verbose: bool = False) -> list[Line]:
     """What was folded, how it was proved, and why the rest stays."""
     lines = [_title(result), *_counts(result), *_proof(result), _time(result.timing)]
-    return [*lines, *_warnings(result.warnings), *_affines(result, "folded", verbose)]
+    return [*lines, *_warnings(result.warnings), *_affines(result, "folded", verbose), *_merges(result, verbose)]
 
 
 def _title(result: Explained) -> Line:
@@ -116,6 +122,29 @@ def _affines(result: Explained, done: str, verbose: bool) -> Iterator[Line]:
         yield line()
         yield line(f"kept: {len(kept)}", "bold")
         yield from _kept(kept, verbose)
+
+
+def _merges(result: Explained, verbose: bool) -> Iterator[Line]:
+    """What became one node, and what almost did: one by one where they are few."""
+    merged = [merge for merge in result.merges if merge.status == "merged"]
+    almost = [merge for merge in result.merges if merge.status == "kept"]
+    if merged:
+        nodes = sum(len(merge.nodes) for merge in merged)
+        kinds = " + ".join(f"{count} {op}" for op, count in Counter(merge.op for merge in merged).most_common())
+        yield line()
+        yield line(f"merged: {nodes} nodes into {kinds}", "bold")
+        for merge in merged if verbose or len(merged) <= LISTED else []:
+            others = [node for node in merge.nodes if node != merge.into]
+            yield line(f"{merge.op} with {', '.join(map(clean, others))}", head=f"  {clean(merge.into)}  ", hang=6)
+        if not verbose and len(merged) > LISTED:
+            yield line("(-v lists every one)", FAINT, "  ")
+    if almost:
+        yield line()
+        yield line(f"almost merged: {len(almost)}", "bold")
+        for merge in almost if verbose else almost[:LISTED]:
+            yield line(f"{merge.root}  {merge.reason}", head="  ", hang=6)
+        if not verbose and len(almost) > LISTED:
+            yield line("(-v lists every one)", FAINT, "  ")
 
 
 def _targets(affine: Affine) -> str:

@@ -332,13 +332,14 @@ def out_of_range(unlocked: bool) -> onnx.ModelProto:
     return b.model()
 
 
-@example("part-of-operator", "x -> Conv -> GELU written out, with its 0.5 last", "half", "0.6 in place of the 0.5")
+@example("part-of-operator", "x -> Conv -> GELU written out -> Mul", "scale", "with 0.6 in place of the GELU's 0.5")
 def part_of_operator(unlocked: bool) -> onnx.ModelProto:
     b = Builder()
     x = b.conv(b.input(*SHAPE), 4, 1)
     erf = b.node("Erf", b.node("Div", x, b.constant(2.0**0.5)))
     product = b.node("Mul", x, b.node("Add", erf, b.constant(1.0)))
-    b.conv(b.node("Mul", product, b.constant(0.6 if unlocked else 0.5), name="half"), 3, 1)
+    half = b.node("Mul", product, b.constant(0.6 if unlocked else 0.5))
+    b.per_channel("Mul", half, SCALE, name="scale")
     return b.model()
 
 

@@ -136,7 +136,7 @@ BRANCHES = [
     Row("dilated", lambda b: both(b, image(b), first=wide(dilations=[2, 2], pads=[2] * 4), second=point()), "Conv"),
     Row(
         "dilated by two and by one",
-        lambda b: both(b, image(b), first=wide(dilations=[2, 2], pads=[2] * 4), second=wide()),
+        lambda b: both(b, image(b), first=wide(group=4, dilations=[2, 2], pads=[2] * 4), second=wide(group=4)),
         "Conv",
     ),
     Row(

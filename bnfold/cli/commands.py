@@ -12,6 +12,7 @@ from bnfold.cli.options import (
     PATH,
     documents,
     keep,
+    no_merge,
     only,
     provider,
     provider_option,
@@ -49,7 +50,7 @@ def main(context: click.Context) -> None:
 @keep
 @only
 @click.option("--no-verify", is_flag=True, help="Run nothing: the certificate alone has to do.")
-@click.option("--no-merge", is_flag=True, help="Do not merge linear nodes that folding brings together.")
+@no_merge
 @click.option("--strict", is_flag=True, help="Exit 3 where a fold fails verification, and write nothing.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
@@ -62,7 +63,6 @@ def optimize(
     *,
     out: str | None,
     no_verify: bool,
-    no_merge: bool,
     verbose: bool,
     **options: Any,
 ) -> None:
@@ -77,7 +77,7 @@ def optimize(
     from bnfold import report
 
     _tell_both_runtimes()
-    settings = options | {"verify": not no_verify, "merge": not no_merge}
+    settings = options | {"verify": not no_verify}
     for job in jobs:
         with run.errors(job.model), made(job.folder):
             with progress(verbose) as say:
@@ -96,6 +96,7 @@ def optimize(
 @click.argument("model", type=PATH)
 @keep
 @only
+@no_merge
 @documents("json", "html")
 @verbose
 def explain(run: Run, model: Path, verbose: bool, **choice: Any) -> None:

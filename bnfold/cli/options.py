@@ -54,6 +54,14 @@ def _is_size(text: str) -> bool:
 
 
 PATH = click.Path(path_type=Path)
+no_merge = click.option(
+    "--no-merge",
+    "merge",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Do not make one node of several linear ones.",
+)
 provider = click.option(
     "--provider", "providers", multiple=True, type=click.Choice(["cuda", "tensorrt", "cpu"]),
     help="Execution provider of ONNX Runtime; may be given again, and each is used in turn. [default: the best here]",

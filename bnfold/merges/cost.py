@@ -1,7 +1,8 @@
 """What nodes cost at run time, so that a merge is made only where it pays.
 
-Counted in elements moved: an element that is read or written costs one. A multiplication of a dense convolution or a
-matrix product costs a small part of that, one of a depthwise convolution more, because it is less regular.
+Counted in elements moved: an element that is read or written costs one, a multiplication a small part of that. Scales
+and shifts cost nothing, because they fold; a sum costs what else it reads, because runtimes add while they convolve.
+`python -m tests.zoo.merge_cost` holds this against measurement.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from dataclasses import dataclass
 from bnfold.graph import Dim
 from bnfold.merges.terms import Kernel
 
-DENSE, SPARSE = 1 / 16, 1 / 4
-"""A multiplication against an element moved, with many and with few inputs in a group."""
+DENSE, SPARSE = 1 / 16, 1 / 64
+"""A multiplication against an element moved: of a dense kernel, and of a depthwise one."""
 
-FEW = 4
-"""Inputs in a group that are few."""
+MARGIN = 0.9
+"""A merge must cost at most so much of what it replaces: the model is not exact."""
+
+BLOCK = (8, 4)
+"""Output and input channels of a group that dense kernels work on at once: fewer take as long."""
 
 UNKNOWN = 28
 """What a size counts as that is not known."""
@@ -53,11 +57,15 @@ class Extent:
 def kernel_cost(kernel: Kernel, x: Extent) -> float:
     """Of one convolution or matrix product."""
     y = x.behind(kernel)
-    each = SPARSE if kernel.inputs // kernel.group < FEW else DENSE
+    work = kernel.products * SPARSE
+    if kernel.inputs > kernel.group:
+        outputs, inputs = kernel.outputs // kernel.group, kernel.inputs // kernel.group
+        blocks = -(-outputs // BLOCK[0]) * BLOCK[0] * -(-inputs // BLOCK[1]) * BLOCK[1]
+        work = kernel.group * blocks * math.prod(kernel.taps) * DENSE
     moved = x.positions * kernel.inputs + y.positions * kernel.outputs + math.prod(kernel.shape)
-    return y.positions * kernel.products * each + moved
+    return y.positions * work + moved
 
 
-def elementwise_cost(operands: int, channels: int, y: Extent) -> float:
-    """Of an operator that reads so many tensors, and writes one like them."""
-    return (operands + 1) * y.positions * channels
+def sum_cost(operands: int, channels: int, y: Extent) -> float:
+    """Of adding so many tensors up."""
+    return (operands - 1) * y.positions * channels

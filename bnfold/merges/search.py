@@ -15,7 +15,7 @@ import numpy as np
 from bnfold import rules
 from bnfold.affine import Array
 from bnfold.graph import Dim, Graph, Node
-from bnfold.merges.cost import Extent, elementwise_cost, kernel_cost
+from bnfold.merges.cost import MARGIN, Extent, kernel_cost, sum_cost
 from bnfold.merges.terms import Diagonal, Kernel, ObstacleError, Term, added, chained, inner_sizes, scaled
 from bnfold.rules import Source
 from bnfold.rules.composites import composite_of
@@ -50,7 +50,7 @@ class Found:
     @property
     def pays(self) -> bool:
         """Whether one node is cheaper."""
-        return self.merged_cost <= self.cost
+        return self.merged_cost <= MARGIN * self.cost
 
 
 def _size(node: Node) -> int:
@@ -161,16 +161,18 @@ class _Evaluation:
             if own.inputs != _outputs(inner):
                 raise ObstacleError(f"the channels of {node.label} do not fit its input")
             self.cost += kernel_cost(own, self._extent(inner))
-            return chained(own, inner, self.sizes)
-        self.cost += elementwise_cost(len(operands), _outputs(operands[0]), self._extent(operands[0]))
+            try:
+                return chained(own, inner, self.sizes)
+            except ObstacleError as obstacle:
+                raise ObstacleError(str(obstacle), unrelated=not _could_pay(own, inner)) from None
         if node.op in SUMS and len(operands) == len(node.inputs):
             total = operands[0]
+            self.cost += sum_cost(len(operands), _outputs(total), self._extent(total))
             for other in operands[1:]:
                 total = added(total, _times(other, -1.0) if node.op == "Sub" else other, self.sizes)
             return _times(total, 1 / len(operands)) if node.op == "Mean" else total
         (operand,) = operands
         if node.op == "Identity":
-            self.cost -= elementwise_cost(1, _outputs(operand), self._extent(operand))  # no runtime computes it
             return operand
         if node.op == "Neg":
             return _times(operand, -1.0)
@@ -188,6 +190,19 @@ class _Evaluation:
         if axis < 0 or array.size not in (1, channels) or (array.size > 1 and array.shape[axis] != array.size):
             raise ObstacleError("a scale or shift varies on another axis than the channels")
         return np.broadcast_to(array.reshape(-1), (channels,)).astype(np.float64)
+
+
+def _could_pay(outer: Kernel, inner: Term) -> bool:
+    """Whether one node would multiply no more than two."""
+    if not isinstance(inner, Kernel):
+        return True
+    least = (
+        outer.outputs
+        * inner.inputs
+        // math.gcd(outer.group, inner.group)
+        * max(math.prod(outer.taps), math.prod(inner.taps))
+    )
+    return least <= outer.products + inner.products
 
 
 def _outputs(term: Term) -> int:

@@ -31,7 +31,7 @@ from bnfold.page.evidence import (
 from bnfold.page.pictures import Picture, pictures
 from bnfold.reasons import Reason, plural
 from bnfold.report import BATCHNORM
-from bnfold.results import Affine, Explained, Optimized
+from bnfold.results import Affine, Explained, Merged, Optimized
 from bnfold.verify_text import fed
 
 
@@ -70,6 +70,7 @@ class Section:
     facts: tuple[tuple[str, str], ...] = ()
     folds: tuple[Folds, ...] = ()
     done: str = "folded"
+    merges: tuple[Merged, ...] = ()
     stays: tuple[Stays, ...] = ()
     judged: tuple[Judged, ...] = ()
     histograms: tuple[charts.Steps, ...] = ()
@@ -117,6 +118,7 @@ def _folded(result: Explained, command: str) -> Section:
         made_by + (_fed(run) if run else ()) + (("time", time),),
         _groups(result.affines),
         "folded" if isinstance(result, Optimized) else "can be folded",
+        result.merges,
         _reasons(result.affines),
         **(evidence(run)._asdict() if run else {}),
     )

@@ -13,11 +13,12 @@ from bnfold.plan import Edit, NewConstant
 from bnfold.reasons import Reason
 from bnfold.rules import Refused, Source
 from bnfold.rules.base import channels_where, pinned_reason
+from bnfold.rules.composites import composite_of
 from bnfold.rules.unlocks import NOT_ZERO
 from bnfold.solver.removed import is_matmul_bias
 from bnfold.solver.search import NOTHING, Attempt, Failure, Search
 from bnfold.solver.state import State
-from bnfold.solver.verdicts import Outcome, Stuck, Verdicts, opted_out, part_of_another, priority
+from bnfold.solver.verdicts import Outcome, Stuck, Verdicts, opted_out, priority
 from bnfold.solver.ways import Ends, Way
 
 STEPS = (8, 64, 5000)
@@ -52,10 +53,10 @@ class GraphSolver:
         self.refused: dict[int, Outcome] = {}
         """Nodes that look like affines and are none, and those that the user keeps."""
         for node in graph.nodes:
-            found = None if is_matmul_bias(node) else rules.as_source(node)
+            found = None if is_matmul_bias(node) or composite_of(node) is not None else rules.as_source(node)
             if found is None:
                 continue
-            reason = found if isinstance(found, Reason) else opted_out(node, keep, only, drop) or part_of_another(node)
+            reason = found if isinstance(found, Reason) else opted_out(node, keep, only, drop)
             if isinstance(found, Source) and reason is None:
                 self.sources[node.index] = found
             elif reason is not None:

@@ -12,7 +12,6 @@ from bnfold.graph import Node
 from bnfold.plan import Plan
 from bnfold.reasons import Reason
 from bnfold.rules import Source
-from bnfold.rules.composites import composite_of
 from bnfold.solver.search import Failure
 
 URGENT = ("BatchNormalization", "Mul", "Div", "Add", "Sub")
@@ -121,15 +120,6 @@ def opted_out(node: Node, keep: tuple[str, ...], only: tuple[str, ...], drop: Ma
     if only and not any(matches(pattern, node.label) for pattern in only):
         return Reason("kept-by-user", "--only does not name it", node.label, "add it to --only")
     return None
-
-
-def part_of_another(node: Node) -> Reason | None:
-    """Why a constant of an operator that is written out stays."""
-    whole = composite_of(node)
-    if whole is None:
-        return None
-    text = f"it is part of a {whole}, which runtimes compute as one operator"
-    return Reason("part-of-operator", text, node.label, "nothing: without it the model would be slower")
 
 
 RIVALS = 4
