@@ -50,6 +50,10 @@ def image(b: Builder, channels: int = 4, *sizes: int | str, batch: int = 2) -> s
     return b.input(batch, channels, *(sizes or (7, 6)))
 
 
+def zeros(b: Builder, x: str, *pads: int, value: float = 0.0) -> str:
+    return b.node("Pad", x, b.constant([0, 0, *pads[:2], 0, 0, *pads[2:]]), b.constant(value))
+
+
 def repvgg(b: Builder, x: str, stride: int = 1, bias: bool = False) -> str:
     """3x3 and 1x1, each with its BatchNormalization; and one of the input itself where that fits."""
     strides: Any = [stride, stride]
@@ -261,6 +265,35 @@ CHAINS = [
         "branches, and 1x1 behind",
         lambda b: b.conv(both(b, image(b), first=wide(out=8), second=point(out=8)), 3, 1),
         "Conv",
+    ),
+    Row("Pad in front", lambda b: b.conv(zeros(b, image(b), 1, 0, 2, 1), 5, 3), "Conv"),
+    Row("Pad in front of what pads", lambda b: b.conv(zeros(b, image(b), 1, 0, 2, 1), 5, 3, **SAME), "Conv"),
+    Row(
+        "Pad in front, opset 10",
+        lambda b: b.conv(b.node("Pad", image(b), pads=[0, 0, 1, 1, 0, 0, 1, 1]), 5, 3),
+        "Conv",
+        opset=10,
+    ),
+    Row("Pad with ones", lambda b: b.conv(zeros(b, image(b), 1, 1, 1, 1, value=1.0), 5, 3), "Pad Conv"),
+    Row(
+        "Pad of channels",
+        lambda b: b.conv(b.node("Pad", image(b), b.constant([0, 1, 0, 0, 0, 1, 0, 0])), 5, 3),
+        "Pad Conv",
+    ),
+    Row(
+        "Pad by reflection",
+        lambda b: b.conv(b.node("Pad", image(b), b.constant([0, 0, 1, 1, 0, 0, 1, 1]), mode="reflect"), 5, 3),
+        "Pad Conv",
+    ),
+    Row(
+        "Pad of a long kernel",
+        lambda b: b.conv(b.node("Pad", image(b, 4, 70), b.constant([0, 0, 31, 0, 0, 32])), 5, 64),
+        "Pad Conv",
+    ),
+    Row(
+        "Pad behind a shift",
+        lambda b: b.conv(zeros(b, b.bn(b.node("Relu", image(b))), 1, 1, 1, 1), 5, 3),
+        "Relu BatchNormalization Conv",
     ),
     Row("read elsewhere", lambda b: b.node("Tanh", y := b.conv(image(b), 8, 1)) and b.conv(y, 3, 1), "Conv Tanh Conv"),
     Row("one axis", lambda b: b.conv(b.conv(image(b, 4, 9), 8, 3, pads=[1, 1]), 3, 1), "Conv"),

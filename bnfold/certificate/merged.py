@@ -101,6 +101,8 @@ class _Terms:
             return self._weighted(node, first)
         if node.op == "Identity":
             return first
+        if node.op == "Pad":
+            return self._padded(node, first)
         if node.op == "Neg":
             return first.scaled(none - 1, none, none)
         if node.op in ("Add", "Sub", "Sum", "Mean") and len(given) == len(node.inputs):
@@ -111,6 +113,21 @@ class _Terms:
         _, s, t, size = affine_of(node)
         count = len(none)
         return first.scaled(*(vector(each, self.axis, count) for each in (s, t, size)))
+
+    def _padded(self, node: Node, form: _Form) -> _Form:
+        """Zeros around x: an output is made of what stands so much further to the front."""
+        given, held = node.constant(1), node.constant(2)
+        pads = node.get_ints("pads") or ([] if given is None else given.ints())
+        value = node.get_float("value", 0.0) if held is None else float(held.float64().ravel()[0])
+        plain = node.get_string("mode", "constant") == "constant" and not node.input(3) and len(pads) == 2 * self.rank
+        if not plain or value or any(pads[:2] + pads[self.rank : self.rank + 2]) or np.any(form.shift[0]):
+            raise NotCertifiedError(f"{node.label} puts something else than zeros around its input")
+        begins = pads[2 : self.rank]
+        taps = {
+            tuple(a - b * s for a, b, s in zip(at, begins, form.stride, strict=True)): each
+            for at, each in form.taps.items()
+        }
+        return _Form(taps, form.shift, form.stride)
 
     def _weighted(self, node: Node, form: _Form) -> _Form:
         weights, bias, group, places = _weights(node, self.spatial)

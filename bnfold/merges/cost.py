@@ -23,6 +23,9 @@ MARGIN = 0.9
 BLOCK = (8, 4)
 """Output and input channels of a group that dense kernels work on at once: fewer take as long."""
 
+LONG = 7
+"""Taps of an axis beyond which padding makes a kernel take twice as long (CREPE: 64 and 512 taps, 1.5 to 1.9 times)."""
+
 UNKNOWN = 28
 """What a size counts as that is not known."""
 
@@ -63,6 +66,8 @@ def kernel_cost(kernel: Kernel, x: Extent) -> float:
         blocks = -(-outputs // BLOCK[0]) * BLOCK[0] * -(-inputs // BLOCK[1]) * BLOCK[1]
         work = kernel.group * blocks * math.prod(kernel.taps) * DENSE
     moved = x.positions * kernel.inputs + y.positions * kernel.outputs + math.prod(kernel.shape)
+    if any(axis.taps > LONG and axis.begin + axis.end for axis in kernel.axes):
+        work *= 2
     return y.positions * work + moved
 
 

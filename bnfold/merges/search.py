@@ -19,7 +19,7 @@ from bnfold.merges.cost import MARGIN, Extent, kernel_cost, sum_cost
 from bnfold.merges.terms import Diagonal, Kernel, ObstacleError, Term, added, chained, inner_sizes, scaled
 from bnfold.rules import Source
 from bnfold.rules.composites import composite_of
-from bnfold.windows import axes_of
+from bnfold.windows import Axis, axes_of
 
 LIMIT = 64
 """Nodes that one merge may take."""
@@ -73,6 +73,8 @@ def is_linear(node: Node) -> bool:
         weights = node.constant(1)
         computed = node.input(2) and node.constant(2) is None
         return weights is not None and weights.is_float and not computed and len(dynamic(node)) == 1
+    if node.op == "Pad":
+        return _zeros_around(node) is not None
     return isinstance(rules.as_source(node), Source) and composite_of(node) is None
 
 
@@ -174,12 +176,25 @@ class _Evaluation:
         (operand,) = operands
         if node.op == "Identity":
             return operand
+        if node.op == "Pad":
+            return self._padded(node, operand)
         if node.op == "Neg":
             return _times(operand, -1.0)
         found = rules.as_source(node)
         assert isinstance(found, Source)
         channels = _outputs(operand)
         return scaled(operand, *(self._along(array, channels) for array in (found.affine.scale, found.affine.shift)))
+
+    def _padded(self, node: Node, operand: Term) -> Term:
+        pads, rank = _zeros_around(node), len(self.sizes)
+        if not self.windowed or pads is None or len(pads) != rank:
+            raise ObstacleError(f"{node.label} pads something else than the spatial axes")
+        channels = _outputs(operand)
+        axes = tuple(Axis(1, begin=begin, end=end) for begin, end in pads)
+        ones = (1,) * (rank + 1)
+        around = Kernel(channels, channels, channels, axes, lambda start, stop: np.ones((stop - start, *ones)))
+        self.cost += kernel_cost(around, self._extent(operand))
+        return chained(around, operand, self.sizes)
 
     def _extent(self, term: Term) -> Extent:
         return self.extent.behind(term) if isinstance(term, Kernel) else self.extent
@@ -190,6 +205,20 @@ class _Evaluation:
         if axis < 0 or array.size not in (1, channels) or (array.size > 1 and array.shape[axis] != array.size):
             raise ObstacleError("a scale or shift varies on another axis than the channels")
         return np.broadcast_to(array.reshape(-1), (channels,)).astype(np.float64)
+
+
+def _zeros_around(node: Node) -> list[tuple[int, int]] | None:
+    """How many zeros a Pad puts in front and behind along each spatial axis; None where it does something else."""
+    given = node.constant(1) if node.get_ints("pads") is None else None
+    value = node.constant(2)
+    pads = node.get_ints("pads") or node.get_ints("paddings") or (None if given is None else given.ints())
+    zero = node.get_float("value", 0.0) == 0 if value is None else not np.any(value.load())
+    if pads is None or not zero or (node.input(2) and value is None) or node.input(3):
+        return None
+    if node.get_string("mode", "constant") != "constant" or min(pads) < 0:
+        return None
+    both = list(zip(pads[: len(pads) // 2], pads[len(pads) // 2 :], strict=True))
+    return None if any(both[0] + both[1]) else both[2:]
 
 
 def _could_pay(outer: Kernel, inner: Term) -> bool:
@@ -275,7 +304,8 @@ def chains(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[Node
     """Every convolution or matrix product behind another one, with nothing but scales and shifts between."""
 
     def enough(members: set[Node], front: set[str]) -> bool:
-        return len(front) == 1 and sum(node.op in WEIGHTED for node in members) > 1
+        weighted = sum(node.op in WEIGHTED for node in members)
+        return len(front) == 1 and (weighted > 1 or any(node.op == "Pad" for node in members))
 
     return _search(graph, allowed, lambda node: node.op in WEIGHTED, enough)
 

@@ -250,7 +250,7 @@ def _pads(term: Kernel, sizes: Sequence[Dim]) -> bool:
 def _through(outer: Axis, inner: Axis, size: Dim) -> Axis:
     """The window of one behind the other."""
     middle = inner.outputs(size) if isinstance(size, int) else None
-    if outer.touches_padding(middle) and (inner.taps > 1 or inner.begin or inner.end):
+    if outer.touches_padding(middle) and inner.taps > 1:
         raise ObstacleError("the second pads with zeros where the first would see its input")
     if middle is None and inner.stride > 1:
         raise ObstacleError("the size of the input is not known")

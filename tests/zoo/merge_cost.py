@@ -72,6 +72,20 @@ def branches(
     return make
 
 
+def padded(
+    channels: int, out: int, size: tuple[int, int], kernel: tuple[int, int], stride: int, group: int = 1
+) -> Callable[[Builder], object]:
+    """A Pad in front of a convolution that does not pad, as TensorFlow and Keras export them."""
+
+    def make(b: Builder) -> str:
+        ends = [(k - 1) // 2 for k in kernel], [k // 2 for k in kernel]
+        pads = b.constant(np.array([0, 0, *ends[0], 0, 0, *ends[1]]), "pads")
+        x = b.node("Pad", b.input(1, channels, *size), pads)
+        return b.node("Relu", b.conv(x, out, *kernel, group=group, strides=[stride, stride if size[1] > 1 else 1]))
+
+    return make
+
+
 def layer(out: int, kernel: int = 1, stride: int = 1, group: int = 1) -> dict[str, int]:
     return {"out": out, "kernel": kernel, "stride": stride, "group": group}
 
@@ -107,6 +121,12 @@ def _pairs() -> Iterator[Pair]:
     for c, s in [(48, 56), (384, 14)]:
         yield Pair(f"dw3 + dw1 + x at {s}, {c} channels", branches(c, s, (3, 0), (1, 0), identity=True))
         yield Pair(f"dw7 + dw3 at {s}, {c} channels", branches(c, s, (7, 0), (3, 0)))
+    for a, o, s, k, t in [(3, 32, 224, 3, 2), (16, 16, 56, 3, 1), (64, 64, 28, 3, 1), (64, 64, 28, 5, 1)]:
+        yield Pair(f"Pad, {k}x{k}/{t}: {a}-{o} at {s}", padded(a, o, (s, s), (k, k), t))
+    for c, s, k, t in [(96, 112, 3, 2), (144, 56, 3, 2), (144, 56, 5, 2), (240, 28, 3, 2), (192, 28, 3, 1)]:
+        yield Pair(f"Pad, dw{k}/{t}: {c} at {s}", padded(c, c, (s, s), (k, k), t, group=c))
+    for a, o, s, k, t in [(1, 128, 1024, 512, 4), (128, 16, 128, 64, 1), (32, 32, 256, 3, 1), (32, 32, 256, 9, 1)]:
+        yield Pair(f"Pad, {k}x1/{t}: {a}-{o} at {s}x1", padded(a, o, (s, 1), (k, 1), t))
     for c, s in [(32, 28), (128, 14)]:
         yield Pair(f"5x5 + 3x3 at {s}, {c} channels", branches(c, s, (5, 1), (3, 1)))
 
