@@ -62,8 +62,8 @@ SLOW = {f"test_{name}.py" for name in _SLOW.split()}
 
 def targets(choices: bool) -> dict[str, bool]:
     """The modules whose guards are removed; true for those of which every condition counts."""
-    files = [*(ROOT / "bnfold" / "rules").glob("*.py"), *(ROOT / "bnfold" / "solver").glob("*.py")]
-    files.append(ROOT / "bnfold" / "guards.py")
+    files = [file for package in ("rules", "solver", "merges") for file in (ROOT / "bnfold" / package).glob("*.py")]
+    files += [ROOT / "bnfold" / "guards.py", ROOT / "bnfold" / "windows.py"]
     names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in sorted(files)]
     return {name.removesuffix(".__init__"): choices and name.startswith("bnfold.rules") for name in names}
 
