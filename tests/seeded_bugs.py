@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,17 @@ def conv_bn(b: Builder, **how: Any) -> None:
 def behind_relu(b: Builder, x: str = "") -> str:
     """A BN whose shift can only go forward."""
     return b.bn(b.node("Relu", x or b.input(*IMAGE)), gamma=POSITIVE, beta=SHIFT)
+
+
+def image(b: Builder, channels: int = 4, *sizes: int) -> str:
+    return b.input(2, channels, *(sizes or (7, 6)))
+
+
+def repvgg(b: Builder, group: int = 1) -> None:
+    """3x3, 1x1 and the input itself, each with its BatchNormalization."""
+    x = image(b)
+    branches = b.bn(b.conv(x, 4, 3, group=group, pads=[1, 1, 1, 1])), b.bn(b.conv(x, 4, 1, group=group)), b.bn(x)
+    b.node("Sum", *branches)
 
 
 def concat(b: Builder) -> None:
@@ -146,7 +158,7 @@ BUGS = (
         "a.reshape(-1, 1, *tail)", "a.reshape(1, -1, *tail)",
         lambda b: b.bn(b.conv(b.input(*IMAGE), 4, 3), gamma=SIGNED)),
     Bug("a shift pushed into a padded convolution", CONDITION, "bnfold.rules.convolution:conv",
-        "np.any(beta != 0) and _touches_padding(view, shape[2:])", "False",
+        "(beta != 0).any() and _touches_padding(view, shape[2:])", "False",
         lambda b: b.conv(behind_relu(b), 3, 3, pads=[1, 1, 1, 1])),
     Bug("a border that is touched by one column only, taken for none", CONDITION,
         "bnfold.windows:Axis.touches_padding", "self.reach - self.begin >= size", "self.reach - self.begin > size",
@@ -223,6 +235,37 @@ BUGS = (
         rows_of_columns),
     Bug("the constant beside a cropping Resize that stays", CONSTANT, "bnfold.rules.border:resize",
         "new = one_border(view, storage, border)", "new = border", resized),
+    # ------------------------------------------------------------------------------------------------- merges
+    Bug("a branch laid into the corner of the kernel", CONSTANT, "bnfold.merges.terms:added",
+        "first := (new.begin - own.begin) // new.dilation", "first := 0", repvgg),
+    Bug("a branch of more groups laid into the first one", CONSTANT, "bnfold.merges.terms:_widened",
+        "own % each", "0 * own", partial(repvgg, group=2)),
+    Bug("the sign of a branch that is taken off, lost", CONSTANT, "bnfold.merges.search:_Evaluation._term",
+        '_times(other, -1.0) if node.op == "Sub" else other', "other",
+        lambda b: b.node("Sub", x := image(b), b.conv(x, 4, 1))),
+    Bug("the bias of all branches but one, lost", CONSTANT, "bnfold.merges.terms:added",
+        "(one, other) if term.bias is not None]", "(one, other) if term.bias is not None][:1]", repvgg),
+    Bug("a BatchNormalization among the branches without its shift", CONSTANT, "bnfold.merges.terms:_as_kernel",
+        "bias = (lambda: shift) if np.any(shift) else None", "bias = None", repvgg),
+    Bug("a shift in front of a padded branch", CONDITION, "bnfold.merges.terms:_behind_scale",
+        "np.any(shift) and _pads(outer, sizes)", "False",
+        lambda b: b.node("Add", b.conv(b.bn(x := b.node("Relu", image(b)), beta=SHIFT), 4, 3, pads=[1] * 4), x)),
+    Bug("padding behind a shift, in a chain", CONDITION, "bnfold.merges.terms:chained",
+        "inner.bias is not None and _pads(outer, inner_sizes(inner, sizes))", "False",
+        lambda b: b.conv(b.conv(image(b), 8, 1), 3, 3, pads=[1] * 4)),
+    Bug("padding behind a window, in a chain", CONDITION, "bnfold.merges.terms:_through",
+        "outer.touches_padding(middle) and inner.taps > 1", "False",
+        lambda b: b.conv(b.conv(image(b, 2), 16, 3, bias=False), 2, 3, pads=[1] * 4)),
+    Bug("a stride in a chain that the padding behind does not feel", CONSTANT, "bnfold.merges.terms:_through",
+        "begin = outer.begin * inner.stride + inner.begin", "begin = outer.begin + inner.begin",
+        lambda b: b.conv(b.conv(image(b, 2, 9, 9), 8, 1, bias=False, strides=[2, 2]), 2, 2, pads=[1] * 4)),
+    Bug("a branch that is read elsewhere, merged", WIRING, "bnfold.merges.search:members_of",
+        "any(reader not in members for reader, _ in graph.consumers[latest])", "False",
+        lambda b: (b.node("Tanh", y := b.conv(x := image(b), 4, 1)), b.node("Add", y, x)), "0134",
+        "a model that cannot be evaluated is left to the runtime"),
+    Bug("branches of different strides, merged", CONDITION, "bnfold.merges.terms:_around",
+        "one.stride != other.stride", "False",
+        lambda b: b.node("Add", b.conv(x := image(b, 4, 5, 5), 4, 1, strides=[2, 2]), b.conv(x, 4, 3))),
     # ---------------------------------------------------------------------------------------- the whole graph
     Bug("a second reader that is not told", WIRING, "bnfold.solver.state:State.neighbours",
         "self.graph.consumers.get(name, [])", "self.graph.consumers.get(name, [])[:1]", two_readers),

@@ -12,9 +12,11 @@ import argparse
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 import bnfold
@@ -48,9 +50,9 @@ def merged(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
             graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in tensors)
         outputs, sizes = [node.output[0] for node in nodes], [len(weight) for weight in weights]
         old = made.opset_import[0].version < 13
-        split = helper.make_node(
-            "Split", names[3:] if old else [names[3], names[2]], outputs, axis=1, **({"split": sizes} if old else {})
-        )
+        split = helper.make_node("Split", names[3:] if old else [names[3], names[2]], outputs, axis=1)
+        if old:
+            split.attribute.append(helper.make_attribute("split", sizes))
         first.input[:] = [first.input[0], *names[:2]]
         first.output[0] = names[3]
         place = list(graph.node).index(first)
@@ -60,7 +62,7 @@ def merged(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     return made, len(found)
 
 
-def _is_pointwise(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> bool:  # type: ignore[type-arg]
+def _is_pointwise(node: onnx.NodeProto, constants: dict[str, NDArray[Any]]) -> bool:
     weight = constants.get(node.input[1])
     plain = all(helper.get_attribute_value(a) == 1 for a in node.attribute if a.name == "group")
     pads = [n for a in node.attribute if a.name == "pads" for n in a.ints]
