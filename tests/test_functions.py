@@ -45,6 +45,22 @@ FOLDS = {
         ['<domain: "f", opset_import: ["" : 18]> conv (a, w) => (o) { o = Conv <pads=[1,1,1,1]> (a, w) }'],
         ["Conv"],
     ),
+    "branches in a function": (
+        "[block] y = f.block(x, w, w1)",
+        [
+            """<domain: "f", opset_import: ["" : 18]> block (a, w, k) => (o) {
+                c = Conv <pads=[1,1,1,1]> (a, w)
+                d = Conv (a, k)
+                o = Add (c, d)
+            }"""
+        ],
+        ["Conv"],
+    ),
+    "a branch that is a function": (
+        f"{CONV} [c] d = f.conv(x, w1) y = Add(a, d)",
+        ['<domain: "f", opset_import: ["" : 18]> conv (a, w) => (o) { o = Conv (a, w) }'],
+        ["Conv"],
+    ),
     "an activation stands between": (
         "a = Abs(x) p = Abs(s) z = Sub(b, b) q = BatchNormalization(a, p, z, z, v) r = f.act(q) y = Conv(r, w1)",
         [RELU],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -568,3 +569,63 @@ def test_the_witness_of_a_merge_behind_a_merge_names_all_nodes() -> None:
     found, _ = solved(row.model())
     (graph,) = witness_of(found.rewrite).graphs
     assert graph.merged == {3: Merged(0, (0, 1, 2, 3))}
+
+
+# ------------------------------------------------------------------------------------------------------- random graphs
+
+
+def scribbled(seed: int) -> onnx.ModelProto:
+    """A random graph of linear nodes, few of which have a shape of their own, with a nonlinear one now and then."""
+    b = Builder(seed=seed)
+    rng = np.random.default_rng(seed)
+    sizes: Sequence[int] = [(6,), (5, 7), (4, 3, 4)][int(rng.choice(3, p=[0.2, 0.7, 0.1]))]
+    pool = [b.input(2, 4, *sizes)]
+    for _ in range(int(rng.integers(4, 14))):
+        x = str(rng.choice(pool[-4:]))
+        pool.append(_scribble(b, rng, x, [name for name in pool if b.shape(name) == b.shape(x)]))
+    return b.model()
+
+
+def _scribble(b: Builder, rng: np.random.Generator, x: str, alike: list[str]) -> str:
+    kind, shape = rng.random(), b.shape(x)
+    other = str(rng.choice(alike))
+    if kind < 0.4:
+        kernel, rank = int(rng.integers(1, 4)), len(shape) - 2
+        dilation, stride = int(rng.integers(1, 3)), int(rng.choice([1, 1, 1, 2]))
+        total = (kernel - 1) * dilation if rng.random() < 0.8 else int(rng.integers(0, 3))
+        begin = total // 2 if rng.random() < 0.7 else int(rng.integers(0, total + 1))
+        if min(shape[2:]) + total <= (kernel - 1) * dilation:
+            return x
+        group = int(rng.choice([1, 1, 2, 4])) if shape[1] % 4 == 0 else 1
+        out = 4 if rng.random() < 0.8 else 8
+        how: Any = {"pads": [begin] * rank + [total - begin] * rank, "dilations": [dilation] * rank}
+        if rng.random() < 0.1 and dilation == 1:
+            how = {"auto_pad": str(rng.choice(["SAME_UPPER", "SAME_LOWER", "VALID"]))}
+            if how["auto_pad"] == "VALID" and min(shape[2:]) < kernel:
+                return x
+        return b.conv(x, out, kernel, group=group, strides=[stride] * rank, bias=bool(rng.random() < 0.6), **how)
+    if kind < 0.75:
+        op = str(rng.choice(["Add", "Add", "Add", "Sub", "Sum", "Mean"]))
+        return b.node(op, x, other) if rng.random() < 0.5 else b.node(op, other, x)
+    if kind < 0.85:
+        return b.bn(x)
+    if kind < 0.9:
+        return b.per_channel(str(rng.choice(["Mul", "Add", "Sub", "Div"])), x, b.rng.uniform(0.5, 2.0, shape[1]))
+    if kind < 0.94:
+        return b.node(str(rng.choice(["Neg", "Identity"])), x)
+    if kind < 0.97:
+        ends = [0, 0, *(int(rng.integers(0, 3)) for _ in shape[2:])]
+        return b.node("Pad", x, b.constant([*ends, 0, 0, *reversed(ends[2:])]))
+    return b.node("Relu", x)
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("BNFOLD_FUZZ", "150"))))
+def test_random_linear_graphs(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever could be merged is, paying or not: the result is the same, and certified."""
+    if seed % 2:
+        monkeypatch.setattr("bnfold.merges.search.MARGIN", 1e9)
+    model = scribbled(seed + int(os.environ.get("BNFOLD_SEED") or 0))
+    found, made = solved(model)
+    agree(model, made)
+    proof = certified(model, made, witness_of(found.rewrite))
+    assert proof.ok, proof.failures
