@@ -91,6 +91,18 @@ def token_mixer(b: Builder) -> str:
     return b.node("Add", x, b.per_channel("Mul", b.node("Sub", mixed, b.bn(x)), b.normal(4)))
 
 
+def pool(b: Builder, x: str, **how: Any) -> str:
+    return b.node("AveragePool", x, kernel_shape=[3, 3], **SAME, **how)
+
+
+def diverse(b: Builder) -> str:
+    """DBB (X. Ding et al., 2021): a kernel, a 1x1, a 1x1 in front of a kernel, and in front of a pool."""
+    x = image(b)
+    pointed = b.bn(b.conv(b.conv(x, 4, 1, bias=False), 4, 3, bias=False, **SAME))
+    pooled = b.bn(pool(b, b.conv(x, 4, 1, bias=False), count_include_pad=1))
+    return b.node("Sum", b.bn(b.conv(x, 4, 3, **SAME)), b.bn(b.conv(x, 4, 1)), pointed, pooled)
+
+
 def heads(b: Builder) -> str:
     """LeViT and RepViT: the mean of two classifiers, each behind its own BatchNormalization."""
     x = b.input(3, 6)
@@ -127,6 +139,36 @@ BRANCHES = [
     ),
     Row("Mean", lambda b: b.node("Mean", x := image(b), b.conv(x, 4, 3, **SAME), b.conv(x, 4, 1)), "Conv"),
     Row("token mixer", token_mixer, "Conv"),
+    Row("diverse branch block", diverse, "Conv"),
+    Row(
+        "a pool that counts padding",
+        lambda b: b.node("Add", pool(b, x := image(b), count_include_pad=1), b.conv(x, 4, 3, **SAME)),
+        "Conv",
+    ),
+    Row(
+        "a pool that does not",
+        lambda b: b.node("Add", pool(b, x := image(b)), b.conv(x, 4, 3, **SAME)),
+        "AveragePool Conv Add",
+    ),
+    Row(
+        "a pool without padding",
+        lambda b: b.node(
+            "Add",
+            b.node("AveragePool", x := image(b), kernel_shape=[3, 3], strides=[2, 2]),
+            b.conv(x, 4, 3, strides=[2, 2]),
+        ),
+        "Conv",
+    ),
+    Row(
+        "a pool that rounds up",
+        lambda b: b.node(
+            "Add",
+            b.node("AveragePool", x := image(b, 4, 7, 7), kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
+            b.conv(x, 4, 3, strides=[2, 2]),
+        ),
+        "AveragePool Conv Add",
+        opset=19,
+    ),
     Row("BN behind the sum", lambda b: b.bn(both(b, image(b), first=wide(), second=point())), "Conv"),
     Row("other numbers of channels", lambda b: both(b, image(b, 3), first=wide(out=5), second=point(out=5)), "Conv"),
     Row("two groups and one", lambda b: both(b, image(b), first=wide(group=2), second=point()), "Conv"),
@@ -616,6 +658,9 @@ def _scribble(b: Builder, rng: np.random.Generator, x: str, alike: list[str]) ->
     if kind < 0.97:
         ends = [0, 0, *(int(rng.integers(0, 3)) for _ in shape[2:])]
         return b.node("Pad", x, b.constant([*ends, 0, 0, *reversed(ends[2:])]))
+    if kind < 0.985 and len(shape) == 4 and min(shape[2:]) >= 2:
+        counted = int(rng.integers(2))
+        return b.node("AveragePool", x, kernel_shape=[2, 2], pads=[0, 0, 1, 1], count_include_pad=counted)
     return b.node("Relu", x)
 
 

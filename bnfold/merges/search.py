@@ -75,6 +75,8 @@ def is_linear(node: Node) -> bool:
         return weights is not None and weights.is_float and not computed and len(dynamic(node)) == 1
     if node.op == "Pad":
         return _zeros_around(node) is not None
+    if node.op == "AveragePool":
+        return not node.get_int("ceil_mode", 0)
     return isinstance(rules.as_source(node), Source) and composite_of(node) is None
 
 
@@ -178,6 +180,8 @@ class _Evaluation:
             return operand
         if node.op == "Pad":
             return self._padded(node, operand)
+        if node.op == "AveragePool":
+            return self._pooled(node, operand)
         if node.op == "Neg":
             return _times(operand, -1.0)
         found = rules.as_source(node)
@@ -195,6 +199,20 @@ class _Evaluation:
         around = Kernel(channels, channels, channels, axes, lambda start, stop: np.ones((stop - start, *ones)))
         self.cost += kernel_cost(around, self._extent(operand))
         return chained(around, operand, self.sizes)
+
+    def _pooled(self, node: Node, operand: Term) -> Term:
+        taps, channels = node.get_ints("kernel_shape") or [], _outputs(operand)
+        sizes = inner_sizes(operand, self.sizes) if isinstance(operand, Kernel) else self.sizes
+        axes = _known_axes(node, taps, sizes)
+        counted = node.get_int("count_include_pad", 0) or not any(
+            axis.touches_padding(size) for axis, size in zip(axes, sizes, strict=True)
+        )
+        if not self.windowed or not counted:
+            raise ObstacleError(f"{node.label} divides by another number at the border")
+        mean = 1 / math.prod(taps)
+        own = Kernel(channels, channels, channels, axes, lambda start, stop: np.full((stop - start, 1, *taps), mean))
+        self.cost += kernel_cost(own, self._extent(operand))
+        return chained(own, operand, self.sizes)
 
     def _extent(self, term: Term) -> Extent:
         return self.extent.behind(term) if isinstance(term, Kernel) else self.extent
@@ -248,13 +266,17 @@ def _convolution(node: Node, sizes: Sequence[Dim]) -> Kernel:
     if node.op != "Conv" or weight is None or len(weight.shape) != len(sizes) + 2 or weight.shape[0] % group:
         raise ObstacleError(f"{node.label} is not a convolution of its input's rank")
     outputs, each, *taps = weight.shape
-    axes = axes_of(node, taps, sizes)
+    bias = node.constant(2)
+    shift = None if bias is None else bias.float64
+    return Kernel(each * group, outputs, group, _known_axes(node, taps, sizes), _rows_of(node), shift)
+
+
+def _known_axes(node: Node, taps: Sequence[int], sizes: Sequence[Dim]) -> tuple[Axis, ...]:
+    axes = axes_of(node, taps, sizes) if len(taps) == len(sizes) else [None]
     known = [axis for axis in axes if axis is not None and min(axis.begin, axis.end) >= 0]
     if len(known) < len(axes):
         raise ObstacleError(f"how {node.label} pads is not known")
-    bias = node.constant(2)
-    shift = None if bias is None else bias.float64
-    return Kernel(each * group, outputs, group, tuple(known), _rows_of(node), shift)
+    return tuple(known)
 
 
 def _rows_of(node: Node) -> Callable[[int, int], Array]:
