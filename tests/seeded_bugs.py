@@ -240,7 +240,7 @@ BUGS = (
         "first := (new.begin - own.begin) // new.dilation", "first := 0", repvgg),
     Bug("a branch of more groups laid into the first one", CONSTANT, "bnfold.merges.terms:_widened",
         "own % each", "0 * own", partial(repvgg, group=2)),
-    Bug("the sign of a branch that is taken off, lost", CONSTANT, "bnfold.merges.search:_Evaluation._term",
+    Bug("the sign of a branch that is taken off, lost", CONSTANT, "bnfold.merges.evaluation:Evaluation._sum",
         '_times(other, -1.0) if node.op == "Sub" else other', "other",
         lambda b: b.node("Sub", x := image(b), b.conv(x, 4, 1))),
     Bug("the bias of all branches but one, lost", CONSTANT, "bnfold.merges.terms:added",

@@ -13,13 +13,14 @@ import pytest
 from onnx import TensorProto
 
 import bnfold
-from bnfold import merges
+from bnfold import merges, rules
 from bnfold.certificate import Certificate, certify
 from bnfold.folding import Folded, Folder, Wishes
 from bnfold.graph import Model
 from bnfold.oracle import Oracle
 from bnfold.patch import witness_of
 from bnfold.plan import NewConstant
+from bnfold.rules import Source
 from bnfold.runtime import Session
 from bnfold.source import read
 from bnfold.witness import Merged, Witness
@@ -431,6 +432,29 @@ def test_half_precision_is_rounded_once() -> None:
     assert weight.dtype == np.float16
     exact = onnx.numpy_helper.to_array(folded(found.rewrite, exact=True).graph.initializer[0])
     np.testing.assert_array_equal(weight, exact.astype(np.float16))
+
+
+def test_what_would_not_fit_half_precision_stays() -> None:
+    b = Builder(type_=TensorProto.FLOAT16)
+    x = image(b)
+    b.node("Add", b.conv(b.per_channel("Mul", x, 600.0), 4, 1, scale=600.0), b.conv(x, 4, 3, **SAME))
+    found, _ = solved(b.model())
+    assert [almost.text for almost in found.almost] == ["the merged weights would not fit float16"]
+
+
+def test_a_shift_that_counts_as_zero_is_merged_as_it_is() -> None:
+    b = Builder(type_=TensorProto.FLOAT)
+    x, mean = image(b), np.array([50.0, 60.0, 70.0, 80.0])
+    y = b.bn(x, gamma=0.1, beta=np.float32(0.1 * mean / np.sqrt(0.3 + 1e-5)), mean=mean, variance=0.3)
+    b.node("Add", y, b.conv(x, 4, 3, **SAME))
+    model = b.model()
+    source = rules.as_source(next(node for node in Model(read(model)).nodes() if node.op == "BatchNormalization"))
+    assert isinstance(source, Source)
+    assert source.note
+    found, made = solved(model)
+    assert ops(made) == "Conv"
+    proof = certified(model, made, witness_of(found.rewrite))
+    assert proof.ok, proof.failures
 
 
 # --------------------------------------------------------------------------------------------------- the user's wishes

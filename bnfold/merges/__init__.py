@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from onnx import TensorProto
 
 from bnfold.affine import Array
 from bnfold.graph import Graph, Model, Node
-from bnfold.merges.search import PRODUCTS, WEIGHTED, Found, branches, chains, is_linear
+from bnfold.merges.nodes import PRODUCTS, WEIGHTED, is_linear
+from bnfold.merges.search import Found, branches, chains
 from bnfold.merges.terms import Kernel
 from bnfold.plan import Edit, GraphPlan, Merge, NewBias, NewConstant, SetAttribute
 
@@ -90,7 +92,16 @@ def _misfit(found: Found) -> str:
     """What about the constants' types speaks against a merge; '' where nothing does."""
     weights = [node.constant(1) for node in found.members if node.op in WEIGHTED]
     types = {weight.type for weight in weights if weight is not None} | {found.root.graph.type(found.source)} - {0}
-    return "" if len(types) == 1 else "the weights are not of the type of what they meet"
+    if len(types) != 1:
+        return "the weights are not of the type of what they meet"
+    return "the merged weights would not fit float16" if types == {TensorProto.FLOAT16} and _overflows(found) else ""
+
+
+def _overflows(found: Found) -> bool:
+    kernel = found.kernel
+    largest = [np.max(np.abs(kernel.rows(0, kernel.outputs)), initial=0.0)]
+    largest += [] if kernel.bias is None else [np.max(np.abs(kernel.bias()), initial=0.0)]
+    return bool(max(largest) > np.finfo(np.float16).max)
 
 
 def _merge(found: Found) -> Merge:

@@ -50,6 +50,8 @@ class Source:
     """Mean of the input by channel, where the node knows it."""
     note: str = ""
     """What the reader of the report must know of the map."""
+    shift: Array | None = None
+    """The shift as it is, where the map counts some of it as zero."""
 
 
 AFFINE_OPS = frozenset({"BatchNormalization", "Mul", "Div", "Add", "Sub"})
@@ -119,7 +121,7 @@ def _batchnorm_source(node: Node) -> Source | Reason:
     scale = gamma / np.sqrt(total)
     along = (1, -1) + (1,) * (len(shape) - 2)
     shift = bias - scale * mean
-    small = negligible(shift, bias, gamma, node.graph.type(node.outputs[0]))
+    exact, small = shift, negligible(shift, bias, gamma, node.graph.type(node.outputs[0]))
     note = ""
     if np.any(small):
         shift = np.where(small, 0.0, shift)
@@ -128,7 +130,15 @@ def _batchnorm_source(node: Node) -> Source | Reason:
             f"of every output within {SIGMAS:g} standard deviations"
         )
     affine = Affine(compress(scale.reshape(along)), compress(shift.reshape(along)))
-    return Source(node, 0, affine, np.sqrt(total).reshape(along), mean.reshape(along), note)
+    return Source(
+        node,
+        0,
+        affine,
+        np.sqrt(total).reshape(along),
+        mean.reshape(along),
+        note,
+        exact.reshape(along) if note else None,
+    )
 
 
 SIGMAS = 8.0

@@ -1,0 +1,115 @@
+"""What several nodes are together: the linear map of every tensor among them, and what they cost one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bnfold import rules
+from bnfold.affine import Array
+from bnfold.graph import Dim, Graph, Node
+from bnfold.merges.cost import Extent, kernel_cost, sum_cost
+from bnfold.merges.nodes import KERNELS, PRODUCTS, SUMS, dynamic, kernel_of, product
+from bnfold.merges.terms import Diagonal, Kernel, ObstacleError, Term, added, chained, inner_sizes, scaled
+from bnfold.rules import Source
+
+
+@dataclass
+class Evaluation:
+    """The terms of every tensor in a set of nodes, and what the nodes cost."""
+
+    graph: Graph
+    source: str
+    windowed: bool
+    """Whether channels are on axis 1; on the last one elsewhere."""
+    terms: dict[str, Term] = field(default_factory=dict)
+    sizes: tuple[Dim, ...] = ()
+    cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        shape = self.graph.shape(self.source)
+        if shape is None or len(shape) < (3 if self.windowed else 2):
+            raise ObstacleError(f"the rank of {self.source!r} is not known, or too small")
+        channels, self.rank = shape[1 if self.windowed else -1], len(shape)
+        if not isinstance(channels, int):
+            raise ObstacleError(f"the number of channels of {self.source!r} is not known")
+        self.sizes = shape[2:] if self.windowed else ()
+        self.extent = Extent.of(shape[:1] if self.windowed else shape[:-1], self.sizes)
+        self.terms[self.source] = Diagonal.identity(channels)
+
+    def step(self, node: Node) -> None:
+        """Note the term of a node's output."""
+        operands = [self.terms[name] for name in dynamic(node)]
+        self.terms[node.outputs[0]] = self._term(node, operands)
+
+    def _term(self, node: Node, operands: Sequence[Term]) -> Term:
+        if node.op in SUMS and len(operands) == len(node.inputs):
+            return self._sum(node, operands)
+        (operand,) = operands
+        if node.op in KERNELS:
+            return self._chain(node, operand)
+        if node.op == "Identity":
+            return operand
+        if node.op == "Neg":
+            return _times(operand, -1.0)
+        found = rules.as_source(node)
+        assert isinstance(found, Source)
+        shift = found.affine.shift if found.shift is None else found.shift
+        channels = outputs_of(operand)
+        return scaled(operand, *(self._along(array, channels) for array in (found.affine.scale, shift)))
+
+    def _sum(self, node: Node, operands: Sequence[Term]) -> Term:
+        total = operands[0]
+        self.cost += sum_cost(len(operands), outputs_of(total), self._extent(total))
+        for other in operands[1:]:
+            total = added(total, _times(other, -1.0) if node.op == "Sub" else other, self.sizes)
+        return _times(total, 1 / len(operands)) if node.op == "Mean" else total
+
+    def _chain(self, node: Node, inner: Term) -> Term:
+        if (node.op in PRODUCTS) == self.windowed:
+            raise ObstacleError(f"{node.label} works on other axes than the rest")
+        sizes = inner_sizes(inner, self.sizes) if isinstance(inner, Kernel) else self.sizes
+        own = product(node, self.rank) if node.op in PRODUCTS else kernel_of(node, outputs_of(inner), sizes)
+        if own.inputs != outputs_of(inner):
+            raise ObstacleError(f"the channels of {node.label} do not fit its input")
+        self.cost += kernel_cost(own, self._extent(inner))
+        try:
+            return chained(own, inner, self.sizes)
+        except ObstacleError as obstacle:
+            raise ObstacleError(str(obstacle), unrelated=not _could_pay(own, inner)) from None
+
+    def _extent(self, term: Term) -> Extent:
+        return self.extent.behind(term) if isinstance(term, Kernel) else self.extent
+
+    def _along(self, array: Array, channels: int) -> Array:
+        """An affine's array along the channels."""
+        axis = (1 if self.windowed else self.rank - 1) - (self.rank - array.ndim)
+        if axis < 0 or array.size not in (1, channels) or (array.size > 1 and array.shape[axis] != array.size):
+            raise ObstacleError("a scale or shift varies on another axis than the channels")
+        return np.broadcast_to(array.reshape(-1), (channels,)).astype(np.float64)
+
+
+def _could_pay(outer: Kernel, inner: Term) -> bool:
+    """Whether one node would multiply no more than two."""
+    if not isinstance(inner, Kernel):
+        return True
+    least = (
+        outer.outputs
+        * inner.inputs
+        // math.gcd(outer.group, inner.group)
+        * max(math.prod(outer.taps), math.prod(inner.taps))
+    )
+    return least <= outer.products + inner.products
+
+
+def outputs_of(term: Term) -> int:
+    """Its output channels."""
+    return term.outputs if isinstance(term, Kernel) else len(term.scale)
+
+
+def _times(term: Term, factor: float) -> Term:
+    channels = outputs_of(term)
+    return scaled(term, np.full(channels, factor), np.zeros(channels))
