@@ -188,3 +188,8 @@ def test_the_pages_have_a_place_for_the_tables(tmp_path: Path) -> None:
         text = (tmp_path / page).read_text()
         assert "| m | " in text and "Not measured yet" not in text
         assert tables.machine() in text
+
+
+def test_the_names_are_a_pattern_for_the_builder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert speed.main(["--names", "_mlp_"]) == 0
+    assert capsys.readouterr().out == "^(reparam/)?(my_mlp_gemm|my_mlp_matmul)$\n"
