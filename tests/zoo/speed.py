@@ -72,13 +72,13 @@ class Races:
             old.unlink()
         model = onnx.load(path)
         counts = batchnorms(model), len(model.graph.node), path.stat().st_size
-        own = tuple(value.type.tensor_type.shape.dim[0].dim_value for value in bnfold.samples.real_inputs(model))
-        target = self.scratch / "original.onnx"
+        target, plain = self.scratch / "original.onnx", self.scratch / "plain.onnx"
         onnx.save(batch.free(model) if batch.is_fixed(model) else model, target)
-        trouble = batch.trouble(target, LARGER)
+        onnx.save(model, plain)
+        trouble = batch.trouble(target, plain, LARGER)
         if trouble:
-            onnx.save(model, target)
-        return Row(path.stem, sha256, *counts, (own[0] or 1,) if trouble else (1, LARGER), trouble)
+            plain.replace(target)
+        return Row(path.stem, sha256, *counts, (batch.own(model),) if trouble else (1, LARGER), trouble)
 
     def update(self, row: Row, tool: str, made: Path | None = None) -> bool:
         """Let the tool (or `made`, a model that is there) run, and time what it gave, unless both are known."""
