@@ -23,7 +23,11 @@ def network(kind: str = "plain", size: int | str = 1) -> onnx.ModelProto:
     b = Builder(17, TensorProto.FLOAT)
     y = b.bn(b.conv(b.input(size, 3, 8, 8), 4, 3))
     if kind == "flat":
-        y = b.node("Reshape", y, b.constant([1, -1], "shape", TensorProto.INT64))
+        y = b.node("Reshape", y, b.node("Constant", value_ints=[1, -1]))
+        y = b.node("Reshape", y, b.constant([1, 4, -1], "shape", TensorProto.INT64))
+        axis, one = b.constant([0], "axis", TensorProto.INT64), b.node("Constant", value_int=1)
+        rest = b.constant([2, -1], "rest", TensorProto.INT64)
+        y = b.node("Reshape", y, b.node("Concat", b.node("Unsqueeze", one, axis), rest, axis=0), allowzero=1)
     if kind == "built in":
         y = b.node("Reshape", y, b.constant([4, -1], "shape", TensorProto.INT64))
     if kind == "mixed":

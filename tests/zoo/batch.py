@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, ValueInfoProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from bnfold import samples
 from bnfold.runtime import CannotRun, Session
@@ -32,16 +32,34 @@ def free(model: ModelProto) -> ModelProto:
         if dims:
             dims[0].Clear()
             dims[0].dim_param = NAME
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    constants |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+    constants: dict[str, TensorProto | NodeProto] = {tensor.name: tensor for tensor in graph.initializer}
+    constants |= {node.output[0]: node for node in graph.node if node.op_type == "Constant"}
+    for node in graph.node:
+        if node.op_type == "Unsqueeze" and node.input[0] in constants:
+            constants[node.output[0]] = constants[node.input[0]]
+    joined = {node.output[0]: node for node in graph.node if node.op_type == "Concat"}
     for index, node in enumerate(graph.node):
-        if node.op_type == "Reshape" and node.input[1] in constants:
-            shape = numpy_helper.to_array(constants[node.input[1]]).copy()
-            if shape.size > 1 and shape[0] == 1:
-                shape[0] = 0
-                node.input[1] = f"{node.input[1]}.{NAME}{index}"
-                graph.initializer.append(numpy_helper.from_array(shape, node.input[1]))
+        if node.op_type != "Reshape":
+            continue
+        # The shape is one constant, or constants joined, the batch alone first.
+        holder, slot = (joined[node.input[1]], 0) if node.input[1] in joined else (node, 1)
+        shape = _shape(constants.get(holder.input[slot]))
+        if shape[:1] == [1] and (len(shape) > 1 or holder is not node):
+            holder.input[slot] = f"{holder.input[slot]}.{NAME}{index}"
+            graph.initializer.append(numpy_helper.from_array(np.array([0, *shape[1:]]), holder.input[slot]))
+            for attribute in [a for a in node.attribute if a.name == "allowzero"]:
+                node.attribute.remove(attribute)
     return freed
+
+
+def _shape(constant: TensorProto | NodeProto | None) -> list[int]:
+    """A constant's numbers; none where there is no such constant."""
+    if isinstance(constant, NodeProto):
+        value = onnx.helper.get_attribute_value(constant.attribute[0])
+        found = numpy_helper.to_array(value) if isinstance(value, TensorProto) else np.asarray(value)
+    else:
+        found = numpy_helper.to_array(constant) if constant is not None else np.zeros(0)
+    return [int(size) for size in found.ravel()]
 
 
 def is_fixed(model: ModelProto) -> bool:
