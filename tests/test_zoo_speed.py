@@ -22,8 +22,14 @@ def network(kind: str = "plain", size: int | str = 1) -> onnx.ModelProto:
     """Conv and BN on a fixed batch, and behind them what keeps samples apart or does not."""
     b = Builder(17, TensorProto.FLOAT)
     y = b.bn(b.conv(b.input(size, 3, 8, 8), 4, 3))
+    if kind == "flat":
+        y = b.node("Reshape", y, b.node("Constant", value_ints=[1, -1]))
+        y = b.node("Reshape", y, b.constant([1, 4, -1], "shape", TensorProto.INT64))
+        axis, one = b.constant([0], "axis", TensorProto.INT64), b.node("Constant", value_int=1)
+        rest = b.constant([2, -1], "rest", TensorProto.INT64)
+        y = b.node("Reshape", y, b.node("Concat", b.node("Unsqueeze", one, axis), rest, axis=0), allowzero=1)
     if kind == "built in":
-        y = b.node("Reshape", y, b.constant([1, -1], "shape", TensorProto.INT64))
+        y = b.node("Reshape", y, b.constant([4, -1], "shape", TensorProto.INT64))
     if kind == "mixed":
         y = b.node("Sub", y, b.node("ReduceMean", y, axes=[0], keepdims=1))
     return b.model(y)
@@ -39,7 +45,8 @@ def saved(model: onnx.ModelProto, path: Path) -> Path:
     ("kind", "said"),
     [
         ("plain", ""),
-        ("built in", "a batch is built in: 4 samples give 1x576, one gives 1x144"),
+        ("flat", ""),
+        ("built in", "the batch is built in"),
         ("mixed", "samples of one batch change each other"),
     ],
 )
@@ -49,11 +56,21 @@ def test_a_batch_is_free_where_samples_do_not_touch(kind: str, said: str, tmp_pa
     freed = batch.free(model)
     assert batch.is_fixed(model) and not batch.is_fixed(freed)
     assert model.SerializeToString() == kept
-    assert batch.trouble(saved(freed, tmp_path / "freed.onnx"), 4) == said
+    original = saved(model, tmp_path / "model.onnx")
+    assert batch.trouble(saved(freed, tmp_path / "freed.onnx"), original, 4) == said
 
 
 def test_a_fixed_batch_is_trouble(tmp_path: Path) -> None:
-    assert batch.trouble(saved(network(), tmp_path / "model.onnx"), 4) == "its inputs have no common batch"
+    path = saved(network(), tmp_path / "model.onnx")
+    assert batch.trouble(path, path, 4) == "its inputs have no common batch"
+
+
+def test_a_model_keeps_its_own_batch_where_it_has_no_other(races: Races, tmp_path: Path) -> None:
+    path = saved(network("mixed", 2), tmp_path / "m.onnx")
+    row = races.prepared(path, "")
+    assert (row.batches, row.fixed) == ((2,), "samples of one batch change each other")
+    assert onnx.load(tmp_path / "scratch" / "original.onnx") == onnx.load(path)
+    assert races.prepared(saved(network("plain", 2), path), "").batches == (1, 8)
 
 
 @pytest.fixture
@@ -188,3 +205,8 @@ def test_the_pages_have_a_place_for_the_tables(tmp_path: Path) -> None:
         text = (tmp_path / page).read_text()
         assert "| m | " in text and "Not measured yet" not in text
         assert tables.machine() in text
+
+
+def test_the_names_are_a_pattern_for_the_builder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert speed.main(["--names", "_mlp_"]) == 0
+    assert capsys.readouterr().out == "^(reparam/)?(my_mlp_gemm|my_mlp_matmul)$\n"

@@ -4,9 +4,9 @@
     python -m tests.zoo.speed --names REGEX
 
 Each pair runs in turns under ONNX Runtime with all its optimisations and with none, at batch 1 and 8, in a process of
-its own (`bnfold bench`). Results are kept in MODELS/../speed, and only what changed is timed again: a tool's output, or
-the way to measure. Tables go to docs/speed.md and README.md unless --only or --tools says otherwise; the exit code is 1
-where bnfold's result is slower than the original, slower than 0.95 of timm's re-parameterised form, or no right model.
+its own (`bnfold bench`). Results are kept in MODELS/../speed, and only what changed is timed again: a tool's output,
+or the way to measure. Without --only the tables of docs/speed.md and README.md are written; the exit code is 1 where
+bnfold's result is slower than the original, slower than 0.95 of timm's re-parameterised form, or no right model.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ class Races:
             old.unlink()
         model = onnx.load(path)
         counts = batchnorms(model), len(model.graph.node), path.stat().st_size
-        own = tuple(value.type.tensor_type.shape.dim[0].dim_value for value in bnfold.samples.real_inputs(model))
-        target = self.scratch / "original.onnx"
+        target, plain = self.scratch / "original.onnx", self.scratch / "plain.onnx"
         onnx.save(batch.free(model) if batch.is_fixed(model) else model, target)
-        trouble = batch.trouble(target, LARGER)
+        onnx.save(model, plain)
+        trouble = batch.trouble(target, plain, LARGER)
         if trouble:
-            onnx.save(model, target)
-        return Row(path.stem, sha256, *counts, (own[0] or 1,) if trouble else (1, LARGER), trouble)
+            plain.replace(target)
+        return Row(path.stem, sha256, *counts, (batch.own(model),) if trouble else (1, LARGER), trouble)
 
     def update(self, row: Row, tool: str, made: Path | None = None) -> bool:
         """Let the tool (or `made`, a model that is there) run, and time what it gave, unless both are known."""
@@ -143,7 +143,7 @@ def timed(original: str, changed: str, threads: str, seconds: str, *batches: str
     """The worker's job."""
     measure = functools.partial(
         bnfold.bench, Path(original), Path(changed), providers=["cpu"], batches=list(map(int, batches)),
-        threads=int(threads), memory=False,
+        threads=int(threads), warmup=1, memory=False,
     )  # fmt: skip
     times: list[Timed] = []
     created = []
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--names", metavar="REGEX", help="print a pattern of the models that it takes, and end")
     parser.add_argument("--serve", action="store_true", help="time pairs of models as told on stdin")
     parser.add_argument("--only", default="", help="regular expression on the model's name; writes no tables")
-    parser.add_argument("--tools", default="", help="regular expression on the tool's name; writes no tables")
+    parser.add_argument("--tools", default="", help="regular expression on the tool's name: only these are timed")
     parser.add_argument("--rivals", type=Path, default=ROOT / ".venv-rivals/bin/python", help="the rivals' Python")
     parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime")
     parser.add_argument("--seconds", type=float, default=4.0, help="to measure each pair, level and batch size")
@@ -194,9 +194,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         races.close()
     tools.close()
     found = [rows[name] for name in names if name in rows]
-    if not options.only and not options.tools:
-        speed_tables.write(ROOT, found, tools.rivals, options.threads)
-    print(speed_tables.summary(found, tools.rivals))
+    versions = {tool: release for tool, release in tools.rivals.items() if tool in chosen}
+    if not options.only:
+        speed_tables.write(ROOT, found, versions, options.threads)
+    print(speed_tables.summary(found, versions))
     for row in found:
         for problem in row.problems():
             print(f"{row.name}: {problem}")
