@@ -146,7 +146,7 @@ BUGS = (
         "a.reshape(-1, 1, *tail)", "a.reshape(1, -1, *tail)",
         lambda b: b.bn(b.conv(b.input(*IMAGE), 4, 3), gamma=SIGNED)),
     Bug("a shift pushed into a padded convolution", CONDITION, "bnfold.rules.convolution:conv",
-        "np.any(beta != 0) and _touches_padding(view, shape[2:])", "False",
+        "(beta != 0).any() and _touches_padding(view, shape[2:])", "False",
         lambda b: b.conv(behind_relu(b), 3, 3, pads=[1, 1, 1, 1])),
     Bug("a border that is touched by one column only, taken for none", CONDITION,
         "bnfold.windows:Axis.touches_padding", "self.reach - self.begin >= size", "self.reach - self.begin > size",
