@@ -117,8 +117,8 @@ def _outside(
     regular = (storage.num != 0) & (storage.den != 0)
     den = np.where(regular, storage.den, 1.0)
     a, b = np.abs(storage.num / den), np.abs(storage.off / den)
-    sunken = a * np.maximum(np.abs(mean), spread) < float(limits.smallest_normal) * 2.0 ** -BITS[type_.name]
-    over = a * (np.abs(mean) + SIGMAS * spread) + b > np.maximum(float(limits.max), (1 + AGREE) * reached)
+    sunken = a * np.maximum(np.abs(mean), spread) < limits.smallest_normal * 2.0 ** -BITS[type_.name]
+    over = a * (np.abs(mean) + SIGMAS * spread) + b > np.maximum(limits.max, (1 + AGREE) * reached)
     return np.asarray(regular & (over | (sunken & (b == 0) & (a < 1))))
 
 
@@ -145,7 +145,7 @@ def _misfit(edit: Edit, biased: bool) -> str:
         return ""
     type_ = FLOATS[edit.type]
     limits = limits_of(type_)
-    largest, smallest = float(limits.max), float(limits.smallest_normal)
+    largest, smallest = limits.max, limits.smallest_normal
     if isinstance(edit, NewBias):
         return "" if np.all(np.abs(edit.shift) <= largest) else f"the new bias would overflow {type_.name}"
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -35,8 +35,22 @@ FLOATS: dict[int, np.dtype[np.generic]] = {
 }
 """The element types whose constants bnfold folds, and how numpy spells them."""
 
-limits_of = cache(ml_dtypes.finfo)
-"""The limits of a float type, as numpy's `finfo` gives them."""
+
+class Limits(NamedTuple):
+    """What a float type can hold."""
+
+    max: float
+    smallest_normal: float
+    nmant: int
+    """Bits of the significand behind the point."""
+
+
+@cache
+def limits_of(dtype: np.dtype[np.generic]) -> Limits:
+    """The limits of a float type."""
+    found = ml_dtypes.finfo(dtype)
+    return Limits(float(found.max), float(found.smallest_normal), int(found.nmant))
+
 
 _PLAIN = {type_: dtype for type_, dtype in FLOATS.items() if type_ != TensorProto.BFLOAT16} | {
     TensorProto.INT64: np.dtype(np.int64),

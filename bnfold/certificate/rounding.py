@@ -48,6 +48,7 @@ class Exact:
     @staticmethod
     def scaled(base: Constant, *factors: Array) -> Exact:
         """A constant times factors, each of its rank and with ones where it is constant."""
+        factors = tuple(factor for factor in factors if (factor != 1).any())
 
         @lru_cache(maxsize=1)  # the same rows are compared with what is stored, and then tested
         def rows(start: int, stop: int) -> Array:

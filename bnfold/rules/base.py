@@ -188,8 +188,8 @@ def compress(array: Array) -> Array:
 
 def varies_on(storage: Storage) -> set[int]:
     """The axes along which the storage is not constant."""
-    shape = np.broadcast_shapes(storage.den.shape, storage.num.shape, storage.off.shape)
-    return {axis for axis, size in enumerate(shape) if size != 1}
+    arrays = storage.den, storage.num, storage.off
+    return {axis for array in arrays for axis, size in enumerate(array.shape) if size != 1}
 
 
 def only_axis(view: View, port: Port, axis: int, size: int) -> Storage:

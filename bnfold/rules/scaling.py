@@ -221,7 +221,7 @@ def batchnorm(view: View) -> list[Accept]:
     s, mu = source.affine.scale.reshape(-1), mean.float64()
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         moved = (mu - beta) / alpha
-        moves = (alpha != 0) & (np.abs(moved) <= float(limits_of(FLOATS[mean.type]).max) / _ROOM)
+        moves = (alpha != 0) & (np.abs(moved) <= limits_of(FLOATS[mean.type]).max / _ROOM)
         factor, offset = np.where(moves, 1 / alpha, 1.0), np.where(moves, -beta / alpha, 0.0)
     shift = np.where(moves, 0.0, a * s * (beta - mu + alpha * mu)) + b
     edits: tuple[Edit, ...] = (
