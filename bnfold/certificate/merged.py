@@ -120,7 +120,12 @@ class _Terms:
         pads = node.get_ints("pads") or ([] if given is None else given.ints())
         value = node.get_float("value", 0.0) if held is None else float(held.float64().ravel()[0])
         plain = node.get_string("mode", "constant") == "constant" and not node.input(3) and len(pads) == 2 * self.rank
-        if not plain or value or any(pads[:2] + pads[self.rank : self.rank + 2]) or np.any(form.shift[0]):
+        if (
+            not plain
+            or value
+            or any(pads[:2] + pads[self.rank : self.rank + 2])
+            or (any(pads) and np.any(form.shift[0]))
+        ):
             raise NotCertifiedError(f"{node.label} puts something else than zeros around its input")
         begins = pads[2 : self.rank]
         taps = {
