@@ -28,6 +28,8 @@ class Evaluation:
     terms: dict[str, Term] = field(default_factory=dict)
     sizes: tuple[Dim, ...] = ()
     cost: float = 0.0
+    products: int = 0
+    """Multiplications for one output position, of all nodes."""
 
     def __post_init__(self) -> None:
         shape = self.graph.shape(self.source)
@@ -76,6 +78,7 @@ class Evaluation:
         if own.inputs != outputs_of(inner):
             raise ObstacleError(f"the channels of {node.label} do not fit its input")
         self.cost += kernel_cost(own, self._extent(inner))
+        self.products += own.products
         try:
             return chained(own, inner, self.sizes)
         except ObstacleError as obstacle:

@@ -31,6 +31,8 @@ class Found:
     cost: float
     """Of the members, one by one."""
     merged_cost: float
+    products: int
+    """Multiplications for one output position, of the members."""
 
     @property
     def kept(self) -> Node:
@@ -40,8 +42,9 @@ class Found:
 
     @property
     def pays(self) -> bool:
-        """Whether one node is cheaper."""
-        return self.merged_cost <= MARGIN * self.cost
+        """Whether one node is cheaper; branches that take no more multiplications as one always are."""
+        lighter = self.root.op in SUMS and self.kernel.products <= self.products
+        return lighter or self.merged_cost <= MARGIN * self.cost
 
 
 def _size(node: Node) -> int:
@@ -95,7 +98,7 @@ def evaluated(root: Node, members: set[Node]) -> Found:
     kernel = work.terms[root.outputs[0]]
     if not isinstance(kernel, Kernel):
         raise ObstacleError("there is no convolution or matrix product among the branches")
-    return Found(root, nodes, source, kernel, work.cost, kernel_cost(kernel, work.extent))
+    return Found(root, nodes, source, kernel, work.cost, kernel_cost(kernel, work.extent), work.products)
 
 
 def branches(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[Node, Found | ObstacleError]]:
