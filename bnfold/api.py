@@ -272,13 +272,14 @@ def _affine(outcome: Outcome, ops: Mapping[str, str], gone: Collection[str]) -> 
 
 
 def _merged(found: Folded) -> tuple[Merged, ...]:
-    merges = found.rewrite.merges
-    made = (
-        Merged("merged", merge.root.label, tuple(node.label for node in merge.members), merge.kept.label, merge.kept.op)
-        for merge in merges
-    )
-    almost = (Merged("kept", each.node.label, reason=each.text) for each in found.almost)
-    return (*made, *almost)
+    made = {
+        merge.root: Merged(
+            "merged", merge.root.label, tuple(n.label for n in merge.members), merge.kept.label, merge.kept.op
+        )
+        for merge in found.rewrite.merges
+    }
+    almost = {each.node: Merged("kept", each.node.label, reason=each.text) for each in found.almost}
+    return tuple(entry for node in found.rewrite.original.nodes() if (entry := made.get(node) or almost.get(node)))
 
 
 def _unmatched(found: Folded, wishes: Wishes) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ then again only those of which something changed.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -21,7 +21,7 @@ from bnfold.inline import Inlined, inline
 from bnfold.merges import Almost
 from bnfold.patch import patch
 from bnfold.plan import Plan, Rewrite
-from bnfold.protos import every_node
+from bnfold.protos import every_node, fresh
 from bnfold.reasons import Reason
 from bnfold.rules import Source
 from bnfold.solver import Outcome, is_matmul_bias, opted_out, solve
@@ -46,8 +46,8 @@ class Folded:
 MERGED = "merge"
 """The way of an affine that became part of a merged node."""
 
-ROUNDS = 4
-"""How often merged nodes may be merged again."""
+ROUNDS = 32
+"""How often merged nodes may be merged again: each time a chain gets half as long."""
 
 
 @dataclass(frozen=True)
@@ -137,16 +137,47 @@ def _merge(rewrite: Rewrite, wishes: Wishes) -> tuple[Rewrite, tuple[Almost, ...
             tensor.name: Constant(tensor.name, edit.type, edit.shape, edit.value, tensor, edit.rows)
             for tensor, edit in patched.pending
         }
-        after = Model(replace(rewrite.model.source, proto=patched.proto, raw=None), pending)
+        source = replace(rewrite.model.source, proto=patched.proto, raw=None)
+        after = Model(source, pending, _labels(rewrite.model, plan, patched.origin))
         rewrite = rewrite.after(plan, after, patched.origin)
     return rewrite, almost
+
+
+def _labels(model: Model, plan: Plan, origin: Mapping[str, Sequence[int]]) -> dict[str, list[str]]:
+    """The labels that nodes had before a merge, so that wishes and reports mean the same nodes after it."""
+    kept = {merge.root: merge.kept.label for own in plan.graphs for merge in own.merges}
+    found: dict[str, list[str]] = {}
+    taken = {node.label for node in model.nodes()}
+    for graph in model.graphs:
+        own = found[graph.path] = []
+        for index in origin[graph.path]:
+            node = graph.nodes[index]
+            label = kept.get(node, node.label)
+            if own and own[-1] == label:  # the bias that a merged MatMul needs
+                label = fresh(f"{label}.add_bias", taken)
+                taken.add(label)
+            own.append(label)
+    return found
 
 
 def _with_merged(rewrite: Rewrite, outcomes: Iterable[Outcome]) -> list[Outcome]:
     """The outcomes by nodes of the original, those of affines that became part of a merged node among them."""
     if not rewrite.merges:
         return list(outcomes)
-    found = [replace(outcome, node=rewrite.original_node(outcome.node)) for outcome in outcomes]
+    own = {node.label for node in rewrite.original.nodes()}
+    kept = {merge.root: merge.kept.label for merge in rewrite.merges}
+    names = {
+        node.label: kept[rewrite.original_node(node)] for node in rewrite.model.nodes() if node.label not in own
+    }  # biases that merged MatMuls needed
+    found = [
+        replace(
+            outcome,
+            node=rewrite.original_node(outcome.node),
+            into=tuple(dict.fromkeys(names.get(label, label) for label in outcome.into)),
+            reasons=tuple(replace(reason, at=names.get(reason.at, reason.at)) for reason in outcome.reasons),
+        )
+        for outcome in outcomes
+    ]
     for merge in rewrite.merges:
         affines = [node for node in merge.members if isinstance(rules.as_source(node), Source)]
         found += [Outcome(node, True, MERGED, (merge.kept.label,)) for node in affines if not is_matmul_bias(node)]

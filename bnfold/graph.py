@@ -6,7 +6,7 @@ constants are looked up here. Every graph of the model (the main graph, If/Loop/
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -111,8 +111,9 @@ class Graph:
         self._shapes: dict[str, Shape] = {}
         self._types: dict[str, int] = {}
         self._constants: dict[str, Constant | None] = {}
-        names = model.labels
-        self.nodes = [Node(self, i, node, names.unique(node)) for i, node in enumerate(proto.node)]
+        given = model.given_labels.get(path)
+        names = map(model.labels.unique, proto.node) if given is None else given
+        self.nodes = [Node(self, i, *pair) for i, pair in enumerate(zip(proto.node, names, strict=True))]
         self.producers: dict[str, Node] = {}
         self.consumers: dict[str, list[tuple[Node, int]]] = {}
         self._navigate()
@@ -280,10 +281,22 @@ class _Labels:
 class Model:
     """A whole model: every graph in it, main graph first."""
 
-    def __init__(self, source: Source, pending: Mapping[str, Constant] = MappingProxyType({})) -> None:
-        """`pending` are initializers, by name, whose values are not in the proto yet."""
+    def __init__(
+        self,
+        source: Source,
+        pending: Mapping[str, Constant] = MappingProxyType({}),
+        labels: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ) -> None:
+        """Read it.
+
+        Args:
+            source: the file.
+            pending: initializers, by name, whose values are not in the proto yet.
+            labels: of the nodes, by path of their graph, where they have some already.
+        """
         self.source = source
         self.pending = pending
+        self.given_labels = labels
         self.proto = source.proto
         self.labels = _Labels()
         self.opset = next((e.version for e in self.proto.opset_import if e.domain in ("", "ai.onnx")), 1)

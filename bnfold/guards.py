@@ -152,8 +152,9 @@ def _misfit(edit: Edit, biased: bool) -> str:
         high = math.prod(float(np.abs(factor).max(initial=0.0)) for factor in edit.factors)
         low = math.prod(_least(factor) for factor in edit.factors)
     value: Array
-    if not (largest > 1e20 and low > 1e-20 and high < 1e20):
-        value = edit.value()
+    if edit.values is not None or not (largest > 1e20 and low > 1e-20 and high < 1e20):
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = edit.value()
     elif edit.shift is not None and (edit.base is None or edit.hint == "bias"):
         value = edit.shift()  # the rest is far from the limits
     else:
@@ -164,7 +165,7 @@ def _misfit(edit: Edit, biased: bool) -> str:
         return ""
     groups = () if biased else edit.factors
     bits = _sunken(np.abs(value), groups, smallest) - _sunken(np.abs(edit.base.float64()), (), smallest)
-    if biased and bits > 0:
+    if (biased or edit.values is not None) and bits > 0:  # a merge is no need
         return f"the new {edit.hint} would be subnormal in {type_.name}"
     if bits <= BITS[type_.name]:
         return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import onnx
 from onnx import AttributeProto
@@ -39,6 +39,15 @@ def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         stack += [iter(body.node) for _, body in bodies(node)]
 
 
+def fresh(wanted: str, taken: Container[str]) -> str:
+    """`wanted`, numbered where it is taken."""
+    name, n = wanted, 1
+    while name in taken:
+        n += 1
+        name = f"{wanted}.{n}"
+    return name
+
+
 class Names:
     """The names of a model's tensors and nodes, so that a new one can be told from them."""
 
@@ -47,10 +56,7 @@ class Names:
 
     def fresh(self, wanted: str) -> str:
         """`wanted`, numbered where it is taken; from now on it is."""
-        name, n = wanted, 1
-        while name in self._taken:
-            n += 1
-            name = f"{wanted}.{n}"
+        name = fresh(wanted, self._taken)
         self._taken.add(name)
         return name
 

@@ -104,6 +104,16 @@ def diverse(b: Builder) -> str:
     return b.node("Sum", b.bn(b.conv(x, 4, 3, **SAME)), b.bn(b.conv(x, 4, 1)), pointed, pooled)
 
 
+def residual(b: Builder, x: str) -> str:
+    return b.node("Add", b.matmul(x, 6, True), b.matmul(x, 6))
+
+
+def stacked(b: Builder, x: str, count: int) -> str:
+    for _ in range(count):
+        x = b.conv(x, 4, 1, scale=0.3)
+    return x
+
+
 def heads(b: Builder) -> str:
     """LeViT and RepViT: the mean of two classifiers, each behind its own BatchNormalization."""
     x = b.input(3, 6)
@@ -343,6 +353,37 @@ CHAINS = [
     Row("one axis", lambda b: b.conv(b.conv(image(b, 4, 9), 8, 3, pads=[1, 1]), 3, 1), "Conv"),
     Row("Gemm behind Gemm", lambda b: b.gemm(b.gemm(b.input(3, 6), 8, transB=1), 5, alpha=0.5), "Gemm"),
     Row("MatMul behind MatMul", lambda b: b.matmul(b.matmul(b.input(2, 4, 6), 8, True), 5, True), "MatMul Add"),
+    Row(
+        "MatMul and bias, three times",
+        lambda b: b.matmul(b.matmul(b.matmul(b.input(2, 4, 6), 8, True), 8, True), 5, True),
+        "MatMul Add",
+    ),
+    Row("twice MatMul branches with biases", lambda b: residual(b, residual(b, b.input(2, 4, 6))), "MatMul Add"),
+    Row(
+        "MatMul branches behind a BN and in front of a Mul",
+        lambda b: b.per_channel("Mul", residual(b, b.node("Relu", b.input(2, 4, 6))), b.normal(6), axis=2),
+        "Relu MatMul Add",
+    ),
+    Row("50 in a row", lambda b: stacked(b, image(b), 50), "Conv"),
+    Row(
+        "1x1 with stride behind 3x3 with stride, free sizes",
+        lambda b: b.conv(b.conv(image(b, 4, "H", "W"), 8, 3, strides=[2, 2]), 2, 1),
+        "Conv",
+    ),
+    Row(
+        "a bias of zeros in front of padding",
+        lambda b: b.conv(
+            b.node("Conv", image(b), b.constant(b.normal(8, 4, 1, 1)), b.constant(np.zeros(8))), 3, 3, **SAME
+        ),
+        "Conv",
+    ),
+    Row(
+        "a shift in front of zeros that no window sees",
+        lambda b: b.conv(
+            b.node("Pad", b.conv(image(b, 4, 7), 4, 1), b.constant([0, 0, 0, 0, 0, 1])), 4, 1, strides=[3]
+        ),
+        "Conv",
+    ),
     Row("Gemm with another bias for each row", lambda b: b.gemm(b.gemm(b.input(3, 6), 8, (3, -1)), 5), "Gemm Gemm"),
 ]
 
@@ -439,7 +480,7 @@ def test_what_would_not_fit_half_precision_stays() -> None:
     x = image(b)
     b.node("Add", b.conv(b.per_channel("Mul", x, 600.0), 4, 1, scale=600.0), b.conv(x, 4, 3, **SAME))
     found, _ = solved(b.model())
-    assert [almost.text for almost in found.almost] == ["the merged weights would not fit float16"]
+    assert [almost.text for almost in found.almost] == ["the new weight would overflow float16"]
 
 
 def test_a_shift_that_counts_as_zero_is_merged_as_it_is() -> None:
@@ -455,6 +496,51 @@ def test_a_shift_that_counts_as_zero_is_merged_as_it_is() -> None:
     assert ops(made) == "Conv"
     proof = certified(model, made, witness_of(found.rewrite))
     assert proof.ok, proof.failures
+
+
+@pytest.mark.parametrize(
+    ("type_", "scale", "text"),
+    [
+        (TensorProto.FLOAT, 1e25, "overflow float32"),
+        (TensorProto.FLOAT, np.nan, "overflow float32"),
+        (TensorProto.FLOAT16, 1e-3, "subnormal in float16"),
+    ],
+)
+def test_weights_that_would_not_fit_stay_apart(type_: int, scale: float, text: str) -> None:
+    b = Builder(type_=type_)
+    b.conv(b.conv(image(b), 8, 1, bias=False, scale=scale), 3, 1, bias=False, scale=scale)
+    found, _ = solved(b.model())
+    (almost,) = found.almost
+    assert text in almost.text
+
+
+def test_nodes_keep_their_labels_when_others_leave() -> None:
+    """The unnamed node that writes `q` is `q:q` beside a node of that name, also when that one is merged away."""
+    b = Builder()
+    x = image(b)
+    b.node("Conv", x, b.constant(b.normal(4, 4, 1, 1)), name="q", outputs=["r"])
+    y = b.node("Relu", b.node("Add", "r", b.conv(x, 4, 3, **SAME)))
+    slots = [b.constant(b.rng.uniform(0.5, 2, 4), what) for what in ("gamma", "beta", "mean", "variance")]
+    b.nodes.append(onnx.helper.make_node("BatchNormalization", [y, *slots], ["q"]))
+    b.conv("q", 3, 1)
+    found, made = solved(b.model(), Wishes(keep=("q:q",)))
+    assert found.rewrite.merges
+    assert "BatchNormalization" in ops(made)
+    assert [(o.node.label, o.folded) for o in found.outcomes] == [("q:q", False)]
+
+
+def test_reports_name_nodes_of_the_original() -> None:
+    b = Builder(type_=TensorProto.FLOAT)
+    x = image(b)
+    y = b.node("Add", b.conv(x, 4, 1), b.conv(x, 4, 3, **SAME))
+    b.bn(b.node("MaxPool", y, kernel_shape=[2, 2]), gamma=[1, 2, 3, 4])
+    for node in b.nodes[:3]:
+        node.name = ""
+    result = bnfold.explain(b.model())
+    (affine,) = result.affines
+    assert affine.into == ("conv2",)
+    assert affine.into_ops == ("Conv",)
+    assert [merge.into for merge in result.merges] == ["conv2"]
 
 
 # --------------------------------------------------------------------------------------------------- the user's wishes

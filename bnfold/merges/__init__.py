@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import TensorProto
 
 from bnfold.affine import Array
 from bnfold.graph import Graph, Model, Node
+from bnfold.guards import misfits
 from bnfold.merges.nodes import PRODUCTS, WEIGHTED, is_linear
 from bnfold.merges.search import Found, branches, chains
 from bnfold.merges.terms import Kernel
@@ -94,20 +94,17 @@ def _misfit(found: Found) -> str:
     types = {weight.type for weight in weights if weight is not None} | {found.root.graph.type(found.source)} - {0}
     if len(types) != 1:
         return "the weights are not of the type of what they meet"
-    return "the merged weights would not fit float16" if types == {TensorProto.FLOAT16} and _overflows(found) else ""
-
-
-def _overflows(found: Found) -> bool:
-    kernel = found.kernel
-    largest = [np.max(np.abs(kernel.rows(0, kernel.outputs)), initial=0.0)]
-    largest += [] if kernel.bias is None else [np.max(np.abs(kernel.bias()), initial=0.0)]
-    return bool(max(largest) > np.finfo(np.float16).max)
+    return misfits(_edits(found))
 
 
 def _merge(found: Found) -> Merge:
+    kept = found.kept
+    return Merge(kept.graph, found.root, kept, found.members, found.source, _edits(found))
+
+
+def _edits(found: Found) -> tuple[Edit, ...]:
     kept, kernel = found.kept, found.kernel
-    edits = _product(kept, kernel) if kept.op in PRODUCTS else _convolution(kept, kernel)
-    return Merge(kept.graph, found.root, kept, found.members, found.source, edits)
+    return _product(kept, kernel) if kept.op in PRODUCTS else _convolution(kept, kernel)
 
 
 def _convolution(kept: Node, kernel: Kernel) -> tuple[Edit, ...]:

@@ -88,7 +88,7 @@ def _convolution(node: Node, sizes: Sequence[Dim]) -> Kernel:
         raise ObstacleError(f"{node.label} is not a convolution of its input's rank")
     outputs, each, *taps = weight.shape
     bias = node.constant(2)
-    shift = None if bias is None else bias.float64
+    shift = None if bias is None or not np.any(bias.load()) else bias.float64
     return Kernel(each * group, outputs, group, _known_axes(node, taps, sizes), _rows_of(node), shift)
 
 
@@ -144,7 +144,7 @@ def zeros_around(node: Node) -> list[tuple[int, int]] | None:
     zero = node.get_float("value", 0.0) == 0 if value is None else not np.any(value.load())
     if pads is None or not zero or (node.input(2) and value is None) or node.input(3):
         return None
-    if node.get_string("mode", "constant") != "constant" or min(pads) < 0:
+    if not pads or node.get_string("mode", "constant") != "constant" or min(pads) < 0:
         return None
     both = list(zip(pads[: len(pads) // 2], pads[len(pads) // 2 :], strict=True))
     return None if any(both[0] + both[1]) else both[2:]

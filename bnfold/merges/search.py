@@ -15,8 +15,9 @@ from bnfold.merges.cost import MARGIN, kernel_cost
 from bnfold.merges.evaluation import Evaluation
 from bnfold.merges.nodes import SUMS, WEIGHTED, dynamic, is_linear
 from bnfold.merges.terms import Kernel, ObstacleError
+from bnfold.solver import is_matmul_bias
 
-LIMIT = 64
+LIMIT = 256
 """Nodes that one merge may take."""
 
 
@@ -62,12 +63,14 @@ def members_of(root: Node, allowed: Callable[[Node], bool], enough: Callable[[se
     while not enough(members, front):
         latest = max(front, key=lambda name: _place(graph, name))
         node = graph.producers.get(latest)
-        if node is None or not is_linear(node) or len(members) == LIMIT:
+        if node is None or not is_linear(node):
             raise ObstacleError("its operands are no linear maps of one tensor", unrelated=True)
+        if len(members) == LIMIT:
+            raise ObstacleError(f"it would take more than {LIMIT} nodes at once")
         if not allowed(node):
             raise ObstacleError(f"{node.label} is to stay", unrelated=True)
         if _is_pinned(graph, latest) or any(reader not in members for reader, _ in graph.consumers[latest]):
-            raise ObstacleError(f"{latest!r} is used elsewhere too", unrelated=root.op in WEIGHTED)
+            raise ObstacleError(f"{latest!r} is used elsewhere too", unrelated=root.op not in SUMS)
         members.add(node)
         front.remove(latest)
         front.update(dynamic(node))
@@ -120,7 +123,16 @@ def chains(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[Node
         weighted = sum(node.op in WEIGHTED for node in members)
         return len(front) == 1 and (weighted > 1 or any(node.op == "Pad" for node in members))
 
-    return _search(graph, allowed, lambda node: node.op in WEIGHTED, enough)
+    def is_root(node: Node) -> bool:
+        return is_matmul_bias(node) or (node.op in WEIGHTED and not _has_bias_behind(node))
+
+    return _search(graph, allowed, is_root, enough)
+
+
+def _has_bias_behind(node: Node) -> bool:
+    """Whether a MatMul and the Add behind it belong together."""
+    readers = node.graph.consumers.get(node.outputs[0], [])
+    return node.op == "MatMul" and len(readers) == 1 and is_matmul_bias(readers[0][0])
 
 
 def _search(

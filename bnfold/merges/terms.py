@@ -249,6 +249,8 @@ def _pads(term: Kernel, sizes: Sequence[Dim]) -> bool:
 
 def _through(outer: Axis, inner: Axis, size: Dim) -> Axis:
     """The window of one behind the other."""
+    if outer == Axis(1):
+        return inner
     middle = inner.outputs(size) if isinstance(size, int) else None
     if outer.touches_padding(middle) and inner.taps > 1:
         raise ObstacleError("the second pads with zeros where the first would see its input")
