@@ -44,13 +44,14 @@ class Names:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._taken = set(_names(model.graph))
+        self._last: dict[str, int] = {}
 
     def fresh(self, wanted: str) -> str:
         """`wanted`, numbered where it is taken; from now on it is."""
-        name, n = wanted, 1
+        name = wanted
         while name in self._taken:
-            n += 1
-            name = f"{wanted}.{n}"
+            self._last[wanted] = self._last.get(wanted, 1) + 1
+            name = f"{wanted}.{self._last[wanted]}"
         self._taken.add(name)
         return name
 
