@@ -6,6 +6,7 @@ PYTEST_ARGS ?= -n 2
 VENV := .venv
 TEST_VENV := .venv-test
 LOWEST_VENV := .venv-lowest
+FUZZ_VENV := .venv-fuzz
 PY := $(VENV)/bin/python
 TEST_PY := $(TEST_VENV)/bin/python
 CODE := bnfold tests models
@@ -14,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheel-check test-lowest reasons proof mutants fuzz clean check-python
+.PHONY: help demo test lint format wheel-check test-lowest reasons proof mutants fuzz fuzz-files accidents wide load matrix clean check-python
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,8 +54,28 @@ mutants: $(TEST_VENV)/.installed ## remove every guard of every rule in turn: so
 fuzz: $(TEST_VENV)/.installed ## the law on GRAPHS=5000 random graphs, from a SEED that is printed
 	@BNFOLD_FUZZ=$(or $(GRAPHS),5000) BNFOLD_SEED=$(SEED) $(TEST_PY) -m pytest -n 0 -s tests/test_fuzz.py
 
+fuzz-files: $(FUZZ_VENV)/.installed ## coverage-guided fuzzing of model files for MINUTES=30, with atheris
+	@mkdir -p build/fuzz && cd build/fuzz && PYTHONPATH=$(CURDIR) PYTHONWARNINGS=ignore $(CURDIR)/$(FUZZ_VENV)/bin/python -m tests.fuzzer corpus \
+	  -max_total_time=$$(( 60 * $(or $(MINUTES),30) )) -timeout=150 -rss_limit_mb=3000 -max_len=20000 -print_final_stats=1
+
+wide: $(TEST_VENV)/.installed ## fold 100,000 nodes, 5,000 bodies, chains of 10,000: seconds and memory of each
+	@$(TEST_PY) -m tests.large
+
+load: $(TEST_VENV)/.installed ## fold 1,000 models in one process: does its memory grow?
+	@$(TEST_PY) -m tests.load 1000
+
+matrix: | check-python ## the tests on every Python here and on the oldest and newest dependencies, outputs in OpenVINO
+	@.ci/matrix
+
+accidents: $(TEST_VENV)/.installed ## kill runs 200 times, interrupt them, let them race, fill their disk: ten minutes (KILLS=200)
+	@$(TEST_PY) -m tests.accidents steps
+	@$(TEST_PY) -m tests.accidents kills $(or $(KILLS),200)
+	@$(TEST_PY) -m tests.accidents signals $(or $(KILLS),200)
+	@$(TEST_PY) -m tests.accidents races $(or $(KILLS),200)
+	@mkdir -p build/small && unshare -rm sh -c 'mount -t tmpfs -o size=300k tmpfs build/small && $(TEST_PY) -m tests.accidents full build/small'
+
 clean: ## remove the environments and all build output
-	rm -rf $(VENV) $(TEST_VENV) $(LOWEST_VENV) .venv-train .venv-zoo .venv-rivals build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TEST_VENV) $(LOWEST_VENV) $(FUZZ_VENV) .venv-train .venv-zoo .venv-rivals build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # $(call environment,DIR,EXTRAS,CONSTRAINTS): an editable bnfold with pinned dependencies. The build backend is installed
 # first, so that it is pinned too.
@@ -75,6 +96,9 @@ $(TEST_VENV)/.installed: pyproject.toml constraints.txt | check-python
 $(LOWEST_VENV)/.installed: pyproject.toml constraints.txt .ci/lowest | check-python
 	@mkdir -p build && $(PYTHON) .ci/lowest > build/lowest.txt
 	$(call environment,$(LOWEST_VENV),[test],build/lowest.txt)
+
+$(FUZZ_VENV)/.installed: pyproject.toml constraints.txt | check-python
+	$(call environment,$(FUZZ_VENV),[fuzz],constraints.txt)
 
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "bnfold needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing). Name one: make $(or $(MAKECMDGOALS),test) PYTHON=python3.12" >&2; exit 1; }

@@ -29,8 +29,9 @@ from bnfold.regions import region
 from bnfold.results import Affine, Count, Explained, Facts, Merged, Optimized
 from bnfold.runtime import resolve_providers
 from bnfold.solver import Outcome, matches
-from bnfold.source import ModelLike, Source, is_beside, is_external, read_lean, tensor_nbytes
-from bnfold.write import destination, staged
+from bnfold.source import ModelLike, Source, is_beside, is_external, read_lean, stamp_of, tensor_nbytes
+from bnfold.stage import destination, staged
+from bnfold.validity import blames_the_model
 
 __all__ = ["Affine", "Count", "Explained", "Facts", "Optimized", "bench", "explain", "optimize", "verify"]
 
@@ -40,6 +41,7 @@ STRICTER = (6.0, 5.0, 4.0, 3.0, 1.5, 0.0)
 """Bits that tensors of several readers may lose, tried in turn where a certified fold turns out to be too noisy."""
 
 
+@blames_the_model
 def explain(model: ModelLike, *, merge: bool = True, keep: Iterable[str] = (), only: Iterable[str] = ()) -> Explained:
     """Say what `optimize` would fold and why the rest stays; writes nothing and runs nothing.
 
@@ -70,6 +72,7 @@ def explain(model: ModelLike, *, merge: bool = True, keep: Iterable[str] = (), o
     )
 
 
+@blames_the_model
 def optimize(
     model: ModelLike,
     output: str | os.PathLike[str] | None = None,
@@ -310,5 +313,6 @@ def _facts(source: Source, before: Functions, after: Functions, output: Path | N
 
 def _bytes(model: onnx.ModelProto, path: Path | None) -> int:
     """Of the model's file where it has one, and of its external data."""
-    own, outside = (model.ByteSize(), is_external) if path is None else (path.stat().st_size, is_beside)
+    stamp = None if path is None else stamp_of(path)  # None too where somebody has taken the file away meanwhile
+    own, outside = (model.ByteSize(), is_external) if stamp is None else (stamp[2], is_beside)
     return int(own) + sum(tensor_nbytes(tensor) for tensor in tensors(model) if outside(tensor))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,13 +9,15 @@ from pathlib import Path
 
 import onnx
 
+from bnfold import temporary
 from bnfold.certificate import Certificate
 from bnfold.equivalence import DIFFERENT, Progress, Verification
 from bnfold.folding import Folded
 from bnfold.patch import tensors
 from bnfold.plan import Rewrite
 from bnfold.source import ModelLike, is_beside
-from bnfold.write import Staged, folded, write
+from bnfold.stage import Staged
+from bnfold.write import folded, write
 
 
 class Clock:
@@ -105,12 +106,9 @@ class Attempt:
 
     def _beside(self, proto: onnx.ModelProto, path: Path) -> Proof:
         """Prove a model whose external data is the original's: from a temporary file in the original's folder."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(proto.SerializeToString())
-            return self.prove(temporary, None, self.found.rewrite)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with temporary.file(path) as beside:
+            beside.write_bytes(proto.SerializeToString())
+            return self.prove(beside, None, self.found.rewrite)
 
     def on_disk(self, stage: Staged) -> Result:
         """Fold into the stage and prove what lies there."""
@@ -119,6 +117,7 @@ class Attempt:
         proto = write(rewrite, stage)
         self.clock.lap("write")
         proof = Proof(None, None) if rewrite.is_empty else self.prove(stage.path, None, rewrite)
+        stage.where.check_unchanged()  # else what was found is not about this input
         return Result(proto, proof)
 
 

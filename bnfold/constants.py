@@ -7,7 +7,7 @@ and not rounded in between; only a Cast rounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,44 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from bnfold.affine import Array
-from bnfold.source import FLOATS, array_of
+from bnfold.source import FLOATS, array_of, check_size
 
 Value = NDArray[np.generic]
 
-LIMIT = 1 << 28
-"""Computed constants with more elements than this are left to the runtime."""
+
+class Room:
+    """How many bytes the computed constants of one model may take: some, and a multiple of those that the model holds.
+
+    A few bytes of a file can ask for any number of them.
+    """
+
+    BASE, TIMES = 1 << 27, 16
+
+    def __init__(self) -> None:
+        self.left = self.BASE
+        self._counted: set[int] = set()
+
+    def enter(self, inputs: Iterable[Constant]) -> None:
+        """Initializers are read: they make room, once each."""
+        for given in inputs:
+            if given.tensor is not None and id(given) not in self._counted:
+                self._counted.add(id(given))
+                self.left += self.TIMES * math.prod(given.shape) * _itemsize(given.type)
+
+    def check(self, shape: Iterable[int], type_: np.dtype[np.generic]) -> tuple[int, ...]:
+        """The shape, where there is room for such an array; raises `ValueError` where not."""
+        sizes = tuple(shape)
+        if math.prod(sizes) * type_.itemsize > self.left or any(size < 0 for size in sizes):
+            raise ValueError("too large")
+        return sizes
+
+    def take(self, values: Iterable[Value]) -> None:
+        """Arrays were made; those that only look at others take nothing."""
+        self.left -= sum(value.nbytes for value in values if value.base is None)
+
+
+def _itemsize(type_: int) -> int:
+    return int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(type_)).itemsize)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +99,7 @@ def from_initializer(tensor: TensorProto, base_dir: Path | None) -> Constant:
 
 
 def evaluate(
-    node: onnx.NodeProto, opset: int, inputs: Sequence[Constant | None], like: int, base_dir: Path | None
+    node: onnx.NodeProto, opset: int, inputs: Sequence[Constant | None], like: int, base_dir: Path | None, room: Room
 ) -> list[Constant] | None:
     """What a node computes from constants, None where it is not one that bnfold evaluates.
 
@@ -77,10 +109,11 @@ def evaluate(
         inputs: its inputs, None where left out.
         like: element type of a CastLike's second input, which may itself be dynamic.
         base_dir: the model's folder, for external data.
+        room: for all computed constants of the model.
     """
     attributes = {attribute.name: attribute for attribute in node.attribute}
     if node.op_type == "Constant":
-        return _constant_node(node, attributes, base_dir)
+        return _constant_node(node, attributes, base_dir, room)
     kernel = _KERNELS.get(node.op_type)
     if kernel is None or any(given is None for given in inputs[: 1 if node.op_type == "CastLike" else None]):
         return None
@@ -88,8 +121,11 @@ def evaluate(
     if not known or not all(node.input):
         return None
     try:
+        if node.op_type not in ("Shape", "Size"):  # which read no value
+            room.enter(known)
         type_ = _result_type(node.op_type, attributes, known, like)
-        values = kernel(_Call(attributes, opset, known, type_, len(node.output)))
+        values = kernel(_Call(attributes, opset, known, type_, len(node.output), room))
+        room.take(values)
     except (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError, MemoryError):
         return None
     return [_computed(name, type_, value) for name, value in zip(node.output, values, strict=False)]
@@ -102,6 +138,7 @@ class _Call:
     inputs: list[Constant]
     type: int
     outputs: int
+    room: Room
 
     def value(self, slot: int) -> Value:
         return self.inputs[slot].load()
@@ -136,10 +173,11 @@ def _result_type(op: str, attributes: dict[str, onnx.AttributeProto], inputs: li
 
 
 def _constant_node(
-    node: onnx.NodeProto, attributes: dict[str, onnx.AttributeProto], base_dir: Path | None
+    node: onnx.NodeProto, attributes: dict[str, onnx.AttributeProto], base_dir: Path | None, room: Room
 ) -> list[Constant] | None:
     if "value" in attributes:
         tensor, name = attributes["value"].t, node.output[0]
+        check_size(tensor)
         return [Constant(name, tensor.data_type, tuple(tensor.dims), lambda: array_of(tensor, base_dir))]
     simple: tuple[tuple[str, int, Callable[[onnx.AttributeProto], object]], ...] = (
         ("value_float", TensorProto.FLOAT, lambda a: np.array(a.f, np.float32)),
@@ -151,29 +189,25 @@ def _constant_node(
         if key in attributes:
             return [_computed(node.output[0], type_, np.asarray(read(attributes[key])))]
     if "sparse_value" in attributes:
-        return _sparse(node.output[0], attributes["sparse_value"].sparse_tensor)
+        return _sparse(node.output[0], attributes["sparse_value"].sparse_tensor, room)
     return None
 
 
-def _sparse(name: str, sparse: onnx.SparseTensorProto) -> list[Constant] | None:
-    dims, values = tuple(sparse.dims), numpy_helper.to_array(sparse.values)
-    if math.prod(dims) > LIMIT:
+def _sparse(name: str, sparse: onnx.SparseTensorProto, room: Room) -> list[Constant] | None:
+    try:
+        values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+        dense = np.zeros(room.check(sparse.dims, values.dtype), values.dtype)
+        dense[np.unravel_index(indices, dense.shape) if indices.ndim == 1 else tuple(indices.T)] = values
+    except (ValueError, IndexError, TypeError, MemoryError):
         return None
-    dense = np.zeros(dims, values.dtype)
-    indices = numpy_helper.to_array(sparse.indices)
-    dense[np.unravel_index(indices, dims) if indices.ndim == 1 else tuple(indices.T)] = values
+    room.take([dense])
     return [_computed(name, sparse.values.data_type, dense)]
-
-
-def _bounded(shape: Sequence[int]) -> tuple[int, ...]:
-    if math.prod(shape) > LIMIT or any(dim < 0 for dim in shape):
-        raise ValueError("too large")
-    return tuple(shape)
 
 
 def _cast(call: _Call) -> list[Value]:
     value = call.value(0)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(call.type)
+    call.room.check(value.shape, dtype)
     if value.dtype.kind == "f" and dtype.kind in "iu":
         value = np.trunc(value)
     return [value.astype(dtype)]
@@ -200,12 +234,12 @@ def _squeeze(call: _Call) -> list[Value]:
 
 def _expand(call: _Call) -> list[Value]:
     value, target = call.value(0), call.inputs[1].ints()
-    return [np.broadcast_to(value, _bounded(np.broadcast_shapes(value.shape, tuple(target))))]
+    return [np.broadcast_to(value, call.room.check(np.broadcast_shapes(value.shape, tuple(target)), value.dtype))]
 
 
 def _constant_of_shape(call: _Call) -> list[Value]:
     filler = numpy_helper.to_array(call.attributes["value"].t) if "value" in call.attributes else np.zeros(1, "f4")
-    return [np.broadcast_to(filler.reshape(()), _bounded(call.inputs[0].ints()))]
+    return [np.broadcast_to(filler.reshape(()), call.room.check(call.inputs[0].ints(), filler.dtype))]
 
 
 def _shape(call: _Call) -> list[Value]:
@@ -246,7 +280,9 @@ def as_slice(start: int, end: int, step: int, size: int) -> slice:
 
 
 def _gather(call: _Call) -> list[Value]:
-    return [np.take(call.value(0), np.asarray(call.value(1), np.int64), axis=call.int("axis", 0))]
+    value, indices, axis = call.value(0), call.value(1), call.int("axis", 0)
+    call.room.check([indices.size, value.size // max(1, value.shape[axis])], value.dtype)
+    return [np.take(value, np.asarray(indices, np.int64), axis=axis)]
 
 
 def _split(call: _Call) -> list[Value]:
@@ -259,14 +295,20 @@ def _split(call: _Call) -> list[Value]:
 
 def _range(call: _Call) -> list[Value]:
     start, limit, delta = (call.value(i).item() for i in range(3))
-    _bounded([max(0, math.ceil((limit - start) / delta))])
+    call.room.check([max(0, math.ceil((limit - start) / delta))], np.dtype(np.int64))
     return [np.asarray(np.arange(start, limit, delta)).astype(onnx.helper.tensor_dtype_to_np_dtype(call.type))]
 
 
 def _tile(call: _Call) -> list[Value]:
     value, repeats = call.value(0), call.inputs[1].ints()
-    _bounded([dim * n for dim, n in zip(value.shape, repeats, strict=True)])
+    call.room.check([dim * n for dim, n in zip(value.shape, repeats, strict=True)], value.dtype)
     return [np.tile(value, repeats)]
+
+
+def _concat(call: _Call) -> list[Value]:
+    values = [given.load() for given in call.inputs]
+    call.room.check([sum(value.size for value in values)], values[0].dtype)
+    return [np.concatenate(values, call.int("axis", 1))]
 
 
 def _widened(value: Value) -> Value:
@@ -279,7 +321,7 @@ def _arithmetic(compute: Callable[..., Value]) -> Callable[[_Call], list[Value]]
         if call.opset < 7 and ("axis" in call.attributes or call.int("broadcast", 0)):
             raise ValueError("broadcasting of opset 6 and before")
         values = [_widened(given.load()) for given in call.inputs]
-        _bounded(np.broadcast_shapes(*(v.shape for v in values)))
+        call.room.check(np.broadcast_shapes(*(v.shape for v in values)), np.dtype(np.float64))
         with np.errstate(all="ignore"):
             return [np.asarray(compute(*values))]
 
@@ -310,7 +352,7 @@ _KERNELS: dict[str, Callable[[_Call], list[Value]]] = {
     "Split": _split,
     "Range": _range,
     "Tile": _tile,
-    "Concat": lambda call: [np.concatenate([c.load() for c in call.inputs], call.int("axis", 1))],
+    "Concat": _concat,
     "Add": _arithmetic(np.add),
     "Sub": _arithmetic(np.subtract),
     "Mul": _arithmetic(np.multiply),

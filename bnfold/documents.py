@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnfold import temporary
 from bnfold.errors import OutputError, UsageError
 
 if TYPE_CHECKING:  # numpy and onnx stay unloaded until there is a result
@@ -78,18 +78,15 @@ class Document:
 
 
 def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
+    with temporary.folder(path) as folder:
+        made = folder / path.name
+        with made.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         if path.exists():
-            temporary.chmod(path.stat().st_mode)
-        temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            made.chmod(path.stat().st_mode)
+        made.replace(path)
 
 
 def check(documents: Sequence[Document], models: Iterable[Path | None]) -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import count
 
 import onnx
 
@@ -21,7 +22,7 @@ from bnfold.inline import Inlined, inline
 from bnfold.merges import Almost
 from bnfold.patch import patch
 from bnfold.plan import Plan, Rewrite
-from bnfold.protos import every_node, fresh
+from bnfold.protos import every_node
 from bnfold.reasons import Reason
 from bnfold.rules import Source
 from bnfold.solver import Outcome, is_matmul_bias, opted_out, solve
@@ -154,7 +155,7 @@ def _labels(model: Model, plan: Plan, origin: Mapping[str, Sequence[int]]) -> di
             node = graph.nodes[index]
             label = kept.get(node, node.label)
             if own and own[-1] == label:  # the bias that a merged MatMul needs
-                label = fresh(f"{label}.add_bias", taken)
+                label = next(name for n in count(1) if (name := f"{label}.add_bias{n}") not in taken)
                 taken.add(label)
             own.append(label)
     return found

@@ -15,9 +15,11 @@ import onnx
 from onnx import AttributeProto
 
 from bnfold import shapes, skeleton
-from bnfold.constants import EVALUATED, Constant, evaluate, from_initializer
+from bnfold.constants import EVALUATED, Constant, Room, evaluate, from_initializer
 from bnfold.errors import ModelError
+from bnfold.malformed import check_names, is_malformed
 from bnfold.protos import bodies
+from bnfold.sorting import check_acyclic
 from bnfold.source import Source
 
 Dim = int | str | None
@@ -40,9 +42,11 @@ class Node:
 
     @cached_property
     def op(self) -> str:
-        """Operator name; with its domain where that is not ONNX's own."""
-        domain = self.proto.domain
-        return self.proto.op_type if domain in ("", "ai.onnx") else f"{domain}.{self.proto.op_type}"
+        """Operator name; with its domain where that is not ONNX's own, or `malformed` where it breaks its rules."""
+        op, domain = self.proto.op_type, self.proto.domain
+        if domain not in ("", "ai.onnx"):
+            return f"{domain}.{op}"
+        return f"malformed.{op}" if is_malformed(self.proto, self.version) else op
 
     @property
     def version(self) -> int:
@@ -127,6 +131,9 @@ class Graph:
         for name, tensor in navigator.tensors(check_duplicates=False).items():
             if len(tensor.inputs) > 1:
                 raise ModelError(f"{self.model.source.label}: two nodes write the tensor {name!r}; export it again")
+            if tensor.inputs and name in self.initializers:
+                what = f"{name!r} is an initializer and the output of a node"
+                raise ModelError(f"{self.model.source.label}: {what}; export it again")
             if tensor.inputs:
                 self.producers[name] = own[id(tensor.inputs[0])]
             readers = {id(raw): own[id(raw)] for raw in tensor.outputs}
@@ -230,7 +237,8 @@ class Graph:
         if not names and node.proto.op_type != "Constant":
             return
         like = self.type(node.input(1)) if node.proto.op_type == "CastLike" else 0
-        for found in evaluate(node.proto, node.version, inputs, like, self.model.source.base_dir) or ():
+        base_dir, room = self.model.source.base_dir, self.model.room
+        for found in evaluate(node.proto, node.version, inputs, like, base_dir, room) or ():
             self._constants[found.name] = found
 
     def shape(self, name: str) -> Shape | None:
@@ -264,16 +272,17 @@ class _Labels:
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
+        self._last: dict[str, int] = {}
 
     def unique(self, node: onnx.NodeProto) -> str:
         first = next((name for name in node.output if name), "")
         base = node.name or first or node.op_type
-        label, n = base, 1
+        label = base
         if label in self._taken and first:
             label = base = f"{base}:{first}"
         while label in self._taken:
-            n += 1
-            label = f"{base}:{n}"
+            self._last[base] = self._last.get(base, 1) + 1
+            label = f"{base}:{self._last[base]}"
         self._taken.add(label)
         return label
 
@@ -302,11 +311,13 @@ class Model:
         self.opset = next((e.version for e in self.proto.opset_import if e.domain in ("", "ai.onnx")), 1)
         self.graphs: list[Graph] = []
         self._inferred = False
+        self.room = Room()
         stack: list[tuple[onnx.GraphProto, str, Graph | None, tuple[Step, ...]]] = [(self.proto.graph, "", None, ())]
         while stack:
             proto, path, parent, trail = stack.pop()
             graph = Graph(self, proto, path, parent, trail)
             self.graphs.append(graph)
+            check_names(graph)
             for node in reversed(graph.nodes):
                 for (attribute, position), body in bodies(node.proto):
                     name = f"{node.proto.attribute[attribute].name}{'' if position < 0 else position}"
@@ -314,6 +325,7 @@ class Model:
                     stack.append((body, f"{path}{node.label}/{name}/", graph, (*trail, step)))
         for graph in self.graphs:
             _capture(graph)
+        check_acyclic(self)
 
     def infer(self) -> None:
         """Find out shapes and types, when they are asked for the first time."""

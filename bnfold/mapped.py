@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -32,6 +33,8 @@ _models: WeakValueDictionary[str, Bytes] = WeakValueDictionary()
 
 FILES = 2
 """Files beside a model that are looked at by turns: a model's and its copy's."""
+
+_looking = threading.Lock()
 
 _beside: dict[tuple[str, int, int, int], tuple[Bytes, int]] = {}
 """Maps of the files that were last looked at, and how often each may still be."""
@@ -108,10 +111,11 @@ def look(path: str, offset: int, length: int, check: Callable[[], Path]) -> Byte
         key = path, stat.st_ino, stat.st_size, stat.st_mtime_ns
     except (OSError, ValueError):
         return open_map(check())[offset : offset + length]
-    whole, left = _beside.pop(key, (None, 0))
-    if whole is None or not left or offset < 0 or offset + length > whole.size:
-        whole, left = open_map(check()), LOOKS
-    while len(_beside) >= FILES:
-        del _beside[next(iter(_beside))]
-    _beside[key] = whole, left - 1
-    return whole[offset : offset + length]
+    with _looking:
+        whole, left = _beside.pop(key, (None, 0))
+        if whole is None or not left or offset < 0 or offset + length > whole.size:
+            whole, left = open_map(check()), LOOKS
+        while len(_beside) >= FILES:
+            del _beside[next(iter(_beside))]
+        _beside[key] = whole, left - 1
+        return whole[offset : offset + length]

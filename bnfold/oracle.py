@@ -256,7 +256,7 @@ def _checked(call: Call, node: onnx.NodeProto, kernel: Callable[..., Any], input
         results = kernel(call, *inputs)
     except BnfoldError:
         raise
-    except (ValueError, IndexError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError, AssertionError) as error:
         raise ModelError(f"node '{node.name}' ({call.op}) cannot be evaluated: {error}") from error
     return results if isinstance(results, tuple) else (results,)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx
 from onnx import AttributeProto
@@ -39,24 +39,19 @@ def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         stack += [iter(body.node) for _, body in bodies(node)]
 
 
-def fresh(wanted: str, taken: Container[str]) -> str:
-    """`wanted`, numbered where it is taken."""
-    name, n = wanted, 1
-    while name in taken:
-        n += 1
-        name = f"{wanted}.{n}"
-    return name
-
-
 class Names:
     """The names of a model's tensors and nodes, so that a new one can be told from them."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._taken = set(_names(model.graph))
+        self._last: dict[str, int] = {}
 
     def fresh(self, wanted: str) -> str:
         """`wanted`, numbered where it is taken; from now on it is."""
-        name = fresh(wanted, self._taken)
+        name = wanted
+        while name in self._taken:
+            self._last[wanted] = self._last.get(wanted, 1) + 1
+            name = f"{wanted}.{self._last[wanted]}"
         self._taken.add(name)
         return name
 

@@ -58,7 +58,7 @@ def input_specs(model: onnx.ModelProto) -> list[InputSpec]:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         dims = None
         if tensor.HasField("shape"):
-            dims = tuple(dim.dim_value if dim.dim_value > 0 else (dim.dim_param or None) for dim in tensor.shape.dim)
+            dims = tuple(dim.dim_value if dim.dim_value > 0 else str(dim.dim_param) or None for dim in tensor.shape.dim)
         specs.append(InputSpec(value.name, dtype, dims))
     return specs
 

@@ -27,6 +27,9 @@ _BODIES = frozenset({onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS})
 
 _COUNTING = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL})
 
+MAX_SIZE = 2**63 - 1
+"""The largest size that the format can hold."""
+
 INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32})
 
 
@@ -83,8 +86,8 @@ class _Completion:
         return shape is None or any(size is None or str(size).startswith(f"?{name}:") for size in shape)
 
     def _learn(self, name: str, shape: Shape | None) -> None:
-        """Take over what is better known than before."""
-        if shape is None or not name:
+        """Take over what is better known than before; a size that no tensor can have says nothing."""
+        if shape is None or not name or any(isinstance(size, int) and not 0 <= size <= MAX_SIZE for size in shape):
             return
         old = self.graph.shapes.get(name)
         if old is not None and (len(old) != len(shape) or (old == shape and None not in old)):
@@ -145,7 +148,7 @@ class _Completion:
 def shape_of(type_: onnx.TypeProto) -> Shape:
     """The sizes of a tensor's type. Some exporters write -1 for a size that is free."""
     return tuple(
-        dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or None
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else str(dim.dim_param) or None
         for dim in type_.tensor_type.shape.dim
     )
 

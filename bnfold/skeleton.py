@@ -5,6 +5,8 @@ Both are cheap however large the model is, and neither is ever written back.
 
 from __future__ import annotations
 
+import math
+
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto, ValueInfoProto
@@ -16,6 +18,9 @@ from bnfold.source import is_external, nbytes_or_none
 SMALL = 4096
 """Constants up to this many bytes stay in the skeleton: shapes, axes, scales and the like steer shape inference."""
 
+LONG = 1 << 20
+"""Values of shapes with more elements than this are none."""
+
 _OPAQUE = "bnfold.opaque"
 """The domain of nodes of which inference is not asked."""
 
@@ -25,7 +30,7 @@ def topology(graph: onnx.GraphProto) -> gs.Graph:
 
     Initializers, inputs, and names captured from outer graphs appear as tensors that nothing produces.
     """
-    bare = onnx.GraphProto(name=graph.name)
+    bare = onnx.GraphProto(name="graph")
     for node in graph.node:
         bare.node.add(op_type=node.op_type, input=node.input, output=node.output)
     model = onnx.ModelProto(graph=bare, ir_version=8)
@@ -35,24 +40,32 @@ def topology(graph: onnx.GraphProto) -> gs.Graph:
 
 def infer_value_info(model: onnx.ModelProto) -> onnx.GraphProto:
     """The model's graph after shape inference, without weights; as declared where inference gives up."""
-    bare = onnx.ModelProto(ir_version=max(model.ir_version, 4))
-    bare.opset_import.extend(model.opset_import)
+    bare = without_weights(model)
     for entry in bare.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = max(entry.version, 6)  # before opset 6 few operators have shape inference
-    if safe_functions(model):
-        bare.functions.extend(model.functions)
-    bare.graph.CopyFrom(_without_weights(model.graph))
     for value in bare.graph.input:
         _name_sizes(value)
+    data_prop = not _grows(bare)
     try:
-        return onnx.shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=True).graph
+        return onnx.shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=data_prop).graph
     except Exception:  # noqa: BLE001 - whatever C++ code chokes on: the declared shapes are what is known
         return bare.graph
 
 
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with small constants only, on which ONNX's own code neither takes long nor ends the process."""
+    bare = onnx.ModelProto(ir_version=max(model.ir_version, 4))
+    bare.opset_import.extend(model.opset_import)
+    bare.opset_import.add(domain=_OPAQUE, version=1)
+    if safe_functions(model):
+        bare.functions.extend(model.functions)
+    bare.graph.CopyFrom(_without_weights(model.graph))
+    return bare
+
+
 def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
-    bare = onnx.GraphProto(name=graph.name)
+    bare = onnx.GraphProto(name="graph")
     bare.value_info.extend(graph.value_info)
     bare.output.extend(graph.output)
     listed = set()
@@ -93,6 +106,26 @@ def aborts(node: onnx.NodeProto) -> bool:
             return True
         if (node.op_type, attribute.name) == ("Split", "num_outputs") and attribute.i < len(node.output):
             return True
+    return False
+
+
+def _grows(model: onnx.ModelProto) -> bool:
+    """Whether ONNX's inference, which follows the values of shapes, would make very long ones: Concat(x, x), again."""
+    nodes = list(every_node(model.graph.node))
+    inner = [node for function in model.functions for node in every_node(function.node)]
+    if sum(node.op_type == "Concat" for node in (*nodes, *inner)) < math.log2(LONG / SMALL):
+        return False
+    inside = math.prod(max(1, len(node.input)) for node in inner if node.op_type == "Concat")
+    local = {(function.domain, function.name) for function in model.functions}
+    length = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+    for node in nodes:
+        given = [length.get(name, 1) for name in node.input]
+        made = sum(given) if node.op_type == "Concat" else max(given, default=1)
+        if (node.domain, node.op_type) in local:
+            made *= inside
+        if made > LONG:
+            return True
+        length |= dict.fromkeys(node.output, made)
     return False
 
 

@@ -24,6 +24,7 @@ from onnx import TensorProto, numpy_helper
 from bnfold import wire
 from bnfold.errors import ModelError
 from bnfold.mapped import Bytes, look, mapped_data, open_map, register
+from bnfold.protos import bodies
 
 ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto
 
@@ -58,13 +59,30 @@ _PLAIN = {type_: dtype for type_, dtype in FLOATS.items() if type_ != TensorProt
 }
 """Element types whose raw data is numpy's own."""
 
-_HALF_BYTES = frozenset({TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1})
+_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
+
+PACKED: dict[int, int] = {number: _BITS[name] for name, number in TensorProto.DataType.items() if name in _BITS}
+"""Bits of one element, for the types of which a byte holds more than one. Older onnx knows fewer of them."""
+
+_WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+
+_MAX_OPSET = 2**31 - 1
+
+_MOST_AXES = 32
+"""That numpy 1 has; numpy 2 has 64."""
+
+_MOST_IN_A_BYTE = 4
+"""Elements, of the smallest type."""
 
 MAX_PROTO = 2**31 - 1
 """Protobuf's limit for one message, bytes."""
 
 LARGE = 4096
 """Initializers of the model file with more bytes than this stay there when it is read lean."""
+
+
+Stamp = tuple[int, int, int, int]
+"""Device, inode, size and time of change of a file: another one, or another content, has another stamp."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +96,8 @@ class Source:
     """The bytes as given, where they were given as bytes."""
     mapped: Bytes | None = field(default=None, compare=False, repr=False)
     """The model file, where large initializers were left in it."""
+    stamp: Stamp | None = None
+    """That of the file when it was read."""
 
     @property
     def label(self) -> str:
@@ -109,8 +129,9 @@ def read(model: ModelLike) -> Source:
         return Source(_parse(model, "the model"), None, None, model)
     path = Path(model)
     with _opened(path) as file:
+        stamp = _stamp(os.fstat(file.fileno()))
         data = file.read()
-    return Source(_parse(data, str(path)), path, path.resolve().parent)
+    return Source(_parse(data, str(path)), path, path.resolve().parent, stamp=stamp)
 
 
 def read_lean(model: ModelLike) -> Source:
@@ -122,6 +143,7 @@ def read_lean(model: ModelLike) -> Source:
     if isinstance(model, bytes | onnx.ModelProto):
         return read(model)
     path = Path(model)
+    stamp = stamp_of(path)
     try:
         whole = open_map(path)
         lean, payloads = wire.detach(whole.data, LARGE, register(whole))
@@ -131,7 +153,7 @@ def read_lean(model: ModelLike) -> Source:
     tensors = proto.graph.initializer
     if any(nbytes_or_none(tensors[payload.index]) != payload.length for payload in payloads):
         return read(model)
-    return Source(proto, path, path.resolve().parent, mapped=whole)
+    return Source(proto, path, path.resolve().parent, mapped=whole, stamp=stamp)
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -143,6 +165,18 @@ def _opened(path: Path) -> IO[bytes]:
         raise ModelError(f"{path} does not exist; check the path") from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """The stamp of a file, None where there is none."""
+    try:
+        return _stamp(path.stat())
+    except OSError:
+        return None
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _parse(data: bytes, label: str) -> onnx.ModelProto:
@@ -159,10 +193,21 @@ def _parse(data: bytes, label: str) -> onnx.ModelProto:
 def _checked(proto: onnx.ModelProto, label: str) -> onnx.ModelProto:
     if not proto.HasField("graph") or not (proto.graph.output or proto.graph.node):
         raise ModelError(f"{label} is not an ONNX model: it holds no graph; export or copy it again")
+    for entry in proto.opset_import:
+        if entry.version > _MAX_OPSET:
+            raise ModelError(f"{label} uses opset {entry.version}, which does not exist; export it again")
     if not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import) and proto.ir_version >= 3:
         domains = {node.domain for node in proto.graph.node}
         if domains & {"", "ai.onnx"}:
             raise ModelError(f"{label} does not say which ONNX opset it uses (opset_import); export it again")
+    graphs = [proto.graph]
+    while graphs:
+        graph = graphs.pop()
+        for tensor in graph.initializer:
+            check_size(tensor)
+        for node in graph.node:
+            if node.op_type in _WITH_BODIES:
+                graphs += [body for _, body in bodies(node)]
     return proto
 
 
@@ -198,17 +243,13 @@ def external_range(tensor: TensorProto, base_dir: Path | None) -> ExternalRange:
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
-    what = f"tensor {tensor.name!r}: external data {location!r}"
+    shown = location if len(location) <= 80 else f"{location[:80]}..."
+    what = f"tensor {tensor.name!r}: external data {shown!r}"
     if base_dir is None:
         raise ModelError(f"{what} cannot be found for a model without a path; give the path of the .onnx file")
-    base = base_dir.resolve()
-    path = base / location
-    if not location or Path(location).is_absolute() or not path.resolve().is_relative_to(base):
-        raise ModelError(f"{what} points outside the model's folder {base}; refusing to read it")
-    if not path.exists():
-        raise ModelError(f"{what} is missing from {base}; copy it beside the model")
-    if not path.is_file():
-        raise ModelError(f"{what} is not a regular file; refusing to read it")
+    if tensor.data_type == TensorProto.STRING:
+        raise ModelError(f"{what} would hold strings, which ONNX keeps inside the model; export the model again")
+    path = _inside(location, base_dir, what)
     expected = tensor_nbytes(tensor)
     try:
         offset = int(entries.get("offset", 0))
@@ -218,6 +259,23 @@ def external_range(tensor: TensorProto, base_dir: Path | None) -> ExternalRange:
     if offset < 0 or length != expected or offset + length > path.stat().st_size:
         raise ModelError(f"{what} is too short or of another size than its shape says; copy or export it again")
     return ExternalRange(path, offset, length)
+
+
+def _inside(location: str, base_dir: Path, what: str) -> Path:
+    """The regular file at a location below the model's folder, wherever links lead."""
+    try:
+        base = base_dir.resolve()
+        path = base / location
+        if not location or Path(location).is_absolute() or not path.resolve().is_relative_to(base):
+            raise ModelError(f"{what} points outside the model's folder {base}; refusing to read it")
+        if not path.exists():
+            raise ModelError(f"{what} is missing from {base}; copy it beside the model")
+        if not path.is_file():
+            raise ModelError(f"{what} is not a regular file; refusing to read it")
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a null byte, links in a circle
+        why = getattr(error, "strerror", None) or str(error)[:80]
+        raise ModelError(f"{what} is no usable name of a file: {why}") from None
+    return path
 
 
 def tensor_nbytes(tensor: TensorProto) -> int:
@@ -231,7 +289,7 @@ def tensor_nbytes(tensor: TensorProto) -> int:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     except KeyError:
         raise ModelError(f"tensor {tensor.name!r} has the unknown element type {tensor.data_type}") from None
-    bits = 4 if tensor.data_type in _HALF_BYTES else 8 * int(dtype.itemsize)
+    bits = PACKED.get(tensor.data_type, 8 * int(dtype.itemsize))
     return (count * bits + 7) // 8
 
 
@@ -242,6 +300,19 @@ def nbytes_or_none(tensor: TensorProto) -> int | None:
     except ModelError:
         return None
     return size if size == math.prod(tensor.dims) * dtype.itemsize else None
+
+
+def check_size(tensor: TensorProto) -> None:
+    """See that a tensor's shape claims no more than the tensor can hold, without a look at its data.
+
+    Raises:
+        ModelError: a size is negative, or so large that there cannot be data for it.
+    """
+    if min(tensor.dims, default=0) < 0:
+        raise ModelError(f"tensor {tensor.name!r} has a negative dimension; export the model again")
+    if not is_external(tensor) and math.prod(tensor.dims) > _MOST_IN_A_BYTE * tensor.ByteSize():
+        what = f"{tensor.ByteSize()} bytes for the shape {list(tensor.dims)}"
+        raise ModelError(f"tensor {tensor.name!r} does not hold what its shape says ({what}); export the model again")
 
 
 def array_of(tensor: TensorProto, base_dir: Path | None) -> NDArray[np.generic]:
@@ -255,13 +326,18 @@ def array_of(tensor: TensorProto, base_dir: Path | None) -> NDArray[np.generic]:
         data = mapped_data(tensor)
         if data is None:
             data = _data_beside(tensor, base_dir)
+        if tensor.data_type in PACKED:
+            packed = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=data.tobytes())
+            return np.asarray(numpy_helper.to_array(packed))
         return data.view(dtype).reshape(shape)
     if tensor.HasField("raw_data") and np.little_endian and (plain := _PLAIN.get(tensor.data_type)):
         raw, shape = tensor.raw_data, tuple(tensor.dims)
-        if len(raw) == math.prod(shape) * plain.itemsize:
+        if len(raw) == math.prod(shape) * plain.itemsize and len(shape) <= _MOST_AXES:
             return np.frombuffer(raw, plain).reshape(shape)
     try:
         return np.asarray(numpy_helper.to_array(tensor))
+    except KeyError:
+        raise ModelError(f"tensor {tensor.name!r} has the unknown element type {tensor.data_type}") from None
     except (ValueError, TypeError) as error:
         raise ModelError(f"tensor {tensor.name!r} does not hold what its shape says ({error})") from None
 

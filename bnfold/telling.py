@@ -43,17 +43,22 @@ def _convolved(node: Node) -> Shape | None:
     group = node.get_int("group", 1)
     channels = _times(weight[1], group) if node.op == "ConvTranspose" else weight[0]
     axes = range(len(weight) - 2)
-    spatial = [x[2 + i] if x and len(x) == len(weight) and _keeps(node, i, weight[2 + i]) else None for i in axes]
+    spatial = [_kept(node, i, x, weight) for i in axes]
     return (x[0] if x else None, channels, *spatial)
 
 
-def _keeps(node: Node, axis: int, kernel: Dim) -> bool:
-    strides, dilations, pads = (node.get_ints(name) for name in ("strides", "dilations", "pads"))
+def _kept(node: Node, axis: int, end: Shape | None, weight: Shape) -> Dim:
+    """The size of one end along an axis, where the other end has the same; None where not."""
+    if not end or len(end) != len(weight) or node.op != "Conv":
+        return None
+    strides, dilations, pads = (node.get_ints(name) or [] for name in ("strides", "dilations", "pads"))
+    count, kernel = len(weight) - 2, weight[2 + axis]
+    if any(len(given) not in (0, count) for given in (strides, dilations, pads[::2])):
+        return None
     same = node.get_string("auto_pad", "NOTSET").startswith("SAME")
-    count = len(pads) // 2 if pads else 0
     padded = pads[axis] + pads[axis + count] if pads else 0
     reach = ((dilations[axis] if dilations else 1) * (kernel - 1)) if isinstance(kernel, int) else -1
-    return (strides is None or strides[axis] == 1) and (same or padded == reach) and node.op == "Conv"
+    return end[2 + axis] if (not strides or strides[axis] == 1) and (same or padded == reach) else None
 
 
 def _pooled(node: Node) -> Shape | None:
@@ -142,7 +147,7 @@ def _convolved_from(node: Node) -> Shape | None:
         return None
     channels = weight[0] if node.op == "ConvTranspose" else _times(weight[1], node.get_int("group", 1))
     axes = range(len(weight) - 2)
-    spatial = [y[2 + i] if y and len(y) == len(weight) and _keeps(node, i, weight[2 + i]) else None for i in axes]
+    spatial = [_kept(node, i, y, weight) for i in axes]
     return (y[0] if y else None, channels, *spatial)
 
 

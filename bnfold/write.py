@@ -1,16 +1,15 @@
 """Writing the folded model: rounded once, streamed, complete or not at all.
 
 External data is never loaded whole: what did not change is copied range by range, what changed goes through the
-factors in pieces. Everything is written to temporary files beside the output, synced, then renamed.
+factors in pieces. Everything is staged beside the output, synced, then moved into place (see `stage`).
 """
 
 from __future__ import annotations
 
-import contextlib
+import filecmp
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -22,7 +21,7 @@ from onnx import TensorProto
 
 from bnfold import wire
 from bnfold.affine import Array
-from bnfold.errors import ModelError, OutputError, UsageError
+from bnfold.errors import ModelError, OutputError
 from bnfold.mapped import attach, hollow
 from bnfold.patch import patch, tensors
 from bnfold.plan import NewConstant, Rewrite
@@ -37,6 +36,7 @@ from bnfold.source import (
     is_mapped,
     tensor_nbytes,
 )
+from bnfold.stage import Staged, external_data
 
 PIECE = 1 << 19
 """Bytes of float64 that one piece of a streamed constant may take: few enough for a processor's cache."""
@@ -99,108 +99,10 @@ def _little_endian(values: NDArray[np.generic]) -> wire.Buffer:
     return values.reshape(-1).view(np.uint8).data
 
 
-@dataclass(frozen=True)
-class Destination:
-    """Where the result goes: the model file, and the one file for external data beside it."""
-
-    path: Path
-
-    @property
-    def sidecar(self) -> Path:
-        """File for external data."""
-        return self.path.with_name(self.path.name + ".data")
-
-
-def destination(source: Source, output: Path, force: bool) -> Destination:
-    """Check that the output may be written, before any work is done.
-
-    Raises:
-        UsageError: it is the input, or a file that the input needs.
-        OutputError: it exists and `force` is not given, or its folder is missing or read-only.
-    """
-    found = Destination(output)
-    if output.is_dir():
-        raise OutputError(f"{output} is a folder; give a file name with -o")
-    needed = {source.path.resolve()} if source.path else set()
-    needed |= {place.path.resolve() for _, place in _external(source.proto, source.base_dir)}
-    if {found.path.resolve(), found.sidecar.resolve()} & needed:
-        raise UsageError(f"{output} would overwrite the input; choose another name with -o")
-    if output.exists() and not force:
-        raise OutputError(f"{output} exists; use --force to overwrite it, or another name with -o")
-    if not output.parent.is_dir():
-        raise OutputError(f"the folder {output.parent} does not exist; make it first")
-    if not os.access(output.parent, os.W_OK):
-        raise OutputError(f"the folder {output.parent} cannot be written to; choose another place with -o")
-    return found
-
-
-class Staged:
-    """A result on disk that is not yet the output: a hidden folder beside it, in which every file has its final name.
-
-    So it can be loaded and verified as it will be, then moved into place or thrown away.
-    """
-
-    def __init__(self, where: Destination) -> None:
-        self.where = where
-        self.folder = where.path.with_name(f".{where.path.name}.{os.getpid()}.tmp")
-        self._files: list[Path] = []
-
-    @property
-    def path(self) -> Path:
-        """The staged model file."""
-        return self.folder / self.where.path.name
-
-    @contextlib.contextmanager
-    def create(self, name: Path | str) -> Iterator[IO[bytes]]:
-        """A new file, `name` relative to the output's folder; synced when closed."""
-        staged = self.folder / name
-        staged.parent.mkdir(parents=True, exist_ok=True)
-        self._files.append(Path(name))
-        with staged.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-
-    def keep(self) -> None:
-        """Move everything into place: external data first, the model last."""
-        parent = self.where.path.parent
-        for name in sorted(self._files, key=lambda name: name == Path(self.where.path.name)):
-            (parent / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.folder / name).replace(parent / name)
-        with contextlib.suppress(OSError):  # not every file system lets a folder be synced
-            handle = os.open(parent, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-
-    def discard(self) -> None:
-        """Remove what was not moved into place."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def staged(where: Destination) -> Iterator[Staged]:
-    """Write a result; whatever is not kept when the block ends is removed.
-
-    Raises:
-        OutputError: the disk is full, or the folder cannot be written to.
-    """
-    stage = Staged(where)
-    try:
-        stage.discard()
-        yield stage
-    except OSError as error:
-        raise OutputError(f"{where.path} cannot be written: {error.strerror or error}") from error
-    finally:
-        stage.discard()
-
-
 def write(rewrite: Rewrite, stage: Staged) -> onnx.ModelProto:
     """Write the folded model into the stage, where it can be loaded as it is; return it, without its external data."""
     where, model = stage.where, rewrite.model
-    if rewrite.is_empty and model.source.path is not None:
-        _copy_unchanged(model.source, stage)
+    if rewrite.is_empty and model.source.path is not None and _copied_unchanged(model.source, stage):
         return model.proto
     patched = patch(model, rewrite.plan)
     external = [tensor for tensor in tensors(patched.proto) if is_beside(tensor)]
@@ -273,7 +175,7 @@ def _stream(
 
 
 def _copy_range(place: ExternalRange, file: IO[bytes]) -> None:
-    with place.path.open("rb") as source:
+    with _reading(place.path) as source:
         source.seek(place.offset)
         left = place.length
         while left:
@@ -291,21 +193,33 @@ def _refer(tensor: TensorProto, location: str, offset: int, length: int) -> None
         tensor.external_data.add(key=key, value=value)
 
 
-def _copy_unchanged(source: Source, stage: Staged) -> None:
-    """Nothing to fold: the same bytes; external data too, where the output stands in another folder."""
+def _copied_unchanged(source: Source, stage: Staged) -> bool:
+    """Nothing to fold: the same bytes; external data too, where the output stands in another folder.
+
+    False where that folder has other data under such a name, so that the output needs a file of its own.
+    """
     assert source.path is not None and source.base_dir is not None
     folder = stage.where.path.resolve().parent
     if folder != source.base_dir:
-        for place in {place.path for _, place in _external(source.proto, source.base_dir)}:
-            name = place.relative_to(source.base_dir)
-            if not (folder / name).exists():
-                with stage.create(name) as file, place.open("rb") as data:
+        names = {place.path: place.path.relative_to(source.base_dir) for place in external_data(source)}
+        there = {name for name in names.values() if os.path.lexists(folder / name)}
+        if any(not _same_content(place, folder / name) for place, name in names.items() if name in there):
+            return False
+        for place, name in names.items():
+            if name not in there:
+                with stage.create(name) as file, _reading(place) as data:
                     shutil.copyfileobj(data, file, COPIED)
-    with stage.create(stage.where.path.name) as file, source.path.open("rb") as given:
+    with stage.create(stage.where.path.name) as file, _reading(source.path) as given:
         shutil.copyfileobj(given, file, COPIED)
+    return True
 
 
-def _external(proto: onnx.ModelProto, base_dir: Path | None) -> Iterator[tuple[TensorProto, ExternalRange]]:
-    for tensor in tensors(proto):
-        if is_beside(tensor):
-            yield tensor, external_range(tensor, base_dir)
+def _reading(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read any more: {error.strerror}; try again") from error
+
+
+def _same_content(one: Path, other: Path) -> bool:
+    return other.is_file() and filecmp.cmp(one, other, shallow=False)

@@ -931,3 +931,17 @@ def test_half_a_unit_in_the_last_place(value: float, stored: Any, wrong: bool) -
     tensor = numpy_helper.from_array(np.array([stored]), "c")
     error = compare(from_initializer(tensor, None), Exact.of(np.array([value]), np.zeros(1)))
     assert (error > 0) == wrong
+
+
+@pytest.mark.parametrize("length", [4_099, 4_110, 40_003, 3_000_001, 2**33 + 1])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_long_axes_are_looked_at_from_both_ends(length: int, stride: int) -> None:
+    at = windows._Window(length, 3, stride, 2, "NOTSET", 2, 1, False, 0, None)
+    axis = windows._sliding(at)
+    last = (length + 3 - 5) // stride
+    assert axis.positions[0] == 0 and axis.positions[-1] <= last
+    assert stride == 3 or last - axis.positions[-1] < 5, "the last window stands in the padding"
+    for position, taps in zip(axis.positions, axis.taps, strict=True):
+        places = position * stride + 2 * np.arange(3) - 2
+        inside = (places >= 0) & (places < length)
+        assert np.array_equal(axis.elements[taps[inside]], places[inside]) and np.all(taps[~inside] == -1)

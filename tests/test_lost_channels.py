@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,3 +107,25 @@ def test_a_sum_that_became_constant_takes_no_other_shift() -> None:
     y = dead_in_front(lambda b, x: x)(b, b.node("Add", b.conv(x, 6, 1), b.conv(x, 6, 1)))
     b.affine(y, "s")
     law(b.model())
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "left"),
+    [
+        ("Abs", {}, 0),
+        ("Relu", {}, 0),
+        ("GlobalAveragePool", {}, 0),
+        ("GlobalLpPool", {"p": 1}, 1),
+        ("GlobalLpPool", {}, 1),
+        ("LpPool", {"kernel_shape": [2, 2]}, 1),
+        ("ReduceL1", {"axes": [2, 3]}, 1),
+        ("ReduceSumSquare", {"axes": [2, 3]}, 1),
+    ],
+)
+def test_a_channel_that_became_a_constant_in_front_of(op: str, attributes: dict[str, Any], left: int) -> None:
+    """The constant of such a channel is another one behind an operator that sums powers."""
+    b = Builder()
+    y = b.node(op, b.conv(b.input(2, 3, 5, 4), 3, 1), **attributes)
+    y = b.per_channel("Mul", y, [1.5, 0.7, 0.0])
+    y = b.bn(y, gamma=[1.0, 0.0, 1.0], beta=[0.0, 0.6, 0.0], mean=0.0, variance=1.0, epsilon=0.0)
+    law(b.model(b.node("Pow", y, b.constant(2.0))), left=left)

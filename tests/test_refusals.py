@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from bnfold import rules
 from bnfold.affine import Affine, Storage
 from bnfold.graph import Model
-from bnfold.rules import Refused, Source, View
+from bnfold.rules import Refused, Source, View, base
 from bnfold.rules.base import OUT, Port
 from bnfold.solver.removed import removed
 from bnfold.source import read
@@ -27,6 +28,7 @@ from tests.beside import (
     with_inputs,
 )
 from tests.builder import Builder
+from tests.law import law
 from tests.rows import IMAGE, Apply, node
 
 
@@ -141,7 +143,7 @@ REFUSALS = [
     Refusal("the weights of Conv are not of a float type", weighed(np.ones((2, 6, 1, 1), np.int64))),
     Refusal("the weights of Conv have shape (4, 6)", weighed(np.ones((4, 6)))),
     Refusal("the weights of Conv have shape (4, 2, 1, 1)", weighed(np.ones((4, 2, 1, 1)), group=3)),
-    Refusal("the weights of Conv have shape (4, 6, 1, 1)", weighed(np.ones((4, 6, 1, 1)), group=-1)),
+    Refusal("malformed.Conv is not affine", weighed(np.ones((4, 6, 1, 1)), group=-1)),
     Refusal("the operands of Gemm are no matrices", with_inputs("Gemm", np.ones((5, 4))), shape=(3, 6, 5)),
     Refusal("MatMul of a number", with_inputs("MatMul", 2.0)),
     Refusal("MatMul of a number", with_inputs("MatMul", np.ones(3)), shape=(), kind="0.5"),
@@ -151,7 +153,7 @@ REFUSALS = [
             shape=(3, 2, 6), axis=2),
     Refusal("which do not match", with_inputs("Reshape", [3, 4, 9, 5])),
     Refusal("do not make 4 groups", group_norm(4), opset=21),
-    Refusal("do not make 0 groups", group_norm(0), opset=21),
+    Refusal("malformed.GroupNormalization is not affine", group_norm(0), opset=21),
     Refusal("the scale of InstanceNormalization", with_inputs("InstanceNormalization", np.ones(6, int), np.zeros(6)),
             "behind"),
     Refusal("the scale of QuantizeLinear", with_inputs("QuantizeLinear", np.int32(1)), type_=FLOAT),
@@ -230,3 +232,20 @@ def test_no_channel_is_two_constants() -> None:
     ports = {0: Port("x", IMAGE, one, True), OUT: Port("y", IMAGE, Storage.decode(0 * number, number), True)}
     with pytest.raises(Refused, match="two constants"):
         removed(View(node, ports), Source(node, 0, Affine(0 * number, 2 * number)))
+
+
+def test_a_demand_is_not_spread_over_any_number_of_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "MOST_VALUES", 100)
+    b = Builder()
+    case = law(b.model(b.gemm(b.node("Flatten", b.affine(b.input(3, 6, 5, 4), "p")), 2)), left=1)
+    assert "search-limit" in set().union(*case.codes().values())
+
+
+def test_a_demand_that_memory_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(view: rules.View) -> list[rules.Accept]:
+        raise MemoryError
+
+    monkeypatch.setitem(rules.RULES, "Neg", full)
+    b = Builder()
+    case = law(b.model(b.conv(b.node("Neg", b.affine(b.input(3, 6, 5, 4), "p")), 2, 1)), left=1)
+    assert "search-limit" in set().union(*case.codes().values())

@@ -185,3 +185,10 @@ def test_a_shift_becomes_one_number_behind_a_vector_of_weights(left: bool) -> No
     b.node("MatMul", *((w, x) if left else (x, w)))
     case = law(b.model(), left=0)
     certified(case)
+
+
+def test_a_bias_of_a_matmul_may_repeat_one_value() -> None:
+    b = Builder()
+    y = b.reshape(b.matmul(b.input(2, 15), 2), 2, 2, 1)
+    y = b.bn(b.node("Concat", y, y, axis=1), gamma=1.5, beta=2.0, mean=0.5, variance=1.0)
+    law(b.model(b.node("GlobalMaxPool", y)), left=0)

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bnfold import shapes
 from bnfold.graph import Dim, Model, Node, Shape
 from bnfold.source import read
+from tests.builder import Builder
 
 WEIGHTS = {
     "w": np.zeros((6, 2, 3, 3), np.float32),
@@ -284,3 +285,16 @@ def test_time_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = unknown(*chain, ("Conv", ["t500", "w"], {"group": 2, "pads": [1, 1, 1, 1]})).main
     assert graph.rank("t0") == 4
     assert max(asked.values()) <= 4
+
+
+@pytest.mark.parametrize("size", [2**63, -1])
+def test_a_size_that_no_tensor_can_have_says_nothing(size: int) -> None:
+    b = Builder()
+    model = Model(read(b.model(b.node("Relu", b.input("N", 3)))))
+    model.infer()
+    graph = model.main
+    before = graph.shape("relu")
+    shapes._Completion(graph)._learn("relu", (size, 3))
+    assert graph.shape("relu") == before
+    shapes._Completion(graph)._learn("relu", (5, 3))
+    assert graph.shape("relu") == (5, 3)

@@ -15,7 +15,8 @@ from bnfold.graph import Model
 from bnfold.plan import NewConstant, Rewrite
 from bnfold.solver import solve
 from bnfold.source import read
-from bnfold.write import destination, folded, rounded, staged, write
+from bnfold.stage import destination, staged
+from bnfold.write import folded, rounded, write
 
 CHANNELS = 4
 

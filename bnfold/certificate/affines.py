@@ -91,7 +91,8 @@ def _batchnorm_parameters(node: Node) -> tuple[Array, Array, Array, Array]:
     if scale.ndim != 1 or not scale.size or any(p.shape != scale.shape for p in (bias, mean, variance)):
         raise NotCertifiedError("its parameters are not constants with one value for each channel")
     # Every opset's default is 1e-5, as a float32 holds it.
-    sigma = np.sqrt(variance + node.get_float("epsilon", float(np.float32(1e-5))))
+    with np.errstate(invalid="ignore"):
+        sigma = np.sqrt(variance + node.get_float("epsilon", float(np.float32(1e-5))))
     if not np.all(np.isfinite(sigma)) or not (sigma > 0).all():
         raise NotCertifiedError("its variance is negative or not finite")
     return scale, bias, mean, sigma

@@ -17,6 +17,7 @@ from bnfold.certificate.formulas import BIAS, Formula
 from bnfold.certificate.ports import weight_of
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.rounding import EPS, Exact, read_rows, spans
+from bnfold.certificate.stored import stored_constant
 from bnfold.certificate.wiring import GraphPair, Pair
 from bnfold.constants import Constant
 from bnfold.graph import Node
@@ -82,6 +83,11 @@ def _product(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     doubt = (count + 8) * EPS * (np.abs(a) * size + np.abs(b))
     if node.op == "MatMul":
         found[BIAS] = _sum(terms, doubt, None)
+        free = [w.shape[own.index(name)] if w is not None and name in own else 1 for name in y]
+        stored = stored_constant(pair, BIAS)
+        if stored is not None and list(stored.shape) == free:  # which may repeat one value
+            shape = np.broadcast_shapes(found[BIAS].shape, stored.shape)
+            found[BIAS] = Exact.of(np.broadcast_to(sum(terms[1:], terms[0]), shape), np.broadcast_to(doubt, shape))
         return found
     q, new_q = node.get_float("beta", 1.0), pair.new.get_float("beta", 1.0)
     c = node.constant(2)

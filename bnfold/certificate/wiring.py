@@ -174,7 +174,9 @@ def match(pair: GraphPair) -> None:
             continue
         outputs = [pair.renamed(name) if name else "" for name in node.outputs]
         first = next((name for name in outputs if name), None)
-        found = None if first is None else pair.new.producers.get(first)
+        found = _next_without_output(pair.new, last) if first is None else pair.new.producers.get(first)
+        if found is None and first is None:
+            pair.fail("wiring", node.label, "it is gone, and nobody said that it left")
         if found is None:
             continue  # dead, or else whoever reads it is found to read nothing
         bias = None
@@ -232,6 +234,11 @@ def _match_region(pair: GraphPair, kept: Node, end: int, used: dict[int, Node], 
         used[node.index] = kept
     pair.regions[end] = Region(members, kept, read.pop(), new, bias)
     return last
+
+
+def _next_without_output(graph: Graph, last: int) -> Node | None:
+    """The next node that gives nothing: such nodes are known by their order alone."""
+    return next((node for node in graph.nodes[last + 1 :] if not any(node.outputs)), None)
 
 
 def _product_behind(pair: GraphPair, add: Node, used: dict[int, Node]) -> Node | None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -22,7 +26,8 @@ class Program(click.Group):
         gc.set_threshold(YOUNG, 20, 100)
         kwargs |= {"standalone_mode": False, "prog_name": "bnfold"}
         try:
-            code = super().main(*args, **kwargs)
+            with _ended_in_order():
+                code = super().main(*args, **kwargs)
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "bnfold"
             complain(f"{error.format_message()}\nTry '{command} --help'.")
@@ -35,6 +40,24 @@ class Program(click.Group):
             code = INTERRUPTED
         gc.freeze()  # the process ends: nothing need be searched for garbage once more
         sys.exit(code)
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Where the program is asked to end, what it would leave on the disk goes first."""
+
+    def end(number: int, _: object) -> None:
+        complain("terminated")
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def complain(message: str) -> None:

@@ -45,5 +45,5 @@ def _same_type(one: onnx.TypeProto, two: onnx.TypeProto) -> bool:
 
 def _declared(value: onnx.ValueInfoProto) -> str:
     tensor = value.type.tensor_type
-    dims = [str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
+    dims = [str(dim.dim_value) if dim.HasField("dim_value") else str(dim.dim_param) or "?" for dim in tensor.shape.dim]
     return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()}[{','.join(dims)}]"

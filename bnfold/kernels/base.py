@@ -77,6 +77,8 @@ def is_float_type(dtype: Any) -> bool:
     """As `is_float`, of a numpy type."""
     if np.issubdtype(dtype, np.floating):
         return True
+    if np.issubdtype(dtype, np.complexfloating):  # ml_dtypes would answer for its parts
+        return False
     try:
         ml_dtypes.finfo(dtype)
     except ValueError:

@@ -15,6 +15,7 @@ from bnfold.merges.cost import Extent, kernel_cost, sum_cost
 from bnfold.merges.nodes import KERNELS, PRODUCTS, SUMS, dynamic, kernel_of, product
 from bnfold.merges.terms import Diagonal, Kernel, ObstacleError, Term, added, chained, inner_sizes, scaled
 from bnfold.rules import Source
+from bnfold.rules.base import MOST_VALUES
 
 
 @dataclass
@@ -38,6 +39,8 @@ class Evaluation:
         channels, self.rank = shape[1 if self.windowed else -1], len(shape)
         if not isinstance(channels, int):
             raise ObstacleError(f"the number of channels of {self.source!r} is not known")
+        if channels > MOST_VALUES:
+            raise ObstacleError(f"{self.source!r} is said to have {channels:,} channels")
         self.sizes = shape[2:] if self.windowed else ()
         self.extent = Extent.of(shape[:1] if self.windowed else shape[:-1], self.sizes)
         self.terms[self.source] = Diagonal.identity(channels)

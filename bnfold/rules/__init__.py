@@ -155,7 +155,10 @@ def apply(view: View) -> list[Accept]:
             f"{node.op} is not affine in this tensor, or has no rule",
             LAYER_BETWEEN,
         )
-    return rule(view)
+    try:
+        return rule(view)
+    except MemoryError:
+        raise view.refuse("search-limit", "the demand takes more memory than there is", LAYER_BETWEEN) from None
 
 
 def _drops_nothing(view: View) -> bool:

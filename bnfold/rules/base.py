@@ -9,7 +9,8 @@ Ports are numbered like Python indices: inputs 0, 1, ...; outputs -1, -2, ...
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,9 @@ from bnfold.reasons import Reason, plural
 from bnfold.rules.unlocks import NOT_ZERO, ONE_EACH, POSITIVE, UNIFORM
 
 Mask = NDArray[np.bool_]
+
+MOST_VALUES = 1 << 24
+"""Numbers in a demand that is spread over the places of a tensor."""
 
 OUT = -1
 """The port of a node's first output."""
@@ -192,12 +196,20 @@ def varies_on(storage: Storage) -> set[int]:
     return {axis for array in arrays for axis, size in enumerate(array.shape) if size != 1}
 
 
+def affordable(view: View, sizes: Iterable[int]) -> None:
+    """Refuses where an array of these sizes would be made: they come from the file, which can claim anything."""
+    if math.prod(sizes) > MOST_VALUES:
+        text = f"{view.node.op} would spread the demand over more than {MOST_VALUES:,} places"
+        raise view.refuse("search-limit", text, "give the tensor the size that it has")
+
+
 def only_axis(view: View, port: Port, axis: int, size: int) -> Storage:
     """The port's storage as vectors of length `size` along one axis; refuses where it varies on another."""
     others = varies_on(port.storage) - {axis % port.rank}
     if others:
         text = f"the demand on {port.name!r} varies on axis {min(others)}, where {view.node.op} has no weights"
         raise view.refuse("row-axis", text, UNIFORM)
+    affordable(view, [size])
     return port.storage.map(lambda array: array.reshape(-1) if array.size == size else np.full(size, array.reshape(())))
 
 

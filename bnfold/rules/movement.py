@@ -13,7 +13,7 @@ import numpy as np
 
 from bnfold.affine import Array, Storage
 from bnfold.graph import Dim, Shape
-from bnfold.rules.base import OUT, Accept, View, compress, restored_constant
+from bnfold.rules.base import OUT, Accept, View, affordable, compress, restored_constant
 from bnfold.rules.elementwise import refuse_shift, same_on_both
 from bnfold.rules.unlocks import SIZED, VALID
 from bnfold.sizes import factors
@@ -34,7 +34,11 @@ def moves(
 
 
 def _perm(view: View) -> list[int]:
-    return view.node.get_ints("perm") or list(reversed(range(view.port(0).rank)))
+    rank = view.port(0).rank
+    perm = view.node.get_ints("perm") or list(reversed(range(rank)))
+    if sorted(perm) != list(range(rank)):
+        raise view.refuse("unsupported-form", f"perm does not permute {rank} axes", "nothing: no runtime can run it")
+    return perm
 
 
 transpose = moves(
@@ -72,6 +76,7 @@ def _reshaped(view: View, array: Array, old: Shape, new: Shape) -> Array:
             raise view.refuse("unknown-shape", f"{view.node.op} goes from {old} to {new}, which do not match", VALID)
         full += known_old
         sizes += known_new
+    affordable(view, full)
     return compress(np.broadcast_to(array, full).reshape(sizes))
 
 

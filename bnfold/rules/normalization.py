@@ -45,7 +45,7 @@ def group_norm(view: View) -> list[Accept]:
     """As InstanceNormalization, where beta and the sign of alpha are uniform in each group; opset 18: a and b too."""
     node, channels = view.node, _channels(view)
     groups = node.get_int("num_groups", 1)
-    if groups < 1 or channels % groups:
+    if channels % groups:
         raise view.refuse("unsupported-form", f"{channels} channels do not make {groups} groups", VALID)
     alpha, beta = need_decode(view, view.port(0).storage)
     _uniform(view, beta, "shift", range(2, beta.ndim))

@@ -67,6 +67,7 @@ def lp_pool(view: View) -> list[Accept]:
     """y = (sum of abs(x)^p)^(1/p): b = 0, a passes as abs(a); backwards only a > 0."""
     for port in view.ports.values():
         _refuse_within(view, port.storage)
-        if np.any(port.storage.den == 0):
+        constant = (port.storage.den == 0) | ((port.storage.num == 0) & (port.storage.off != 0))
+        if np.any(constant):  # of which it makes another constant, by how many there are in a window
             raise view.refuse("zero-scale", f"a constant channel reaches {view.node.op}", NOT_ZERO)
     return absolute(view)

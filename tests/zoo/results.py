@@ -48,6 +48,8 @@ class Report:
     """Why BatchNormalization nodes stay."""
     algebra: float | None = None
     """The largest difference in float64 with unrounded constants, relative to its tensor."""
+    changed: tuple[str, ...] = ()
+    """What differs from the original although no fold asks for it."""
 
     @property
     def is_sound(self) -> bool:
@@ -87,6 +89,7 @@ class Row:
             found.append(f"{self.bnfold.verdict}: {self.bnfold.detail}")
         if not self.report.is_sound:
             found.append(f"{self.report.status}: {self.report.message}")
+        found += self.report.changed
         if self.left("bnfold") > self.best():
             found.append(f"bnfold leaves {self.left('bnfold')}, the best rival {self.best()}")
         if self.ideal is not None and self.left("bnfold") > self.ideal:
@@ -112,6 +115,7 @@ def _row(entry: dict[str, Any]) -> Row:
     if report:
         pair = report["deviation"]
         report |= {"scale_shift": tuple(report["scale_shift"]), "deviation": tuple(pair) if pair else None}
+        report["changed"] = tuple(report.get("changed", ()))
     return Row(
         entry["name"],
         entry["sha256"],

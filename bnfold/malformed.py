@@ -1,0 +1,101 @@
+"""Nodes that break ONNX's own rules: of no known operator form, so nothing is said, told or changed about them.
+
+Exporters do not write such nodes; files that were damaged or made to do harm hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
+
+import onnx
+from onnx import AttributeProto
+
+from bnfold.errors import ModelError
+
+if TYPE_CHECKING:
+    from bnfold.graph import Graph
+
+_COUNTS = ("kernel_shape", "strides", "dilations")
+"""Attributes with one positive number for each axis that a window moves along."""
+
+_POSITIVE = frozenset({"group", "blocksize", "num_outputs", "hidden_size", "num_groups"})
+"""Attributes that are a positive number."""
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What ONNX says of an operator."""
+
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+    types: Mapping[str, int]
+    required: frozenset[str]
+
+
+def check_names(graph: Graph) -> None:
+    """See that the names of a graph are text: protobuf lets anything through, and gives what is not UTF-8 as bytes.
+
+    Raises:
+        ModelError: one is not UTF-8.
+    """
+    for node in graph.nodes:
+        _check_text(graph, (node.label, node.proto.op_type, node.proto.domain, *node.inputs, *node.outputs))
+    _check_text(graph, (*graph.initializers, *graph.inputs, *graph.outputs))
+
+
+def _check_text(graph: Graph, names: Iterable[str | bytes]) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            what = f"the name '{name.decode('utf-8', 'backslashreplace')}', which is not UTF-8"
+            raise ModelError(f"{graph.model.source.label} holds {what}; export it again")
+
+
+def is_malformed(node: onnx.NodeProto, opset: int) -> bool:
+    """Whether a node of ONNX's own domain has a number of inputs or outputs, or attributes, that its operator has not.
+
+    Attributes that the operator does not know are passed over: exporters leave those of older opsets behind.
+    """
+    form = _form(node.op_type, opset)
+    if form is None:
+        return False
+    if not form.inputs[0] <= len(node.input) <= form.inputs[1]:
+        return True
+    if not form.outputs[0] <= len(node.output) <= form.outputs[1]:
+        return True
+    found = {attribute.name: attribute for attribute in node.attribute}
+    if form.required - found.keys():
+        return True
+    odd = (a for name, a in found.items() if a.type and a.type != form.types.get(name, a.type))
+    return any(odd) or _has_odd_numbers(found)
+
+
+def _has_odd_numbers(found: Mapping[str, AttributeProto]) -> bool:
+    if any(name in found and found[name].i < 1 for name in _POSITIVE):
+        return True
+    lists = [found[name].ints for name in _COUNTS if name in found]
+    if any(min(each, default=0) < 1 for each in lists):
+        return True
+    lengths = {len(each) for each in lists}
+    if lists and "pads" in found:
+        lengths.add(len(found["pads"].ints) // 2)
+    return len(lengths) > 1 or ("pads" in found and len(found["pads"].ints) % 2 == 1)
+
+
+@lru_cache(maxsize=4096)
+def _form(op: str, opset: int) -> _Form | None:
+    """None where onnx does not know the operator."""
+    try:
+        schema = onnx.defs.get_schema(op, min(opset, onnx.defs.onnx_opset_version()))
+    except onnx.defs.SchemaError:
+        return None
+    return _Form(
+        (schema.min_input, schema.max_input),
+        (schema.min_output, schema.max_output),
+        {name: int(cast("Any", attribute.type).value) for name, attribute in schema.attributes.items()},
+        frozenset(
+            name for name, attribute in schema.attributes.items() if attribute.required and name != "consumed_inputs"
+        ),
+    )

@@ -1,0 +1,190 @@
+"""Models that somebody made to do harm, and the child process in which each is tried, with little memory and time."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.features_graphs import value
+from tests.hostile_models import (
+    BIG,
+    Attack,
+    absolute,
+    altered,
+    attribute,
+    circle,
+    constants_in_a_circle,
+    doubling,
+    grown,
+    huge_channels,
+    huge_sizes,
+    linked,
+    make,
+    many_readers,
+    nested,
+    no_channels,
+    no_inputs,
+    outside,
+    own_input,
+    ranks,
+    same_names,
+    squaring,
+    statistics,
+    tensor,
+    too_deep,
+    too_few_axes,
+)
+from tests.program import bnfold
+from tests.zoo import forks
+
+MEMORY = 3 << 30
+"""Bytes of address space that a child may take beyond what its parent had; numpy and ONNX Runtime reserve some."""
+
+WEIGHT = (4, 4, 1, 1)
+
+ODD_ATTRIBUTES: list[tuple[Any, ...]] = [
+    ("Conv", name, given, WEIGHT)
+    for name, given in [
+        ("strides", [0, 0]), ("strides", [-1, -1]), ("dilations", [0, 0]), ("dilations", [-1, 1]), ("group", 0),
+        ("group", -1), ("group", 2**40), ("pads", [-9, -9, -9, -9]), ("pads", [2**60] * 4), ("pads", [1]),
+        ("kernel_shape", [0, 0]), ("kernel_shape", [2**40, 1]), ("strides", []), ("strides", [2**62, 2**62]),
+        ("auto_pad", "\x00odd"), ("dilations", [2**62, 2**62]),
+    ]
+] + [
+    (op, name, given)
+    for op, name, given in [
+        ("MaxPool", "kernel_shape", [0, 0]), ("MaxPool", "kernel_shape", [2**40, 2**40]), ("Softmax", "axis", 99),
+        ("AveragePool", "kernel_shape", [-1, -1]), ("LpPool", "kernel_shape", [0, 0]), ("Flatten", "axis", -99),
+        ("Transpose", "perm", [0, 0, 0, 0]), ("Transpose", "perm", [9, 8, 7, 6]), ("Transpose", "perm", []),
+        ("Concat", "axis", 2**40), ("Split", "axis", 7), ("DepthToSpace", "blocksize", 0), ("LRN", "size", 0),
+        ("DepthToSpace", "blocksize", 2**31), ("SpaceToDepth", "blocksize", 0), ("SpaceToDepth", "blocksize", -1),
+        ("ReduceMean", "axes", [99]), ("ReduceMean", "axes", [0, 0, 0]), ("LeakyRelu", "alpha", float("nan")),
+        ("Cast", "to", 99), ("Cast", "to", 0), ("ArgMax", "axis", -99), ("Elu", "alpha", float("inf")),
+        ("Shape", "start", -(2**40)), ("CumSum", "reverse", 7), ("GlobalLpPool", "p", 0), ("Gemm", "transA", 9),
+        ("RandomNormalLike", "seed", float("nan")), ("EyeLike", "k", 2**40), ("Hardmax", "axis", 2**31),
+    ]
+]  # fmt: skip
+"""Every (operator, attribute, value, shapes of more inputs); attributes of any operator that no runtime would take."""
+
+
+ATTACKS: dict[str, tuple[Attack, str]] = {
+    "an absolute path": (outside(location="/etc/passwd"), "points outside the model's folder"),
+    "an absolute path into the folder": (absolute, "points outside the model's folder"),
+    "a path upwards": (outside(location="../../secret"), "points outside the model's folder"),
+    "a path down and upwards": (outside(location="a/../../model.bin"), "points outside the model's folder"),
+    "a link out of the folder": (linked("/etc/passwd"), "points outside the model's folder"),
+    "a link to a device": (linked("/dev/zero"), "points outside the model's folder"),
+    "a link to itself": (linked("link"), "is no usable name"),
+    "a pipe that nobody fills": (
+        outside(location="pipe", lay=lambda folder: os.mkfifo(folder / "pipe")), "is not a regular file"),
+    "a folder": (outside(location="sub", lay=lambda folder: (folder / "sub").mkdir()), "is not a regular file"),
+    "the folder itself": (outside(location="."), "is not a regular file"),
+    "an empty path": (outside(location=""), "points outside"),
+    "a path with a null": (outside(location="a\x00b"), "is no usable name"),
+    "a path without end": (outside(location="a" * 100_000), "is no usable name"),
+    "an offset below 0": (outside(offset=-1), "too short"),
+    "an offset behind the end": (outside(offset=1 << 20), "too short"),
+    "an offset behind everything": (outside(offset=1 << 70), "too short"),
+    "an offset that is no number": (outside(offset="1e3"), "is no number"),
+    "a length of its own": (outside(length=1 << 40), "another size"),
+    "a length below 0": (outside(length=-4), "another size"),
+    "ranges that overlap": (outside(offset=8), ""),
+    "dims that overflow": (tensor(dims=[1 << 62, 1 << 62, 3, 3]), "does not hold what its shape says"),
+    "dims whose product is small again": (tensor(dims=[1 << 33, 1 << 33, 3, 3]), "does not hold what its shape says"),
+    "dims below 0": (tensor(dims=[-4, 3, 3, 3]), "has a negative dimension"),
+    "dims that claim a billion": (tensor(dims=[1 << 30, 3, 3, 3]), "does not hold what its shape says"),
+    "data of another length": (tensor(raw_data=b"123"), "does not hold what its shape says"),
+    "no data": (tensor(raw_data=b""), "does not hold what its shape says"),
+    "an unknown type": (tensor(data_type=99), ""),
+    "no type": (tensor(data_type=0), ""),
+    "strings as weights": (tensor(data_type=8, raw_data=b"", string_data=[b"a"] * 108), ""),
+    "data in two fields": (tensor(float_data=[1.0] * 108), ""),
+    "NaN in the mean": (statistics(mean=float("nan")), ""),
+    "an infinite variance": (statistics(variance=np.inf), ""),
+    "a variance below 0": (statistics(variance=-1.0), ""),
+    "an infinite scale": (statistics(gamma=np.inf), ""),
+    "a NaN as epsilon": (statistics(epsilon=float("nan")), ""),
+    "epsilon below 0": (statistics(epsilon=-1e9), ""),
+    "no channels": (no_channels, ""),
+    "no input channels": (no_inputs, ""),
+    "Expand without end": (grown(make("Expand", "one big", "z"), one=np.float32(1), big=BIG), ""),
+    "ConstantOfShape without end": (grown(make("ConstantOfShape", "big", "z"), big=BIG), ""),
+    "Tile without end": (grown(make("Tile", "one big", "z"), one=np.ones((1, 1), np.float32), big=BIG), ""),
+    "Range without end": (
+        grown(make("Range", "a b c", "z"), a=np.int64(0), b=np.int64(1 << 40), c=np.int64(1)), ""),
+    "Gather without end": (
+        grown(make("Expand", "i big", "j"), make("Gather", "i j", "z"), i=np.zeros(1, np.int64), big=BIG), ""),
+    "doubled 40 times": (grown(*doubling(40), z0=np.ones(1, np.float32)), ""),
+    "squared 7 times": (
+        grown(*squaring(7), z0=np.ones(3, np.float32), column=np.array([-1, 1]), row=np.array([1, -1]),
+              flat=np.array([-1])), ""),
+    "many constants of 64 MB": (
+        grown(*(n for i in range(64) for n in (make("Expand", "one big", f"e{i}"), make("Exp", f"e{i}", f"f{i}"))),
+              make("Sum", " ".join(f"f{i}" for i in range(64)), "z"), one=np.float32(1),
+              big=np.array([1 << 12, 1 << 11], np.int64)), ""),
+    "many large constants": (
+        grown(*(n for i in range(64) for n in (make("Expand", "one big", f"e{i}"), make("Exp", f"e{i}", f"f{i}"))),
+              make("Sum", " ".join(f"f{i}" for i in range(64)), "z"), one=np.float32(1),
+              big=np.array([1 << 13, 1 << 14], np.int64)), ""),
+    "a circle": (altered(circle), "waits for its own result"),
+    "a node that reads itself": (altered(own_input), "waits for its own result"),
+    "constants in a circle": (altered(constants_in_a_circle), "waits for its own result"),
+    "one tensor written twice": (
+        altered(lambda m: m.graph.node.append(m.graph.node[0])), "two nodes write the tensor"),
+    "one initializer twice": (altered(lambda m: m.graph.initializer.append(m.graph.initializer[0])), ""),
+    "an input twice": (altered(lambda m: m.graph.input.append(m.graph.input[0])), ""),
+    "an initializer that a node writes": (
+        altered(lambda m: setattr(m.graph.initializer[0], "name", m.graph.node[0].output[0])),
+        "is an initializer and"),
+    "an output that nothing writes": (altered(lambda m: m.graph.output.append(value("nowhere", 1))), ""),
+    "an input that nothing gives": (altered(lambda m: m.graph.node[0].input.__setitem__(0, "nowhere")), ""),
+    "a Conv without weights": (altered(lambda m: m.graph.node[0].input.pop()), ""),
+    "nodes without inputs": (altered(lambda m: [n.ClearField("input") for n in m.graph.node]), ""),
+    "a BatchNormalization with two inputs": (altered(lambda m: m.graph.node[1].input.__delitem__(slice(2, 5))), ""),
+    "bodies in bodies, 20 deep": (nested(20), ""),
+    "bodies in bodies, 30 deep": (nested(30), ""),
+    "bodies in bodies, too deep for protobuf": (too_deep, "does not parse"),
+    "5,000 nodes of one name": (same_names(5_000, outputs=True), ""),
+    "5,000 nodes of one name without outputs": (same_names(5_000, outputs=False), ""),
+    "one weight for 500 nodes": (many_readers(500), ""),
+    "sizes whose product is none": (huge_sizes, ""),
+    "a number of channels that no memory holds": (huge_channels, ""),
+    "a permutation of too few axes": (too_few_axes, ""),
+    "100 axes": (ranks(100), ""),
+    "an opset of the far future": (altered(lambda m: setattr(m.opset_import[0], "version", 1 << 40)), "does not exist"),
+    "an opset below 0": (altered(lambda m: setattr(m.opset_import[0], "version", -3)), ""),
+    "an IR version of the far future": (altered(lambda m: setattr(m, "ir_version", 1 << 40)), ""),
+    "a name of a megabyte": (altered(lambda m: setattr(m.graph.node[0], "name", "n" * (1 << 20))), ""),
+    **{
+        f"{op}.{name} = {str(given)[:20]!r}": (attribute(op, name, given, *shapes), "")
+        for op, name, given, *shapes in ODD_ATTRIBUTES
+    },
+}  # fmt: skip
+"""By name: how it is laid, and words of the error; '' where it may be refused, folded, or left as it is."""
+
+
+def attempt(arguments: list[str]) -> dict[str, Any]:
+    """Fold one hostile model with the program; run by `forks`, in a process of its own."""
+    name, folder, *options = arguments
+    soft = resource.getrlimit(resource.RLIMIT_AS)[1]
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    path = ATTACKS[name][0](Path(folder))
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, soft))
+    done = bnfold("optimize", path, *options)
+    return {
+        "code": done.code,
+        "out": done.out,
+        "err": done.err,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    }
+
+
+if __name__ == "__main__":
+    for module in ("bnfold.api", "onnxruntime"):  # once, before the forks
+        importlib.import_module(module)
+    forks.serve(attempt)

@@ -1,0 +1,290 @@
+"""How models are made that do harm: what lies beside them, what they claim, what would grow, what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from tests.builder import Builder
+from tests.features_graphs import body, choice, value
+from tests.program import foldable, saved
+
+Attack = Callable[[Path], Path]
+"""Lays a hostile model into a folder; returns its path."""
+
+
+# ------------------------------------------------------------------------------------------------------ external data
+
+
+def outside(lay: Callable[[Path], object] = lambda folder: None, **entries: object) -> Attack:
+    """The first weights have such entries of external data."""
+
+    def attack(folder: Path) -> Path:
+        (inner := folder / "inner").mkdir()
+        path = saved(foldable(), inner / "model.onnx", external=True)
+        lay(inner)
+        model = onnx.load(path, load_external_data=False)
+        for entry in model.graph.initializer[0].external_data:
+            entry.value = str(entries.get(entry.key, entry.value))
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    return attack
+
+
+def absolute(folder: Path) -> Path:
+    """The right file by its absolute path, which ONNX does not allow: elsewhere it would be another file."""
+    return outside(location=folder / "inner" / "model.bin")(folder)
+
+
+def linked(target: str) -> Attack:
+    """The data is a link."""
+    return outside(location="link", lay=lambda folder: (folder / "link").symlink_to(target))
+
+
+# ------------------------------------------------------------------------------------------------------------ tensors
+
+
+def tensor(**fields: Any) -> Attack:
+    """Fields of the first weights are overwritten."""
+
+    def attack(folder: Path) -> Path:
+        model = foldable()
+        found = model.graph.initializer[0]
+        for name, given in fields.items():
+            if isinstance(given, list):
+                del getattr(found, name)[:]
+                getattr(found, name).extend(given)
+            else:
+                setattr(found, name, given)
+        return written(model, folder)
+
+    return attack
+
+
+def written(model: ModelProto, folder: Path) -> Path:
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def statistics(**given: Any) -> Attack:
+    """A BatchNormalization with such parameters."""
+
+    def attack(folder: Path) -> Path:
+        b = Builder(type_=TensorProto.FLOAT)
+        return written(b.model(b.bn(b.conv(b.input(1, 3, 5, 6), 4, 3), **given)), folder)
+
+    return attack
+
+
+def no_channels(folder: Path) -> Path:
+    b = Builder(type_=TensorProto.FLOAT)
+    x = b.node("Conv", b.input(1, 3, 5, 6), b.constant(np.zeros((0, 3, 1, 1)), "weight"))
+    return written(b.model(b.node("BatchNormalization", x, *(b.constant(np.zeros(0)) for _ in range(4)))), folder)
+
+
+def no_inputs(folder: Path) -> Path:
+    b = Builder(type_=TensorProto.FLOAT)
+    x = b.node("Conv", b.input(1, 0, 5, 6), b.constant(np.zeros((4, 0, 1, 1)), "weight"))
+    return written(b.model(b.bn(x)), folder)
+
+
+# ------------------------------------------------------------------------------------------- constants that would grow
+
+
+def grown(*nodes: NodeProto, **constants: Any) -> Attack:
+    """A chain on constants whose last result `z` is added to what a Conv makes, in front of a BatchNormalization."""
+
+    def attack(folder: Path) -> Path:
+        model = foldable()
+        for name, given in constants.items():
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(given), name))
+        old = list(model.graph.node)
+        add = helper.make_node("Add", [old[0].output[0], "z"], ["sum"], name="sum")
+        old[1].input[0] = "sum"
+        del model.graph.node[:]
+        model.graph.node.extend([*nodes, old[0], add, *old[1:]])
+        return written(model, folder)
+
+    return attack
+
+
+def make(op: str, inputs: str, outputs: str, **attributes: Any) -> NodeProto:
+    return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
+
+
+def doubling(times: int) -> list[NodeProto]:
+    """Concat(x, x), again and again."""
+    return [make("Concat", f"z{i} z{i}", f"z{i + 1}", axis=0) for i in range(times)] + [
+        make("ReduceSum", f"z{times}", "z")
+    ]
+
+
+def squaring(times: int) -> list[NodeProto]:
+    """[N, 1] + [1, N], flattened, again and again."""
+    found = []
+    for i in range(times):
+        found += [make("Reshape", f"z{i} column", f"c{i}"), make("Reshape", f"z{i} row", f"r{i}")]
+        found += [make("Add", f"c{i} r{i}", f"s{i}"), make("Reshape", f"s{i} flat", f"z{i + 1}")]
+    return [*found, make("ReduceMax", f"z{times}", "z")]
+
+
+BIG = np.array([1 << 20, 1 << 20], np.int64)
+
+
+# -------------------------------------------------------------------------------------------------------------- graphs
+
+
+def altered(change: Callable[[ModelProto], object]) -> Attack:
+    def attack(folder: Path) -> Path:
+        model = foldable()
+        change(model)
+        return written(model, folder)
+
+    return attack
+
+
+def circle(model: ModelProto) -> None:
+    model.graph.node[0].input[0] = model.graph.node[-1].output[0]
+
+
+def own_input(model: ModelProto) -> None:
+    model.graph.node[1].input[0] = model.graph.node[1].output[0]
+
+
+def constants_in_a_circle(model: ModelProto) -> None:
+    model.graph.node.insert(0, make("Add", "p one", "q"))
+    model.graph.node.insert(0, make("Mul", "q one", "p"))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "one"))
+    model.graph.node[3].input[1] = "p"
+
+
+def nested(levels: int) -> Attack:
+    def change(model: ModelProto) -> None:
+        inner = body(["Neg"], read="x")
+        for i in range(levels):
+            node = helper.make_node("If", ["go"], [f"v{i}"], then_branch=inner, else_branch=body(["Abs"], read="x"))
+            inner = helper.make_graph([node], "g", [], [value(f"v{i}")])
+        choice(model, inner, body(["Abs"], read="x"))
+
+    return altered(change)
+
+
+def too_deep(folder: Path) -> Path:
+    """Bodies in bodies, put together as bytes: protobuf itself does not copy a message of this depth."""
+    model = foldable()
+    data = body(["Neg"], read="x").SerializeToString()
+    for _ in range(1000):
+        data = _field(1, _field(5, _field(6, data)))  # graph.node.attribute.g
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString() + _field(7, data))
+    return path
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """A message as a field of another."""
+    size, length = len(data), b""
+    while size > 127:
+        length += bytes([size & 127 | 128])
+        size >>= 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + data
+
+
+def same_names(count: int, outputs: bool) -> Attack:
+    def change(model: ModelProto) -> None:
+        for i in range(count):
+            node = make("Neg", model.graph.output[0].name, f"n{i}" if outputs else "", name="same")
+            if not outputs:
+                node.domain = "own"
+            model.graph.node.append(node)
+        model.opset_import.append(helper.make_opsetid("own", 1))
+
+    return altered(change)
+
+
+def many_readers(count: int) -> Attack:
+    """One weight in many convolutions, each with a BatchNormalization of its own."""
+
+    def attack(folder: Path) -> Path:
+        b = Builder(type_=TensorProto.FLOAT)
+        x, weight = b.input(1, 4, 5, 6), b.constant(b.normal(4, 4, 1, 1), "weight")
+        slots = [b.constant(b.rng.uniform(0.5, 2, 4)) for _ in range(4)]
+        for i in range(count):
+            y = b.node("Conv", x, weight, name=f"c{i}")
+            b.nodes.append(helper.make_node("BatchNormalization", [y, *slots], [f"y{i}"]))
+            b.nodes.append(helper.make_node("Relu", [f"y{i}"], [f"r{i}"]))
+        outputs = [value(f"r{i}", 1, 4, 5, 6) for i in range(count)]
+        graph = helper.make_graph(b.nodes, "g", b.inputs, outputs, b.initializers)
+        return written(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder)
+
+    return attack
+
+
+def huge_sizes(folder: Path) -> Path:
+    """An input whose elements nobody can count, in a row."""
+    b = Builder(type_=TensorProto.FLOAT)
+    y = b.node("Relu", b.bn(b.conv(b.input(1 << 40, 3, 1 << 40, 1 << 40), 4, 1)))
+    b.node("Hardmax", b.node("Reshape", y, b.constant([-1])), name="flat")
+    graph = helper.make_graph(b.nodes, "g", b.inputs, [value("flat", 1, 1)], b.initializers)
+    return written(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder)
+
+
+def huge_channels(folder: Path) -> Path:
+    """An input of very many channels, in branches that could become one convolution, and the weights of few."""
+    b = Builder(type_=TensorProto.FLOAT)
+    x = b.input(1, 1 << 40, 5, 6)
+    made = [b.node("Conv", x, b.constant(b.normal(4, 3, 1, 1), "weight"), name=f"c{i}") for i in range(2)]
+    nodes = [*b.nodes, make("Add", " ".join(made), "sum")]
+    graph = helper.make_graph(nodes, "g", b.inputs, [value("sum", 1, 4, 5, 6)], b.initializers)
+    return written(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder)
+
+
+def too_few_axes(folder: Path) -> Path:
+    """Transpose permutes four of five axes, in an opset whose inference does not look."""
+    b = Builder(opset=6, type_=TensorProto.FLOAT)
+    y = b.per_channel("Mul", b.input(1, 3, 3, 3, 3), b.normal(3))
+    b.nodes.append(helper.make_node("Transpose", [y], ["t"], name="t", perm=[0, 3, 1, 2]))
+    b.nodes.append(helper.make_node("Conv", ["t", b.constant(b.normal(4, 3, 1, 1), "w")], ["c"], name="c"))
+    graph = helper.make_graph(b.nodes, "g", b.inputs, [value("c", 1, 4, 3, 3)], b.initializers)
+    return written(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 6)], ir_version=8), folder)
+
+
+def ranks(rank: int) -> Attack:
+    """More axes than numpy has."""
+
+    def attack(folder: Path) -> Path:
+        b = Builder(type_=TensorProto.FLOAT)
+        y = b.node("Mul", b.input(*[1] * rank), b.constant(np.float32(2)))
+        model = b.model(b.node("Relu", y))
+        model.graph.initializer[0].dims.extend([1] * rank)
+        return written(model, folder)
+
+    return attack
+
+
+def attribute(op: str, name: str, given: object, *shapes: tuple[int, ...]) -> Attack:
+    """An operator between a BatchNormalization and a Conv, with such an attribute."""
+
+    def attack(folder: Path) -> Path:
+        model = foldable()
+        relu = next(node for node in model.graph.node if node.op_type == "Relu")
+        extra = [numpy_helper.from_array(np.ones(shape, np.float32), f"extra{i}") for i, shape in enumerate(shapes)]
+        model.graph.initializer.extend(extra)
+        made = helper.make_node(op, [relu.output[0], *(t.name for t in extra)], ["odd"], name="odd")
+        kind = onnx.AttributeProto.INTS if given == [] else None
+        made.attribute.append(helper.make_attribute(name, given, attr_type=kind))
+        at = [node.output[0] for node in model.graph.node].index(relu.output[0])
+        for node in model.graph.node[at + 1 :]:
+            for i, read in enumerate(node.input):
+                if read == relu.output[0]:
+                    node.input[i] = "odd"
+        model.graph.node.insert(at + 1, made)
+        return written(model, folder)
+
+    return attack
