@@ -129,6 +129,11 @@ def shared_weights(b: Builder) -> str:
 
 BRANCHES = [
     Row(
+        "square Gemms that transpose their input",
+        lambda b: b.node("Add", b.gemm(x := b.input(6, 6), 6, transA=1), b.gemm(x, 6, transA=1)),
+        "Gemm Gemm Add",
+    ),
+    Row(
         "Gemms that transpose their input",
         lambda b: b.node("Add", b.gemm(x := b.input(6, 3), 3, transA=1), b.gemm(x, 3, transA=1)),
         "Gemm Gemm Add",
