@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -92,7 +93,6 @@ class NewBias:
 class Merge:
     """Nodes that together are one linear map of one tensor, and become one node."""
 
-    graph: Graph
     root: Node
     """The last of them; the merged node writes its output."""
     kept: Node
@@ -200,9 +200,15 @@ class Rewrite:
 
     def original_node(self, node: Node) -> Node:
         """The node of the original that is this one after the merges; the root of the merge for one that was merged."""
+        if not self.merges:
+            return node
         path = node.graph.path
-        graph = next(each for each in self.original.graphs if each.path == path)
-        return graph.nodes[self.origin[path][node.index]] if path in self.origin else graph.nodes[node.index]
+        return self._graphs[path].nodes[self.origin[path][node.index] if path in self.origin else node.index]
+
+    @cached_property
+    def _graphs(self) -> dict[str, Graph]:
+        """The graphs of the original by path."""
+        return {graph.path: graph for graph in self.original.graphs}
 
     def after(self, plan: Plan, model: Model, origin: Mapping[str, Sequence[int]]) -> Rewrite:
         """With the merges of a plan for the model made: what that became, and where its nodes were before."""

@@ -98,8 +98,7 @@ def _misfit(found: Found) -> str:
 
 
 def _merge(found: Found) -> Merge:
-    kept = found.kept
-    return Merge(kept.graph, found.root, kept, found.members, found.source, _edits(found))
+    return Merge(found.root, found.kept, found.members, found.source, _edits(found))
 
 
 def _edits(found: Found) -> tuple[Edit, ...]:

@@ -1,7 +1,8 @@
 """Operators that are written out as several nodes, and that runtimes compute as one again where they find them whole.
 
 Taking a constant out of one saves less than the one operator is faster than its parts: measured on ONNX Runtime's CPU,
-a GELU without its constants makes FastViT 1.2 times slower. The patterns are those that ONNX Runtime 1.27 fuses.
+GELUs without their constants make FastViT take 1.10 times as long. The patterns are those that ONNX Runtime 1.32 was
+seen to fuse.
 
 Source: onnxruntime/core/optimizer/{gelu_fusion,layer_norm_fusion}.cc.
 """

@@ -17,7 +17,7 @@ def open_gelus(solver: GraphSolver) -> None:
         if solver.graph.nodes[index].op != "BatchNormalization" or index in solver.verdicts.done:
             continue
         places = {failure.reason.at for failure in stuck.failures if failure.reason.code == "part-of-operator"}
-        nodes = {node.index for place in places for node in gelu_around(by_label[place])}
+        nodes = {node.index for place in places for node in gelu_around(by_label[place])} - solver.state.opened
         solver.state.opened |= nodes
         solver.sweep([index] if nodes else [])
         if index not in solver.verdicts.done:
