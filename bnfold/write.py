@@ -21,7 +21,7 @@ from onnx import TensorProto
 
 from bnfold import wire
 from bnfold.affine import Array
-from bnfold.errors import ModelError, OutputError
+from bnfold.errors import ModelError
 from bnfold.mapped import attach, hollow
 from bnfold.patch import patch, tensors
 from bnfold.plan import NewConstant, Rewrite
@@ -108,6 +108,8 @@ def write(rewrite: Rewrite, stage: Staged) -> onnx.ModelProto:
     external = [tensor for tensor in tensors(patched.proto) if is_beside(tensor)]
     pending = {id(tensor): edit for tensor, edit in patched.pending}
     payloads = _hollow(patched.proto, pending)
+    if patched.proto.ByteSize() + sum(length for length, _ in payloads.values()) > MAX_PROTO:
+        external += _moved_out(patched.proto, payloads, pending)
     large = {id(patched.proto.graph.initializer[index]) for index in payloads}
     for tensor, edit in patched.pending:
         if not is_beside(tensor) and id(tensor) not in large:
@@ -118,12 +120,6 @@ def write(rewrite: Rewrite, stage: Staged) -> onnx.ModelProto:
     lengths = {index: length for index, (length, _) in payloads.items()}
     lean = patched.proto.SerializeToString()
     pieces = list(wire.spliced(lean, lengths)) if lengths else [lean]
-    size = sum(lengths[piece] if isinstance(piece, int) else len(piece) for piece in pieces)
-    if size > MAX_PROTO:
-        raise OutputError(
-            f"the folded model would hold {size} bytes inline, more than protobuf allows; "
-            "save the original with external data first (onnx.save_model(..., save_as_external_data=True))"
-        )
     with stage.create(where.path.name) as file:
         for piece in pieces:
             if isinstance(piece, int):
@@ -145,6 +141,17 @@ def _hollow(model: onnx.ModelProto, pending: Mapping[int, NewConstant]) -> dict[
             tensor.raw_data = b""
             payloads[index] = length, _data(edit, tensor.data_type)
     return payloads
+
+
+def _moved_out(
+    model: onnx.ModelProto, payloads: dict[int, tuple[int, Iterable[wire.Buffer]]], pending: Mapping[int, NewConstant]
+) -> list[TensorProto]:
+    """Take new constants out of a model that protobuf could not hold: they get a file of their own beside it."""
+    moved = [index for index in payloads if id(model.graph.initializer[index]) in pending]
+    for index in moved:
+        del payloads[index]
+        model.graph.initializer[index].data_location = TensorProto.EXTERNAL
+    return [model.graph.initializer[index] for index in moved]
 
 
 def _stream(

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import bnfold
 from bnfold.errors import ModelError, OutputError, UsageError
 from bnfold.graph import Model
 from bnfold.plan import NewConstant, Rewrite
@@ -17,6 +18,7 @@ from bnfold.solver import solve
 from bnfold.source import read
 from bnfold.stage import destination, staged
 from bnfold.write import folded, rounded, write
+from tests.builder import Builder
 
 CHANNELS = 4
 
@@ -252,3 +254,23 @@ def test_nothing_to_fold_gives_the_same_bytes(tmp_path: Path) -> None:
     save(once, elsewhere / "copy.onnx")
     assert (elsewhere / "copy.onnx").read_bytes() == once.read_bytes()
     assert onnx.load(str(elsewhere / "copy.onnx")) == onnx.load(str(once))
+
+
+def test_what_protobuf_could_not_hold_goes_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    b = Builder(type_=TensorProto.FLOAT)
+    x = b.input("N", 20, 3, 4)
+    weight = b.constant(b.normal(60, 20, 1, 1), "w")  # the copy that the second reader needs does not fit any more
+    model = b.model(*(b.bn(b.node("Conv", x, weight)) for _ in range(2)))
+    path, plain, output = (tmp_path / name for name in ("model.onnx", "plain.onnx", "out.onnx"))
+    onnx.save(model, path)
+    bnfold.optimize(path, plain)
+    monkeypatch.setattr("bnfold.write.MAX_PROTO", path.stat().st_size)
+    assert bnfold.optimize(path, output).status == "verified"
+    assert output.stat().st_size < path.stat().st_size
+    wanted, made = (onnx.load(each).graph for each in (plain, output))
+    for tensor in made.initializer:
+        tensor.ClearField("data_location")
+    assert made == wanted
+    output.unlink()
+    with pytest.raises(OutputError, match=r"out\.onnx\.data exists"):
+        bnfold.optimize(path, output)
