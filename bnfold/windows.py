@@ -1,6 +1,6 @@
-"""The windows of a Conv, axis by axis: which inputs an output sees.
+"""The windows of a Conv and the border of a Pad, axis by axis: which inputs an output sees.
 
-Source: ONNX operator Conv-1/11/22.
+Source: ONNX operators Conv and Pad, all versions.
 """
 
 from __future__ import annotations
@@ -77,3 +77,21 @@ def _same(axis: Axis, size: Dim, mode: str) -> Axis | None:
         return None
     begin = total // 2 if mode == "SAME_UPPER" else total - total // 2
     return Axis(axis.taps, axis.stride, axis.dilation, begin, total - begin)
+
+
+def pads_of(node: Node, rank: int) -> dict[int, tuple[int, int]] | None:
+    """How much a Pad puts in front and behind, on every axis where it does; None where that is computed at run time.
+
+    Args:
+        node: the Pad.
+        rank: of its input.
+    """
+    pads = node.get_ints("pads") or node.get_ints("paddings")
+    given, chosen = node.constant(1) if pads is None else None, node.constant(3)
+    if given is not None:
+        pads = given.ints()
+    if pads is None or (node.input(3) and chosen is None):
+        return None
+    axes = list(range(rank)) if chosen is None else [axis % rank for axis in chosen.ints()]
+    both = {axis: (pads[i], pads[len(axes) + i]) for i, axis in enumerate(axes)}
+    return {axis: ends for axis, ends in both.items() if any(ends)}

@@ -383,6 +383,29 @@ CHAINS = [
         "Conv",
         opset=10,
     ),
+    Row(
+        "Pad of two axes in front",
+        lambda b: b.conv(b.node("Pad", image(b), b.constant([1, 0, 2, 1]), "", b.constant([-1, 2])), 5, 3),
+        "Conv",
+        opset=18,
+    ),
+    Row(
+        "Pad of the channel axis alone",
+        lambda b: b.conv(b.node("Pad", image(b), b.constant([1, 1]), "", b.constant([1])), 5, 3),
+        "Pad Conv",
+        opset=18,
+    ),
+    *(
+        Row(
+            f"Dropout at inference, {channels} channels, opset {opset}",
+            lambda b, channels=channels: b.node(
+                "Add", b.conv(image(b, channels), channels, 3, group=channels, **SAME), b.dropout("x", training=False)
+            ),
+            "Conv",
+            opset=opset,
+        )
+        for opset, channels in ((6, 4), (10, 20), (17, 20))
+    ),
     Row("Pad with ones", lambda b: b.conv(zeros(b, image(b), 1, 1, 1, 1, value=1.0), 5, 3), "Pad Conv"),
     Row(
         "Pad of channels",
@@ -479,6 +502,12 @@ def test_what_merges_and_what_stays(row: Row) -> None:
     proof = certified(model, made, witness_of(found.rewrite))
     assert proof.ok, proof.failures
     assert model.SerializeToString(deterministic=True) == before
+
+
+def test_a_dropout_that_drops_stays() -> None:
+    b = Builder()
+    model = b.model(b.node("Add", b.conv(image(b), 4, 3, **SAME), b.dropout("x", training=True)))
+    assert not merges.find(Model(read(model)))
 
 
 @pytest.mark.parametrize("row", [row for row in (*BRANCHES, *CHAINS) if row.opset >= 17], ids=lambda row: row.name)

@@ -81,8 +81,8 @@ SLOPES = np.linspace(0.5, 1.5, 210).reshape(6, 7, 5)
 
 REFUSALS = [
     # What steers an operator must be known.
-    Refusal("the pads are computed", with_inputs("Pad", at_run_time(8))),
-    Refusal("the axes of Pad are computed", with_inputs("Pad", [1, 1], None, at_run_time(1)), opset=18),
+    Refusal("how much it pads is computed", with_inputs("Pad", at_run_time(8))),
+    Refusal("how much it pads is computed at run time", with_inputs("Pad", [1, 1], None, at_run_time(1)), opset=18),
     Refusal("the constant of Pad is computed", with_inputs("Pad", EVERYWHERE, at_run_time(type_=DOUBLE))),
     Refusal("Pad puts -inf around", with_inputs("Pad", EVERYWHERE, -np.inf)),
     Refusal(

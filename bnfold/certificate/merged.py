@@ -180,7 +180,7 @@ def _evaluated(
             else:
                 array = constant.float64()
                 axis = 1 - (rank - array.ndim) if node.op in ("Add", "Sub", "Mul", "Div") else 0
-                found.append(pick(array if node.op == "Pad" else _cut(array, axis, some)))
+                found.append(array if node.op in ("Pad", "Dropout") else pick(_cut(array, axis, some)))
         return found
 
     inputs, sizes = given(np.asarray, values), given(np.abs, bounds)

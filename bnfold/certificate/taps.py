@@ -92,7 +92,7 @@ class Terms:
         none = np.zeros_like(first.shift[0])
         if node.op in ("Conv", "Gemm", "MatMul", "AveragePool"):
             return self._weighted(node, first)
-        if node.op == "Identity":
+        if node.op in ("Identity", "Dropout"):
             return first
         if node.op == "Pad":
             return self._padded(node, first)
@@ -115,10 +115,13 @@ class Terms:
         given, held = node.constant(1), node.constant(2)
         pads = node.get_ints("pads") or ([] if given is None else given.ints())
         value = node.get_float("value", 0.0) if held is None else float(held.float64().ravel()[0])
-        plain = node.get_string("mode", "constant") == "constant" and not node.input(3) and len(pads) == 2 * self.rank
-        if not plain or value or any(pads[:2] + pads[self.rank : self.rank + 2]):
+        chosen = node.constant(3)
+        axes = [axis % self.rank for axis in chosen.ints()] if chosen is not None else list(range(self.rank))
+        plain = node.get_string("mode", "constant") == "constant" and len(pads) == 2 * len(axes)
+        ends = dict(zip(axes, zip(pads[: len(axes)], pads[len(axes) :], strict=True), strict=True)) if plain else {}
+        if not plain or value or any(any(both) for axis, both in ends.items() if axis < 2):
             raise NotCertifiedError(f"{node.label} puts something else than zeros around its input")
-        begins = pads[2 : self.rank]
+        begins = [ends.get(axis, (0, 0))[0] for axis in range(2, self.rank)]
         taps = {
             tuple(a - b * s for a, b, s in zip(at, begins, form.stride, strict=True)): each
             for at, each in form.taps.items()

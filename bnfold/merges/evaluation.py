@@ -56,7 +56,7 @@ class Evaluation:
         (operand,) = operands
         if node.op in KERNELS:
             return self._chain(node, operand)
-        if node.op == "Identity":
+        if node.op in ("Identity", "Dropout"):
             return operand
         if node.op == "Neg":
             return _times(operand, -1.0)

@@ -16,7 +16,8 @@ from bnfold.graph import Dim, Node
 from bnfold.merges.terms import Kernel, ObstacleError
 from bnfold.rules import Source
 from bnfold.rules.composites import composite_of
-from bnfold.windows import Axis, axes_of
+from bnfold.rules.elementwise import drops_nothing
+from bnfold.windows import Axis, axes_of, pads_of
 
 SUMS = frozenset({"Add", "Sub", "Sum", "Mean"})
 PRODUCTS = frozenset({"Gemm", "MatMul"})
@@ -36,6 +37,8 @@ def is_linear(node: Node) -> bool:
         return True
     if node.op in ("Identity", "Neg"):
         return len(node.inputs) == 1
+    if node.op == "Dropout":
+        return drops_nothing(node)
     if node.op in WEIGHTED:
         weights = node.constant(1)
         computed = node.input(2) and node.constant(2) is None
@@ -64,11 +67,11 @@ def kernel_of(node: Node, channels: int, sizes: Sequence[Dim]) -> Kernel:
 
 
 def _padding(node: Node, channels: int, sizes: Sequence[Dim]) -> Kernel:
-    pads, rank = zeros_around(node), len(sizes)
-    if pads is None or len(pads) != rank:
-        raise ObstacleError(f"{node.label} pads something else than the spatial axes")
-    axes = tuple(Axis(1, begin=begin, end=end) for begin, end in pads)
-    ones = (1,) * (rank + 1)
+    pads = zeros_around(node)
+    assert pads is not None
+    ends = (pads.get(axis, (0, 0)) for axis in range(2, len(sizes) + 2))
+    axes = tuple(Axis(1, begin=begin, end=end) for begin, end in ends)
+    ones = (1,) * (len(sizes) + 1)
     return Kernel(channels, channels, channels, axes, lambda start, stop: np.ones((stop - start, *ones)))
 
 
@@ -136,15 +139,14 @@ def product(node: Node, rank: int) -> Kernel:
     )
 
 
-def zeros_around(node: Node) -> list[tuple[int, int]] | None:
-    """How many zeros a Pad puts in front and behind along each spatial axis; None where it does something else."""
-    given = node.constant(1) if node.get_ints("pads") is None else None
-    value = node.constant(2)
-    pads = node.get_ints("pads") or node.get_ints("paddings") or (None if given is None else given.ints())
+def zeros_around(node: Node) -> dict[int, tuple[int, int]] | None:
+    """How many zeros a Pad puts in front and behind, by axis; None where it does something else."""
+    shape, value = node.graph.shape(node.inputs[0]), node.constant(2)
     zero = node.get_float("value", 0.0) == 0 if value is None else not np.any(value.load())
-    if pads is None or not zero or (node.input(2) and value is None) or node.input(3):
+    if shape is None or not zero or (node.input(2) and value is None):
         return None
-    if not pads or node.get_string("mode", "constant") != "constant" or min(pads) < 0:
+    pads = pads_of(node, len(shape))
+    if pads is None or node.get_string("mode", "constant") != "constant":
         return None
-    both = list(zip(pads[: len(pads) // 2], pads[len(pads) // 2 :], strict=True))
-    return None if any(both[0] + both[1]) else both[2:]
+    plain = all(axis > 1 and min(ends) >= 0 for axis, ends in pads.items())
+    return pads if plain else None

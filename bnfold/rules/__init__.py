@@ -139,7 +139,7 @@ def apply(view: View) -> list[Accept]:
     if node.op in ("Mul", "Div") and scaling.is_factor(node):
         rule = scaling.constant_factor
     if node.op == "Dropout":
-        rule = elementwise.identity if _drops_nothing(view) else None
+        rule = elementwise.identity if elementwise.drops_nothing(node) else None
     moving = set(range(len(node.inputs))) if node.op in _ALL_INPUTS else _SOME_INPUTS.get(node.op, {0})
     if node.op in _WEIGHTED or rule is scaling.constant_factor:
         moving = {slot for slot in range(len(node.inputs)) if node.constant(slot) is None}
@@ -159,19 +159,6 @@ def apply(view: View) -> list[Accept]:
         return rule(view)
     except MemoryError:
         raise view.refuse("search-limit", "the demand takes more memory than there is", LAYER_BETWEEN) from None
-
-
-def _drops_nothing(view: View) -> bool:
-    """Dropout at inference: training_mode absent or a constant false; before opset 7, is_test."""
-    node = view.node
-    if len([name for name in node.outputs if name]) > 1 and node.graph.consumers.get(node.outputs[1]):
-        return False
-    if node.version < 7:
-        return bool(node.get_int("is_test", 0))
-    if not node.input(2):
-        return True
-    mode = node.constant(2)
-    return mode is not None and not bool(mode.load().any())
 
 
 __all__ = ["RULES", "Accept", "Refused", "Rule", "Source", "View", "apply", "as_source"]

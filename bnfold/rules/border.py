@@ -17,6 +17,7 @@ from bnfold.rules.elementwise import same_on_both
 from bnfold.rules.float_attributes import set_float
 from bnfold.rules.reduction import uniform_on
 from bnfold.rules.unlocks import CONSTANT, SIZED, UNIFORM
+from bnfold.windows import pads_of
 
 
 def one_border(view: View, storage: Storage, border: float) -> float:
@@ -68,21 +69,10 @@ def pad(view: View) -> list[Accept]:
 
 def _pads(view: View) -> dict[int, tuple[int, int]]:
     """Begin and end of every axis that is padded or cropped."""
-    node, rank = view.node, view.port(0).rank
-    pads = node.get_ints("pads") or node.get_ints("paddings")
-    given = node.constant(1) if pads is None else None
-    if given is not None:
-        pads = given.ints()
+    pads = pads_of(view.node, view.port(0).rank)
     if pads is None:
-        raise view.refuse("opaque-op", "the pads are computed at run time", CONSTANT)
-    axes = list(range(rank))
-    if node.input(3):
-        chosen = node.constant(3)
-        if chosen is None:
-            raise view.refuse("opaque-op", "the axes of Pad are computed at run time", CONSTANT)
-        axes = [axis % rank for axis in chosen.ints()]
-    both = {axis: (pads[i], pads[len(axes) + i]) for i, axis in enumerate(axes)}
-    return {axis: ends for axis, ends in both.items() if any(ends)}
+        raise view.refuse("opaque-op", "how much it pads is computed at run time", CONSTANT)
+    return pads
 
 
 def _border(view: View) -> float:

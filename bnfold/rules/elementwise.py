@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bnfold.affine import Storage
+from bnfold.graph import Node
 from bnfold.rules.base import OUT, Accept, Mask, View, arriving, channel_count, faults
 from bnfold.rules.unlocks import NO_SHIFT
 from bnfold.source import FLOATS
@@ -58,3 +59,13 @@ def cast(view: View) -> list[Accept]:
 def indifferent(view: View) -> list[Accept]:
     """Shape, Size: the values do not matter."""
     return [Accept()]
+
+
+def drops_nothing(node: Node) -> bool:
+    """Dropout at inference whose mask nobody reads: training_mode absent or a constant false; before opset 7, is_test."""
+    if any(node.graph.consumers.get(name) or name in node.graph.output_set for name in node.outputs[1:] if name):
+        return False
+    if node.version < 7:
+        return bool(node.get_int("is_test", 0))
+    mode = node.constant(2)
+    return not node.input(2) or (mode is not None and not bool(mode.load().any()))
