@@ -22,13 +22,10 @@ your own inputs may be, how `bench` measures.
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD, *_described(main, click.Context(main, info_name="bnfold"))]
-    for name in sorted(main.commands, key=list(main.commands).index):
-        command = main.commands[name]
-        parts += [
-            f"## {name}\n",
-            *_described(command, click.Context(command, click.Context(main, info_name="bnfold"), name)),
-        ]
+    whole = click.Context(main, info_name="bnfold", **main.context_settings)
+    parts = [HEAD, *_described(main, whole)]
+    for name, command in main.commands.items():
+        parts += [f"## {name}\n", *_described(command, click.Context(command, whole, name))]
     return "\n".join(parts)
 
 
