@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheel-check test-lowest reasons reference proof mutants fuzz fuzz-files accidents wide load matrix clean check-python
+.PHONY: help demo test lint format wheel-check test-lowest reasons reference pictures proof mutants fuzz fuzz-files accidents wide load matrix clean check-python
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ reasons: $(TEST_VENV)/.installed ## write docs/reasons.md anew from the code
 reference: $(TEST_VENV)/.installed ## write docs/reference.md and docs/api.md anew from the code
 	@$(TEST_PY) -m tests.reference_doc
 	@$(TEST_PY) -m tests.api_doc
+
+pictures: $(TEST_VENV)/.installed ## draw the pictures of docs/how-it-works.md anew, from folds
+	@$(TEST_PY) -m tests.pictures_doc
 
 proof: $(TEST_VENV)/.installed ## put bugs into the folding code, ask each layer of the proof, write the table of docs/proof.md
 	@$(TEST_PY) -m tests.proof_doc

@@ -1,4 +1,4 @@
-"""docs/reference.md and docs/api.md are what the code says, and the code says something of everything."""
+"""docs/reference.md, docs/api.md and the pictures are what the code says, and it says something of everything."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 import bnfold
 from bnfold.cli import main
-from tests import api_doc, reference_doc
+from tests import api_doc, pictures_doc, reference_doc
 
 
 def test_the_reference_of_the_commands_is_what_click_says() -> None:
@@ -19,6 +19,11 @@ def test_the_reference_of_the_commands_is_what_click_says() -> None:
 
 def test_the_reference_of_the_library_is_what_the_docstrings_say() -> None:
     assert api_doc.PAGE.read_text(encoding="utf-8") == api_doc.page(), "run `make reference`"
+
+
+def test_the_pictures_are_of_folds_that_are_made() -> None:
+    for name, text in pictures_doc.drawn().items():
+        assert (pictures_doc.FOLDER / name).read_text(encoding="utf-8") == text, f"{name}: run `make pictures`"
 
 
 def test_every_option_says_what_it_does() -> None:
