@@ -111,7 +111,7 @@ def _conv(b: Builder, x: str, weight: float, bias: float | None, kernel: int = 1
     """A kernel of one number, in the middle of zeros, and padding that keeps the size."""
     values = np.zeros((1, 1, kernel, kernel), np.float32)
     values[0, 0, kernel // 2, kernel // 2] = weight
-    inputs = [x, b.constant(values, "W")] + ([] if bias is None else [b.constant([bias], "B")])
+    inputs = [x, b.constant(values, "W")] + ([] if bias is None else [b.constant([float(bias)], "B")])
     return b.node("Conv", *inputs, pads=[kernel // 2] * 4)
 
 
