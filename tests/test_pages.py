@@ -13,6 +13,8 @@ from tests.pages import NEEDS, PAGES, ROOT, Block, blocks, commands, inside, mat
 COMMANDS = ("bnfold", "make", "pip", "python", "python3", "torchrun", "docker", "curl", "pre-commit", "polygraphy")
 
 NOT_RUN = {
+    ("CONTRIBUTING.md", "environment"): 1,
+    ("CONTRIBUTING.md", "repository"): 1,
     ("README.md", "environment"): 2,
     ("cost.md", "hours"): 1,
     ("gpu.md", "gpu"): 5,
