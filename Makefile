@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheel-check test-lowest reasons proof mutants fuzz fuzz-files accidents wide load matrix clean check-python
+.PHONY: help demo test lint style formatted types floors format wheel-check test-lowest reasons reference pictures proof mutants fuzz fuzz-files accidents wide load matrix clean check-python
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,10 +26,18 @@ demo: $(VENV)/.installed ## fold BN-Inception, prove it, time it
 test: lint ## style, types, import floors, tests
 	@$(TEST_PY) -m pytest $(PYTEST_ARGS)
 
-lint: $(TEST_VENV)/.installed ## style, types, import floors
+lint: style formatted types floors ## style, types, import floors
+
+style: $(TEST_VENV)/.installed
 	@$(TEST_PY) -m ruff check --quiet $(CODE)
+
+formatted: $(TEST_VENV)/.installed
 	@$(TEST_PY) -m ruff format --quiet --check $(CODE) || { echo "not formatted: run 'make format'" >&2; exit 1; }
+
+types: $(TEST_VENV)/.installed
 	@$(TEST_PY) -m mypy
+
+floors: $(TEST_VENV)/.installed
 	@$(TEST_VENV)/bin/lint-imports --no-logo
 
 format: $(TEST_VENV)/.installed ## format the code, sort the imports
@@ -44,6 +52,13 @@ test-lowest: $(LOWEST_VENV)/.installed ## the tests on the oldest dependencies t
 
 reasons: $(TEST_VENV)/.installed ## write docs/reasons.md anew from the code
 	@$(TEST_PY) -m tests.reasons_doc
+
+reference: $(TEST_VENV)/.installed ## write docs/reference.md and docs/api.md anew from the code
+	@$(TEST_PY) -m tests.reference_doc
+	@$(TEST_PY) -m tests.api_doc
+
+pictures: $(TEST_VENV)/.installed ## draw the pictures of docs/how-it-works.md anew, from folds
+	@$(TEST_PY) -m tests.pictures_doc
 
 proof: $(TEST_VENV)/.installed ## put bugs into the folding code, ask each layer of the proof, write the table of docs/proof.md
 	@$(TEST_PY) -m tests.proof_doc

@@ -133,7 +133,7 @@ class Explained:
     """What the caller should know, a line each."""
 
     def to_json(self) -> dict[str, Any]:
-        """The whole report; see the README for its schema."""
+        """The whole report; docs/json.md has its fields."""
         return {
             "schema": SCHEMA,
             "bnfold": version("bnfold"),
@@ -166,7 +166,7 @@ class Optimized(Explained):
         return "verified" if self.verification.status == "equivalent" else self.verification.status
 
     def to_json(self) -> dict[str, Any]:
-        """The whole report; see the README for its schema."""
+        """The whole report; docs/json.md has its fields."""
         return super().to_json() | {
             "status": self.status,
             "certificate": self.certificate.to_json() if self.certificate else {},
