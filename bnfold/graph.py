@@ -126,19 +126,45 @@ class Graph:
             self.overridable = set(self.inputs) & set(self.initializers)
 
     def _navigate(self) -> None:
+        """Find out who makes and who reads what."""
+        if self.model.direct:
+            self._walk()
+            return
         navigator = skeleton.topology(self.proto)
         own = {id(raw): node for raw, node in zip(navigator.nodes, self.nodes, strict=True)}
         for name, tensor in navigator.tensors(check_duplicates=False).items():
             if len(tensor.inputs) > 1:
-                raise ModelError(f"{self.model.source.label}: two nodes write the tensor {name!r}; export it again")
-            if tensor.inputs and name in self.initializers:
-                what = f"{name!r} is an initializer and the output of a node"
-                raise ModelError(f"{self.model.source.label}: {what}; export it again")
+                raise self._written_twice(name)
             if tensor.inputs:
-                self.producers[name] = own[id(tensor.inputs[0])]
+                self._made(name, own[id(tensor.inputs[0])])
             readers = {id(raw): own[id(raw)] for raw in tensor.outputs}
             uses = [(node, slot) for node in readers.values() for slot, used in enumerate(node.inputs) if used == name]
             self.consumers[name] = uses
+        for node in self.nodes:
+            for slot, name in enumerate(node.inputs):
+                if name in self.initializers:
+                    self.consumers.setdefault(name, []).append((node, slot))
+
+    def _walk(self) -> None:
+        """The same without onnx-graphsurgeon."""
+        for node in self.nodes:
+            for slot, name in enumerate(node.inputs):
+                if name:
+                    self.consumers.setdefault(name, []).append((node, slot))
+            for name in filter(None, node.outputs):
+                if name in self.producers:
+                    raise self._written_twice(name)
+                self._made(name, node)
+                self.consumers.setdefault(name, [])
+
+    def _made(self, name: str, node: Node) -> None:
+        if name in self.initializers:
+            what = f"{name!r} is an initializer and the output of a node"
+            raise ModelError(f"{self.model.source.label}: {what}; export it again")
+        self.producers[name] = node
+
+    def _written_twice(self, name: str) -> ModelError:
+        return ModelError(f"{self.model.source.label}: two nodes write the tensor {name!r}; export it again")
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -295,6 +321,8 @@ class Model:
         source: Source,
         pending: Mapping[str, Constant] = MappingProxyType({}),
         labels: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        *,
+        direct: bool = False,
     ) -> None:
         """Read it.
 
@@ -302,7 +330,9 @@ class Model:
             source: the file.
             pending: initializers, by name, whose values are not in the proto yet.
             labels: of the nodes, by path of their graph, where they have some already.
+            direct: go from node to node without onnx-graphsurgeon.
         """
+        self.direct = direct
         self.source = source
         self.pending = pending
         self.given_labels = labels
