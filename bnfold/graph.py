@@ -269,6 +269,9 @@ class Graph:
 
     def shape(self, name: str) -> Shape | None:
         """Static shape as far as it is known; None where not even the rank is."""
+        found = self._shapes.get(name)
+        if found is not None and self.model.inferred:
+            return found
         self.model.infer()
         graph: Graph | None = self
         while graph is not None:
@@ -340,7 +343,7 @@ class Model:
         self.labels = _Labels()
         self.opset = next((e.version for e in self.proto.opset_import if e.domain in ("", "ai.onnx")), 1)
         self.graphs: list[Graph] = []
-        self._inferred = False
+        self.inferred = False
         self.room = Room()
         stack: list[tuple[onnx.GraphProto, str, Graph | None, tuple[Step, ...]]] = [(self.proto.graph, "", None, ())]
         while stack:
@@ -359,9 +362,9 @@ class Model:
 
     def infer(self) -> None:
         """Find out shapes and types, when they are asked for the first time."""
-        if self._inferred:
+        if self.inferred:
             return
-        self._inferred = True
+        self.inferred = True
         shaped = {self.main: skeleton.infer_value_info(self.proto)}
         inner: dict[Graph, dict[tuple[str, ...], dict[tuple[int, int], onnx.GraphProto]]] = {}
         for graph in self.graphs:
