@@ -215,7 +215,8 @@ def optimize(
 def certificate_of(given: Model, optimized: ModelLike, base_dir: Path | None, rewrite: Rewrite) -> Certificate:
     """The certificate of a folded model, read again from where it lies."""
     made = read_lean(optimized)
-    return certify(given, Model(replace(made, base_dir=made.base_dir or base_dir)), witness_of(rewrite))
+    output = Model(replace(made, base_dir=made.base_dir or base_dir), direct=True)
+    return certify(given, output, witness_of(rewrite))
 
 
 def _gentler(attempt: Attempt, fold: Callable[[set[str], float], Attempt], limits: list[float]) -> Attempt | None:

@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from bnfold.affine import Array
-from bnfold.source import FLOATS, array_of, check_size
+from bnfold.source import FLOATS, array_of, check_size, is_mapped
 
 Value = NDArray[np.generic]
+
+SMALL = 4096
+"""Values of at most this many bytes are kept once they were read; and so is where the data in a mapped file lies."""
 
 
 class Room:
@@ -95,7 +98,18 @@ class Constant:
 
 def from_initializer(tensor: TensorProto, base_dir: Path | None) -> Constant:
     """The constant that an initializer holds."""
-    return Constant(tensor.name, tensor.data_type, tuple(tensor.dims), lambda: array_of(tensor, base_dir), tensor)
+    kept: list[Value] = []
+
+    def load() -> Value:
+        if kept:
+            return kept[0]
+        value = array_of(tensor, base_dir)
+        if value.nbytes <= SMALL or is_mapped(tensor):
+            value.flags.writeable = False
+            kept.append(value)
+        return value
+
+    return Constant(tensor.name, tensor.data_type, tuple(tensor.dims), load, tensor)
 
 
 def evaluate(

@@ -126,19 +126,45 @@ class Graph:
             self.overridable = set(self.inputs) & set(self.initializers)
 
     def _navigate(self) -> None:
+        """Find out who makes and who reads what."""
+        if self.model.direct:
+            self._walk()
+            return
         navigator = skeleton.topology(self.proto)
         own = {id(raw): node for raw, node in zip(navigator.nodes, self.nodes, strict=True)}
         for name, tensor in navigator.tensors(check_duplicates=False).items():
             if len(tensor.inputs) > 1:
-                raise ModelError(f"{self.model.source.label}: two nodes write the tensor {name!r}; export it again")
-            if tensor.inputs and name in self.initializers:
-                what = f"{name!r} is an initializer and the output of a node"
-                raise ModelError(f"{self.model.source.label}: {what}; export it again")
+                raise self._written_twice(name)
             if tensor.inputs:
-                self.producers[name] = own[id(tensor.inputs[0])]
+                self._made(name, own[id(tensor.inputs[0])])
             readers = {id(raw): own[id(raw)] for raw in tensor.outputs}
             uses = [(node, slot) for node in readers.values() for slot, used in enumerate(node.inputs) if used == name]
             self.consumers[name] = uses
+        for node in self.nodes:
+            for slot, name in enumerate(node.inputs):
+                if name in self.initializers:
+                    self.consumers.setdefault(name, []).append((node, slot))
+
+    def _walk(self) -> None:
+        """The same without onnx-graphsurgeon."""
+        for node in self.nodes:
+            for slot, name in enumerate(node.inputs):
+                if name:
+                    self.consumers.setdefault(name, []).append((node, slot))
+            for name in filter(None, node.outputs):
+                if name in self.producers:
+                    raise self._written_twice(name)
+                self._made(name, node)
+                self.consumers.setdefault(name, [])
+
+    def _made(self, name: str, node: Node) -> None:
+        if name in self.initializers:
+            what = f"{name!r} is an initializer and the output of a node"
+            raise ModelError(f"{self.model.source.label}: {what}; export it again")
+        self.producers[name] = node
+
+    def _written_twice(self, name: str) -> ModelError:
+        return ModelError(f"{self.model.source.label}: two nodes write the tensor {name!r}; export it again")
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -243,6 +269,9 @@ class Graph:
 
     def shape(self, name: str) -> Shape | None:
         """Static shape as far as it is known; None where not even the rank is."""
+        found = self._shapes.get(name)
+        if found is not None and self.model.inferred:
+            return found
         self.model.infer()
         graph: Graph | None = self
         while graph is not None:
@@ -295,6 +324,8 @@ class Model:
         source: Source,
         pending: Mapping[str, Constant] = MappingProxyType({}),
         labels: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        *,
+        direct: bool = False,
     ) -> None:
         """Read it.
 
@@ -302,7 +333,9 @@ class Model:
             source: the file.
             pending: initializers, by name, whose values are not in the proto yet.
             labels: of the nodes, by path of their graph, where they have some already.
+            direct: go from node to node without onnx-graphsurgeon.
         """
+        self.direct = direct
         self.source = source
         self.pending = pending
         self.given_labels = labels
@@ -310,7 +343,7 @@ class Model:
         self.labels = _Labels()
         self.opset = next((e.version for e in self.proto.opset_import if e.domain in ("", "ai.onnx")), 1)
         self.graphs: list[Graph] = []
-        self._inferred = False
+        self.inferred = False
         self.room = Room()
         stack: list[tuple[onnx.GraphProto, str, Graph | None, tuple[Step, ...]]] = [(self.proto.graph, "", None, ())]
         while stack:
@@ -329,9 +362,9 @@ class Model:
 
     def infer(self) -> None:
         """Find out shapes and types, when they are asked for the first time."""
-        if self._inferred:
+        if self.inferred:
             return
-        self._inferred = True
+        self.inferred = True
         shaped = {self.main: skeleton.infer_value_info(self.proto)}
         inner: dict[Graph, dict[tuple[str, ...], dict[tuple[int, int], onnx.GraphProto]]] = {}
         for graph in self.graphs:

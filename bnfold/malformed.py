@@ -65,6 +65,8 @@ def is_malformed(node: onnx.NodeProto, opset: int) -> bool:
         return True
     if not form.outputs[0] <= len(node.output) <= form.outputs[1]:
         return True
+    if not node.attribute:
+        return bool(form.required)
     found = {attribute.name: attribute for attribute in node.attribute}
     if form.required - found.keys():
         return True
@@ -73,7 +75,7 @@ def is_malformed(node: onnx.NodeProto, opset: int) -> bool:
 
 
 def _has_odd_numbers(found: Mapping[str, AttributeProto]) -> bool:
-    if any(name in found and found[name].i < 1 for name in _POSITIVE):
+    if any([found[name].i < 1 for name in _POSITIVE & found.keys()]):
         return True
     lists = [found[name].ints for name in _COUNTS if name in found]
     if any(min(each, default=0) < 1 for each in lists):

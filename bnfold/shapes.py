@@ -83,14 +83,19 @@ class _Completion:
         if not name:
             return False
         shape = self.graph.shape(name)
-        return shape is None or any(size is None or str(size).startswith(f"?{name}:") for size in shape)
+        if shape is None or None in shape:
+            return True
+        own = f"?{name}:"
+        return any([isinstance(size, str) and size.startswith(own) for size in shape])
 
     def _learn(self, name: str, shape: Shape | None) -> None:
         """Take over what is better known than before; a size that no tensor can have says nothing."""
-        if shape is None or not name or any(isinstance(size, int) and not 0 <= size <= MAX_SIZE for size in shape):
+        if shape is None or not name:
             return
         old = self.graph.shapes.get(name)
         if old is not None and (len(old) != len(shape) or (old == shape and None not in old)):
+            return
+        if any(isinstance(size, int) and not 0 <= size <= MAX_SIZE for size in shape):
             return
         if self.graph.owner(name) is not self.graph or name in self.graph.initializers:
             return

@@ -28,11 +28,12 @@ _OPAQUE = "bnfold.opaque"
 def topology(graph: onnx.GraphProto) -> gs.Graph:
     """One graph as a graphsurgeon graph: nodes in order with what they read and write, and nothing else.
 
-    Initializers, inputs, and names captured from outer graphs appear as tensors that nothing produces.
+    Inputs, and names captured from outer graphs, appear as tensors that nothing produces; initializers do not appear.
     """
     bare = onnx.GraphProto(name="graph")
+    constants = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
-        bare.node.add(op_type=node.op_type, input=node.input, output=node.output)
+        bare.node.add(input=[name for name in node.input if name not in constants], output=node.output)
     model = onnx.ModelProto(graph=bare, ir_version=8)
     model.opset_import.add(domain="", version=17)
     return gs.import_onnx(model)

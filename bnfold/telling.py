@@ -42,23 +42,25 @@ def _convolved(node: Node) -> Shape | None:
         return None
     group = node.get_int("group", 1)
     channels = _times(weight[1], group) if node.op == "ConvTranspose" else weight[0]
-    axes = range(len(weight) - 2)
-    spatial = [_kept(node, i, x, weight) for i in axes]
-    return (x[0] if x else None, channels, *spatial)
+    return (x[0] if x else None, channels, *_kept(node, x, weight))
 
 
-def _kept(node: Node, axis: int, end: Shape | None, weight: Shape) -> Dim:
-    """The size of one end along an axis, where the other end has the same; None where not."""
+def _kept(node: Node, end: Shape | None, weight: Shape) -> list[Dim]:
+    """The spatial sizes of one end, where the other end has the same; None where not."""
+    count = len(weight) - 2
+    found: list[Dim] = [None] * count
     if not end or len(end) != len(weight) or node.op != "Conv":
-        return None
+        return found
     strides, dilations, pads = (node.get_ints(name) or [] for name in ("strides", "dilations", "pads"))
-    count, kernel = len(weight) - 2, weight[2 + axis]
     if any(len(given) not in (0, count) for given in (strides, dilations, pads[::2])):
-        return None
+        return found
     same = node.get_string("auto_pad", "NOTSET").startswith("SAME")
-    padded = pads[axis] + pads[axis + count] if pads else 0
-    reach = ((dilations[axis] if dilations else 1) * (kernel - 1)) if isinstance(kernel, int) else -1
-    return end[2 + axis] if (not strides or strides[axis] == 1) and (same or padded == reach) else None
+    for axis, (size, kernel) in enumerate(zip(end[2:], weight[2:], strict=True)):
+        padded = pads[axis] + pads[axis + count] if pads else 0
+        reach = ((dilations[axis] if dilations else 1) * (kernel - 1)) if isinstance(kernel, int) else -1
+        if (not strides or strides[axis] == 1) and (same or padded == reach):
+            found[axis] = size
+    return found
 
 
 def _pooled(node: Node) -> Shape | None:
@@ -146,9 +148,7 @@ def _convolved_from(node: Node) -> Shape | None:
     if weight is None or len(weight) < 3:
         return None
     channels = weight[0] if node.op == "ConvTranspose" else _times(weight[1], node.get_int("group", 1))
-    axes = range(len(weight) - 2)
-    spatial = [_kept(node, i, y, weight) for i in axes]
-    return (y[0] if y else None, channels, *spatial)
+    return (y[0] if y else None, channels, *_kept(node, y, weight))
 
 
 def _pooled_from(node: Node) -> Shape | None:

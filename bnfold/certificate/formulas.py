@@ -5,6 +5,7 @@ Everywhere ``v = alpha*v' + beta`` on an input, ``y' = a*y + b`` on the output.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -61,7 +62,7 @@ def _conv(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
         return slice(start, stop), sums.sum(1), magnitudes.sum(1)
 
     if not beta.any():
-        moved, magnitude = np.zeros(outputs), np.zeros(outputs)
+        moved = magnitude = np.zeros(outputs)
     elif not transposed:
         moved, magnitude = _sum(w.shape, forward, outputs)
     else:
@@ -69,7 +70,7 @@ def _conv(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
             raise NotCertifiedError("a shift does not pass a transposed convolution whose outputs see several taps")
         terms = (w.float64().reshape(rows, columns) * beta[:, None]).reshape(group, -1, columns)
         moved, magnitude = terms.sum(1).reshape(-1), np.abs(terms).sum(1).reshape(-1)
-    count = int(np.prod(w.shape, dtype=np.int64)) // outputs + 8
+    count = math.prod(w.shape) // outputs + 8
     return {1: weight, 2: _bias(node.constant(2), 1.0, 1.0, a, b, moved, magnitude, count)}
 
 

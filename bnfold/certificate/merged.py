@@ -19,14 +19,14 @@ from bnfold.certificate.formulas import BIAS
 from bnfold.certificate.ports import vector
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
 from bnfold.certificate.rounding import EPS, Exact
-from bnfold.certificate.sample import draw
+from bnfold.certificate.sample import Draws, draw
 from bnfold.certificate.stored import check_constant, stored_constant
 from bnfold.certificate.taps import Form, Terms, at_tap, places_of, shape_of
 from bnfold.certificate.wiring import GraphPair, Pair, Region
 from bnfold.graph import Node
 
 
-def check_region(graph: GraphPair, region: Region, rng: np.random.Generator) -> int:
+def check_region(graph: GraphPair, region: Region, draws: Draws) -> int:
     """Test a merged node; returns how many constants it has.
 
     Raises:
@@ -59,7 +59,7 @@ def check_region(graph: GraphPair, region: Region, rng: np.random.Generator) -> 
         elif np.any(np.abs(exact.value) > exact.doubts(0, size, exact.value)):
             raise WrongError("constant", "it lacks a bias")
     for sizes in _sizes(region, shape, terms):
-        _check_numerically(graph, region, constants, sizes, rng)
+        _check_numerically(graph, region, constants, sizes, draws)
     return len(constants)
 
 
@@ -128,7 +128,7 @@ def _cut(array: Array, axis: int, some: NDArray[np.int64] | None) -> Array:
 
 
 def _check_numerically(
-    graph: GraphPair, region: Region, exact: Mapping[int, Exact], sizes: tuple[int, ...], rng: np.random.Generator
+    graph: GraphPair, region: Region, exact: Mapping[int, Exact], sizes: tuple[int, ...], draws: Draws
 ) -> None:
     """den y' = num y + off on a random tensor."""
     root, new = region.members[-1], region.new
@@ -138,7 +138,7 @@ def _check_numerically(
         sizes = (sizes[0], len(some), *sizes[2:])
         own = None if own is None else own.map(lambda array: _cut(array, 1, some))
         result = result.map(lambda array: _cut(array, 1, some))
-    sample = draw(own, sizes, rng)
+    sample = draw(own, sizes, draws)
     values, bounds = {region.source: sample[0]}, {region.source: sample[2]}
     for node in region.members:
         values[node.outputs[0]], bounds[node.outputs[0]] = _evaluated(node, values, bounds, some)

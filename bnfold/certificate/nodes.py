@@ -23,7 +23,7 @@ from bnfold.certificate.formulas import BIAS
 from bnfold.certificate.kinks import ROUNDS, kinks
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
 from bnfold.certificate.rounding import EPS, Exact, fitted, identical, in_memory, read_rows, spans
-from bnfold.certificate.sample import NOTHING, RECURRENT, Sample, Shapes, draw, grid, integers, within_domain
+from bnfold.certificate.sample import NOTHING, RECURRENT, Draws, Sample, Shapes, draw, grid, integers, within_domain
 from bnfold.certificate.stored import check_attribute, check_constant, stored_constant
 from bnfold.certificate.wiring import GraphPair, Pair
 from bnfold.source import FLOATS
@@ -42,16 +42,17 @@ LARGE = 1 << 22
 
 def touched(graph: GraphPair, pair: Pair) -> bool:
     """Whether a node must be tested: it has a re-stored tensor, a new constant, a bias behind it, a new attribute."""
-    return _restored(graph, pair) or bool(pair.changed) or pair.bias is not None or pair.reset
+    return bool(pair.changed) or pair.bias is not None or pair.reset or _restored(graph, pair)
 
 
 def _restored(graph: GraphPair, pair: Pair) -> bool:
     node = pair.old
-    used = [name for slot, name in enumerate(node.inputs) if INDIFFERENT.get(node.op) != slot]
-    return any(graph.storage(name) is not None for name in [*used, *node.outputs] if name)
+    indifferent = INDIFFERENT.get(node.op)
+    used = [name for slot, name in enumerate(node.inputs) if slot != indifferent]
+    return any([graph.storage(name) is not None for name in (*used, *node.outputs) if name])
 
 
-def check_node(graph: GraphPair, pair: Pair, rng: np.random.Generator) -> int:
+def check_node(graph: GraphPair, pair: Pair, draws: Draws) -> int:
     """Test one node; returns how many new constants it has.
 
     Raises:
@@ -71,7 +72,7 @@ def check_node(graph: GraphPair, pair: Pair, rng: np.random.Generator) -> int:
         check_constant(pair, slot, value)
     for name, value in attributes.items():
         check_attribute(pair, name, value)
-    test = _Test(graph, pair, exact, {name: float(value.value) for name, value in attributes.items()}, rng)
+    test = _Test(graph, pair, exact, {name: float(value.value) for name, value in attributes.items()}, draws)
     if pair.old.op in WINDOWED:
         test.window()
     else:
@@ -88,9 +89,9 @@ class _Test:
         pair: Pair,
         exact: Mapping[int, Exact],
         attributes: Mapping[str, float],
-        rng: np.random.Generator,
+        draws: Draws,
     ) -> None:
-        self.graph, self.pair, self.exact, self.attributes, self.rng = graph, pair, exact, attributes, rng
+        self.graph, self.pair, self.exact, self.attributes, self.draws = graph, pair, exact, attributes, draws
         self.node = pair.old
         self.some = self._some_outputs()
         self.slots = range(max(len(pair.old.inputs), len(pair.new.inputs)))
@@ -165,20 +166,34 @@ class _Test:
             channels = max((*grid(storage), 1, 1)[1], (*grid(graph.storage(node.outputs[0])), 1, 1)[1])
             terms = math.prod(kernel)
         for axes in windows.samples(node, shape[2:], tuple(kernel)):
-            x = draw(storage, (batch if batch > 1 else 2, channels, *(axis.size for axis in axes)), self.rng)
             if weighted:
-                sides = zip(x, weight, bias, strict=True)
+                sides = zip(self._seen(storage, channels, axes), weight, bias, strict=True)
                 made = [[windows.convolve(v, w, b, axes, group, transposed)] for v, w, b in sides]
             else:
+                x = draw(storage, (max(batch, 2), channels, *(axis.size for axis in axes)), self.draws)
                 made = [windows.pool(node, side, axes) for side in x]
             self._relate(made[0], made[1], made[2][0], made[3][0], terms)
+
+    def _seen(self, storage: Storage | None, channels: int, axes: tuple[windows.Axis, ...]) -> Sample:
+        """What the windows of a convolution see of a random tensor; of one that is stored as it was always the same."""
+        shape = (1, channels, *(axis.size for axis in axes))
+
+        def make() -> Sample:
+            old, new, old_size, new_size = draw(storage, shape, self.draws)
+            seen, size = (windows.unfold(side, axes, 0.0) for side in (old, old_size))
+            if new is old:
+                return Sample(seen, seen, size, size)
+            return Sample(seen, windows.unfold(new, axes, 0.0), size, windows.unfold(new_size, axes, 0.0))
+
+        count = channels * math.prod(axis.taps.size for axis in axes)
+        return make() if storage is not None else self.draws.kept(count, ("seen", channels, axes), make)
 
     def _drawn(self, slot: int) -> Sample:
         """Weights or a bias that the graph computes, in their true shape."""
         shape = self.node.graph.shape(self.node.inputs[slot])
         if shape is None or not all(isinstance(dim, int) and dim > 0 for dim in shape):
             raise NotCertifiedError("the shape of its weights is not known")
-        return draw(self.graph.storage(self.node.inputs[slot]), tuple(int(dim or 1) for dim in shape), self.rng)
+        return draw(self.graph.storage(self.node.inputs[slot]), tuple(int(dim or 1) for dim in shape), self.draws, slot)
 
     def whole(self) -> None:
         """Any other operator, on tensors of the true shape where that matters."""
@@ -215,10 +230,10 @@ class _Test:
         if slot not in shapes.found:
             return Sample.same(integers(shapes, slot))
         if self.node.graph.type(name) == TensorProto.BOOL:
-            return Sample.same(self.rng.random(shapes.found[slot]) < 0.5)
+            return Sample.same(self.draws.rng.random(shapes.found[slot]) < 0.5)
         storage = self.graph.storage(name)
         shape = shapes.found[slot]
-        sample = draw(storage, shape, self.rng, kinks(self.node, len(shape)))
+        sample = draw(storage, shape, self.draws, slot, kinks(self.node, len(shape)))
         return within_domain(self.node, storage, sample) if slot == 0 else sample
 
     def _with_bias(self, y: Array, of: Callable[[Array], Array] = np.asarray) -> Array:
@@ -256,7 +271,7 @@ class _Test:
             with np.errstate(all="ignore"):
                 size = np.abs(den) * held_size + np.abs(num) * y_size + np.abs(off)
                 error = np.abs(den * held - num * y - off) / np.where(size == 0, 1.0, size)
-            error = np.where(np.isfinite(held), error, np.inf)
+                error = np.where(np.isfinite(held), error, np.inf)
             require(error, (SLACK + terms) * EPS, f"{node.op} does not make what {name!r} should hold")
 
     def _is_read(self, name: str) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,19 +44,24 @@ class Exact:
     @staticmethod
     def of(value: Array, doubt: Array) -> Exact:
         """From arrays."""
-        return Exact(value.shape, lambda start, stop: _cut(value, start, stop), np.broadcast_to(doubt, value.shape))
+        doubt = doubt if doubt.shape == value.shape else np.broadcast_to(doubt, value.shape)
+        return Exact(value.shape, lambda start, stop: _cut(value, start, stop), doubt)
 
     @staticmethod
     def scaled(base: Constant, *factors: Array) -> Exact:
         """A constant times factors, each of its rank and with ones where it is constant."""
         factors = tuple(factor for factor in factors if (factor != 1).any())
+        last: dict[tuple[int, int], Array] = {}  # the same rows are compared with what is stored, and then tested
 
-        @lru_cache(maxsize=1)  # the same rows are compared with what is stored, and then tested
         def rows(start: int, stop: int) -> Array:
-            value = read_rows(base, start, stop)
-            for factor in factors:
-                value *= factor if factor.ndim == 0 or factor.shape[0] == 1 else factor[start:stop]
-            value.flags.writeable = False
+            value = last.get((start, stop))
+            if value is None:
+                value = read_rows(base, start, stop)
+                for factor in factors:
+                    value *= factor if factor.ndim == 0 or factor.shape[0] == 1 else factor[start:stop]
+                value.flags.writeable = False
+                last.clear()
+                last[start, stop] = value
             return value
 
         return Exact(base.shape, rows)
@@ -86,7 +92,7 @@ def read_rows(constant: Constant, start: int, stop: int) -> Array:
 def spans(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """Pieces of the first axis that hold about `CHUNK` elements each."""
     count = shape[0] if shape else 1
-    step = max(1, CHUNK * count // max(1, int(np.prod(shape, dtype=np.int64))))
+    step = max(1, CHUNK * count // max(1, math.prod(shape)))
     for start in range(0, count, step):
         yield start, min(start + step, count)
 
@@ -123,7 +129,7 @@ def _rounding_error(stored: Value, value: Array, doubts: Callable[[], Array], ty
     with np.errstate(all="ignore"):
         # The short way: casting to float32 or float16 rounds once (to bfloat16 twice), and may overflow.
         short = type_ in (TensorProto.FLOAT, TensorProto.FLOAT16)
-        if short and np.array_equal(stored, value.astype(stored.dtype)) and np.all(np.isfinite(stored)):
+        if short and (stored == value.astype(stored.dtype)).all() and np.isfinite(stored).all():
             return 0.0
         held = stored.astype(np.float64)
         error = np.abs(held - value)

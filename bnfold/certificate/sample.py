@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from bnfold.certificate.wiring import GraphPair
 from bnfold.graph import Dim, Node, Shape
 from bnfold.sizes import factors
 from bnfold.source import FLOATS
+
+T = TypeVar("T")
 
 LIMIT = 1 << 25
 """Elements of a sample, at most."""
@@ -66,22 +68,61 @@ class Sample(NamedTuple):
 
 NOTHING = Sample(None, None, None, None)
 
+KEPT = 64
+"""Samples that are kept, and how many numbers each may hold: `KEPT` << 10."""
+
+
+class Draws:
+    """Where random numbers come from. Nodes that are alike get the same ones: most are tested in less time than it
+    takes to draw them.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self._kept: dict[tuple[object, ...], Any] = {}
+
+    def kept(self, size: int, key: tuple[object, ...], make: Callable[[], T]) -> T:
+        """What was made for this key, where it is small; made anew where it is gone."""
+        found: T | None = self._kept.pop(key, None)
+        if found is None:
+            found = make()
+            if len(self._kept) >= KEPT:
+                del self._kept[next(iter(self._kept))]
+        if size <= KEPT << 10:
+            self._kept[key] = found
+        return found
+
+    def numbers(
+        self, shape: tuple[int, ...], place: object, centres: Sequence[Array] = ()
+    ) -> tuple[Array, NDArray[np.bool_]]:
+        """Normal numbers, around the centres where there are any, and a coin for each.
+
+        Those for one place, the input slot of a node, have nothing to do with those for another.
+        """
+
+        def make() -> tuple[Array, NDArray[np.bool_]]:
+            value = around(centres, shape, self.rng)
+            value.flags.writeable = False
+            return value, self.rng.random(shape) < 0.5
+
+        return make() if centres else self.kept(math.prod(shape), ("numbers", shape, place), make)
+
 
 def draw(
-    storage: Storage | None, shape: tuple[int, ...], rng: np.random.Generator, centres: Sequence[Array] = ()
+    storage: Storage | None, shape: tuple[int, ...], draws: Draws, place: object = 0, centres: Sequence[Array] = ()
 ) -> Sample:
     """A random pair that the storage allows: for every element either v is drawn and v' follows, or the reverse.
 
     Both ways, so that a kink is met at v = 0 and at v' = 0, and at the other centres. A dead v' is arbitrary, and so is
     a lost v.
     """
-    value = around(centres, shape, rng)
+    value, coin = draws.numbers(shape, place, centres)
     if storage is None:
         return Sample.of(value, value)
     den, num, off = storage.den, storage.num, storage.off
     if storage.is_degenerate:
         raise NotCertifiedError("a channel is stored in a way that says nothing")
-    forward = (rng.random(shape) < 0.5) & (den != 0) | (num == 0)
+    forward = coin & (den != 0) | (num == 0)
     with np.errstate(all="ignore"):
         old = np.where(forward, value, (den * value - off) / num)
         new = np.where(forward, (num * value + off) / den, value)

@@ -46,23 +46,54 @@ class Axis:
 
 def samples(node: Node, extents: Sequence[Dim], kernel: tuple[int, ...]) -> list[tuple[Axis, ...]]:
     """The axes of each sample: one where all sizes are known, else one for each remainder of the stride."""
-    strides = node.get_ints("strides") or [1] * len(kernel)
-    unknown = [axis for axis, extent in enumerate(extents) if not isinstance(extent, int) or extent < 1]
-    rounds = min(4, max((strides[axis] for axis in unknown), default=1))
+    known = tuple(extent if isinstance(extent, int) and extent > 0 else 0 for extent in extents)
+    return _samples(_geometry(node, len(kernel)), known, kernel)
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """What places the windows of a node."""
+
+    transposed: bool
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    dilations: tuple[int, ...]
+    mode: str
+    ceil_mode: bool
+    output_padding: tuple[int, ...]
+    output_shape: tuple[int, ...] | None
+
+
+def _geometry(node: Node, rank: int) -> _Geometry:
+    def ints(name: str, default: int, count: int = rank) -> tuple[int, ...]:
+        return tuple(node.get_ints(name) or (default,) * count)
+
+    return _Geometry(
+        node.op == "ConvTranspose",
+        ints("strides", 1),
+        ints("pads", 0, 2 * rank),
+        ints("dilations", 1),
+        node.get_string("auto_pad", "NOTSET"),
+        bool(node.get_int("ceil_mode", 0)),
+        ints("output_padding", 0),
+        tuple(node.get_ints("output_shape") or ()) or None,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _samples(at: _Geometry, extents: tuple[int, ...], kernel: tuple[int, ...]) -> list[tuple[Axis, ...]]:
+    """The same for all nodes that are alike; 0 is an extent that is not known."""
+    unknown = [axis for axis, extent in enumerate(extents) if not extent]
+    rounds = min(4, max((at.strides[axis] for axis in unknown), default=1))
     found = []
     for n in range(rounds):
-        sizes = [
-            _some_size(node, kernel, axis, n) if axis in unknown or not isinstance(extent, int) else extent
-            for axis, extent in enumerate(extents)
-        ]
-        found.append(tuple(_axis(node, axis, size, kernel) for axis, size in enumerate(sizes)))
+        sizes = [extent or _some_size(at, kernel, axis, n) for axis, extent in enumerate(extents)]
+        found.append(tuple(_axis(at, axis, size, kernel) for axis, size in enumerate(sizes)))
     return found
 
 
-def _some_size(node: Node, kernel: tuple[int, ...], axis: int, n: int) -> int:
-    dilation = (node.get_ints("dilations") or [1] * len(kernel))[axis]
-    stride = (node.get_ints("strides") or [1] * len(kernel))[axis]
-    return (kernel[axis] - 1) * dilation + 1 + 3 * stride + n
+def _some_size(at: _Geometry, kernel: tuple[int, ...], axis: int, n: int) -> int:
+    return (kernel[axis] - 1) * at.dilations[axis] + 1 + 3 * at.strides[axis] + n
 
 
 @dataclass(frozen=True)
@@ -81,23 +112,21 @@ class _Window:
     output_size: int | None
 
 
-def _axis(node: Node, axis: int, size: int, kernel: tuple[int, ...]) -> Axis:
+def _axis(at: _Geometry, axis: int, size: int, kernel: tuple[int, ...]) -> Axis:
     rank = len(kernel)
-    pads = node.get_ints("pads") or [0] * (2 * rank)
-    shape = node.get_ints("output_shape")
     window = _Window(
         size=size,
         kernel=kernel[axis],
-        stride=(node.get_ints("strides") or [1] * rank)[axis],
-        dilation=(node.get_ints("dilations") or [1] * rank)[axis],
-        mode=node.get_string("auto_pad", "NOTSET"),
-        begin=pads[axis],
-        end=pads[rank + axis],
-        ceil_mode=bool(node.get_int("ceil_mode", 0)),
-        output_padding=(node.get_ints("output_padding") or [0] * rank)[axis],
-        output_size=shape[-rank:][axis] if shape else None,
+        stride=at.strides[axis],
+        dilation=at.dilations[axis],
+        mode=at.mode,
+        begin=at.pads[axis],
+        end=at.pads[rank + axis],
+        ceil_mode=at.ceil_mode,
+        output_padding=at.output_padding[axis],
+        output_size=at.output_shape[-rank:][axis] if at.output_shape else None,
     )
-    return _spreading(window) if node.op == "ConvTranspose" else _sliding(window)
+    return _spreading(window) if at.transposed else _sliding(window)
 
 
 LONG = 1 << 12
@@ -170,64 +199,53 @@ def _thinned(places: NDArray[Any], inside: NDArray[np.bool_], counted: NDArray[A
 
 
 def unfold(x: Array, axes: tuple[Axis, ...], fill: float) -> Array:
-    """What every window sees: (N, C, *positions, *taps)."""
+    """What every window sees: (N, C, taps, positions), these two flat."""
     sizes = x.shape[2:]
     bordered = np.full((*x.shape[:2], *(size + 1 for size in sizes)), fill)
     bordered[tuple([slice(size) for size in x.shape])] = x
-    seen = bordered.reshape(*x.shape[:2], -1).take(_places(axes, sizes), axis=2)
-    return seen.reshape(*x.shape[:2], *(len(axis.taps) for axis in axes), *(axis.taps.shape[1] for axis in axes))
+    return bordered.reshape(*x.shape[:2], -1).take(_places(axes, sizes), axis=2)
 
 
 @lru_cache(maxsize=1024)
 def _places(axes: tuple[Axis, ...], sizes: tuple[int, ...]) -> NDArray[np.int64]:
-    """By window and tap, both flat: a place in a sample that has a border behind each axis."""
+    """By tap and window, both flat: a place in a sample that has a border behind each axis."""
     rank, found = len(axes), np.zeros((1,) * (2 * len(axes)), np.int64)
     for number, (axis, size) in enumerate(zip(axes, sizes, strict=True)):
-        taps = np.where(axis.taps < 0, size, axis.taps)
+        taps = np.where(axis.taps < 0, size, axis.taps).T
         shape = [1] * (2 * rank)
         shape[number], shape[rank + number] = taps.shape
         found = found * (size + 1) + taps.reshape(shape)
-    return found.reshape(-1)
+    return found.reshape(math.prod(axis.taps.shape[1] for axis in axes), -1)
+
+
+def positions(axes: tuple[Axis, ...]) -> tuple[int, ...]:
+    """How many windows there are along each axis."""
+    return tuple(len(axis.taps) for axis in axes)
 
 
 def convolve(
-    x: Array, weight: Array, bias: Array | None, axes: tuple[Axis, ...], group: int, transposed: bool
+    seen: Array, weight: Array, bias: Array | None, axes: tuple[Axis, ...], group: int, transposed: bool
 ) -> Array:
-    """Conv, with weights (M, C/group, taps); ConvTranspose, with weights (C, M/group, taps)."""
-    seen = unfold(x, axes, 0.0)
-    batch, channels, rank = x.shape[0], x.shape[1], len(axes)
-    positions = seen.shape[2 : 2 + rank]
-    taps = math.prod(seen.shape[2 + rank :])
-    # Columns (group, channel in group * taps, batch * positions).
-    columns = seen.reshape(batch, group, channels // group, math.prod(positions), taps)
-    columns = columns.transpose(1, 2, 4, 0, 3).reshape(group, channels // group * taps, -1)
+    """Conv, with weights (M, C/group, taps); ConvTranspose, with weights (C, M/group, taps); of what windows see."""
+    batch, channels, taps, count = seen.shape
+    columns = seen.reshape(batch, group, channels // group * taps, count)
     if transposed:
-        rows = (
-            weight.reshape(group, channels // group, -1, taps)
-            .transpose(0, 2, 1, 3)
-            .reshape(group, -1, columns.shape[1])
-        )
-    else:
-        rows = weight.reshape(group, -1, columns.shape[1])
-    y = np.matmul(rows, columns).reshape(-1, batch, *positions)
-    if bias is not None:
-        y = y + bias.reshape(-1, *(1,) * (rank + 1))
-    return np.swapaxes(y, 0, 1)
+        weight = weight.reshape(group, channels // group, -1, taps).transpose(0, 2, 1, 3)
+    y = np.matmul(weight.reshape(group, -1, columns.shape[2]), columns).reshape(batch, -1, *positions(axes))
+    return y if bias is None else y + bias.reshape(-1, *(1,) * len(axes))
 
 
 def pool(node: Node, x: Array, axes: tuple[Axis, ...]) -> list[Array]:
     """MaxPool (with the winning tap for Indices), AveragePool, LpPool."""
-    rank = len(axes)
-    over = tuple(range(2 + rank, 2 + 2 * rank))
+    shape = (*x.shape[:2], *positions(axes))
+    seen = unfold(x, axes, -np.inf if node.op == "MaxPool" else 0.0)
     if node.op == "MaxPool":
-        seen = unfold(x, axes, -np.inf)
-        flat = seen.reshape(*seen.shape[: 2 + rank], -1)
-        return [flat.max(-1), flat.argmax(-1).astype(np.float64)]
+        return [seen.max(2).reshape(shape), seen.argmax(2).astype(np.float64).reshape(shape)]
     if node.op == "LpPool":
         p = node.get_int("p", 2) if node.version > 1 else node.get_float("p", 2.0)
-        return [(np.abs(unfold(x, axes, 0.0)) ** p).sum(over) ** (1 / p)]
-    counts = np.ones((1,) * rank)
+        return [((np.abs(seen) ** p).sum(2) ** (1 / p)).reshape(shape)]
+    rank, counts = len(axes), np.ones((1,) * len(axes))
     for number, axis in enumerate(axes):
         inside = axis.counted if node.get_int("count_include_pad", 0) else (axis.taps >= 0).sum(axis=1)
         counts = counts * inside.reshape([-1 if at == number else 1 for at in range(rank)])
-    return [unfold(x, axes, 0.0).sum(over) / counts]
+    return [seen.sum(2).reshape(shape) / counts]

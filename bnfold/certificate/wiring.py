@@ -39,6 +39,8 @@ MAY_CHANGE = {
 }
 """Attributes that a fold may change; the numeric test decides whether rightly."""
 
+_NOTHING: frozenset[str] = frozenset()
+
 MAY_APPEAR = {
     "Conv": 2,
     "ConvTranspose": 2,
@@ -110,17 +112,28 @@ class GraphPair:
     failures: list[Failure] = field(default_factory=list)
     same: dict[str, bool] = field(default_factory=dict)
     """Initializers that were compared, by name."""
+    _scope: dict[str, GraphPair | None] = field(default_factory=dict)
+    _renamed: dict[str, str] = field(default_factory=dict)
+    _storage: dict[str, Storage | None] = field(default_factory=dict)
 
     def scope(self, name: str) -> GraphPair | None:
         """The graph, this one or an outer one, in which the original defines a name."""
-        at: GraphPair | None = self
-        owner = self.old.owner(name)
-        while at is not None and at.old is not owner:
-            at = at.outer
-        return at
+        if name not in self._scope:
+            at: GraphPair | None = self
+            owner = self.old.owner(name)
+            while at is not None and at.old is not owner:
+                at = at.outer
+            self._scope[name] = at
+        return self._scope[name]
 
     def renamed(self, name: str) -> str:
         """What the output calls a tensor of the original."""
+        found = self._renamed.get(name)
+        if found is None:
+            found = self._renamed[name] = self._find_renamed(name)
+        return found
+
+    def _find_renamed(self, name: str) -> str:
         scope = self.scope(name)
         while scope is not None:
             name = scope.witness.names.get(name, name)
@@ -150,9 +163,11 @@ class GraphPair:
 
     def storage(self, name: str) -> Storage | None:
         """How the output stores a tensor of the original; None where it is stored as it was."""
-        scope = self.scope(name)
-        found = None if scope is None else scope.witness.storage.get(name)
-        return None if found is None or found.is_identity else found
+        if name not in self._storage:
+            scope = self.scope(name)
+            found = None if scope is None else scope.witness.storage.get(name)
+            self._storage[name] = None if found is None or found.is_identity else found
+        return self._storage[name]
 
     def fail(self, kind: str, node: str, text: str, error: float = 0.0) -> None:
         """Note a failure."""
@@ -278,7 +293,7 @@ def compare_nodes(pair: GraphPair) -> None:
     for index, nodes in pair.pairs.items():
         old, new = nodes.old, nodes.new
         reset = False
-        if not _alike(old, new, frozenset()):
+        if not _alike(old, new, _NOTHING):
             if not _alike(old, new, MAY_CHANGE.get(old.op, frozenset()), opposite=True):
                 pair.fail("wiring", old.label, "its operator, name or attributes are not those of the original")
             reset = True
@@ -348,6 +363,9 @@ def _same_bits(old: TensorProto, new: TensorProto, bases: Bases) -> bool:
     return identical(from_initializer(old, bases[0]), from_initializer(new, bases[1]))
 
 
+_FIELDS = ("domain", "overload", "name", "doc_string")
+
+
 def _alike(old: Node, new: Node, but: frozenset[str], opposite: bool = False) -> bool:
     """Whether two nodes are equal, apart from the names of their tensors, their bodies, and some attributes.
 
@@ -356,9 +374,10 @@ def _alike(old: Node, new: Node, but: frozenset[str], opposite: bool = False) ->
     one, other = old.proto, new.proto
     if one.op_type != other.op_type and (OPPOSITE.get(old.op) != new.op or not opposite):
         return False
-    fields = ("domain", "overload", "name", "doc_string")
-    if any(getattr(one, name, "") != getattr(other, name, "") for name in fields):
+    if any(getattr(one, name, "") != getattr(other, name, "") for name in _FIELDS):
         return False
+    if not one.attribute and not other.attribute:
+        return True
     first, second = (list(_attributes(node.proto, but)) for node in (old, new))
     bases = (old.graph.model.source.base_dir, new.graph.model.source.base_dir)
     return len(first) == len(second) and all(_equal(*both, bases) for both in zip(first, second, strict=True))
