@@ -11,6 +11,9 @@ from pathlib import Path
 from bnfold.errors import UsageError
 
 
+_OUTPUTS = (".folded.onnx", ".folded.fp16.onnx", ".folded.bf16.onnx")
+
+
 @dataclass(frozen=True)
 class Job:
     """A model, where it goes (None: beside it), and the folder to make for that."""
@@ -63,7 +66,7 @@ def _expand(argument: str) -> list[tuple[Path, Path]]:
 
 
 def _is_original(path: Path) -> bool:
-    return not path.name.startswith(".") and not path.name.endswith(".folded.onnx")
+    return not path.name.startswith(".") and not path.name.endswith(_OUTPUTS)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,8 @@ class Runs:
     problems: list[str] = field(default_factory=list)
     placements: dict[str, Placement] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
+    truth: list[Outputs] = field(default_factory=list)
+    """What the model computes that both come from, where that is another one than the original here."""
 
 
 def run_both(

@@ -4,8 +4,8 @@
 Runtime's converter decides, `convert` puts it into the model.
 """
 
-from bnfold.precision.convert import Converted, converted, model_of
+from bnfold.precision.convert import Converted, converted
 from bnfold.precision.kept import Kept, Wanted, peaks
-from bnfold.precision.types import FP32, LONG, NAMES, TYPES, type_of
+from bnfold.precision.types import FP32, LONG, type_of
 
-__all__ = ["FP32", "LONG", "NAMES", "TYPES", "Converted", "Kept", "Wanted", "converted", "model_of", "peaks", "type_of"]
+__all__ = ["FP32", "LONG", "Converted", "Kept", "Wanted", "converted", "peaks", "type_of"]
