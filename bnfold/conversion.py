@@ -23,6 +23,7 @@ from bnfold.oracle import Oracle
 from bnfold.patch import patch, tensors, witness_of
 from bnfold.plan import Plan, Rewrite
 from bnfold.precision import LONG, Converted, Wanted, converted, peaks
+from bnfold.precision.types import roundoff
 from bnfold.samples import Feeds
 from bnfold.source import ModelLike, Source, is_beside, read, read_lean
 from bnfold.stage import Destination, staged
@@ -79,12 +80,19 @@ class Converter:
         made = converted(patched, source, replace(self.wanted, peaks=reached))
         self.clock.lap("convert")
         if not made.nodes:
-            why = f": {made.kept[0].node} stays because {made.kept[0].reason}" if made.kept else ""
-            raise ModelError(f"{source.label}: nothing of it can be converted to {LONG[self.wanted.type]}{why}")
+            raise ModelError(self._nothing(made, source))
         if trouble:
             text = f"whether tensors overflow in {LONG[self.wanted.type]} was not looked for: {trouble}"
             made.warnings = (*made.warnings, text)
         return made
+
+    def _nothing(self, made: Converted, source: Source) -> str:
+        """What to say where all stays in float32."""
+        name = LONG[self.wanted.type]
+        if not made.kept:
+            return f"{source.label} has no float32 to convert to {name}; leave --precision out"
+        first, hint = made.kept[0], "".join(f"\n{warning}" for warning in made.warnings[-1:])
+        return f"{source.label}: nothing of it can be converted to {name}: {first.node} stays, {first.reason}{hint}"
 
     def _reached(self, rewrite: Rewrite) -> tuple[dict[str, float], str]:
         """The largest magnitude of each tensor on the samples, and why that is not known."""
@@ -122,6 +130,7 @@ class Converter:
                 self.settings,
                 self.say,
                 truth=self._truth,
+                unit=roundoff(self.wanted.type),
                 witness=witness_of(rewrite),
             )
             found = verifier.verify()

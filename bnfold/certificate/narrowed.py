@@ -64,11 +64,15 @@ def _is_inserted(node: onnx.NodeProto, told: Narrowed) -> bool:
         return False
     ends = (node.input[0], node.output[0])
     x, y = (told.carries.get(name, name) for name in ends)
-    return x == y
+    return bool(x == y)
 
 
 def _target(node: onnx.NodeProto) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == "to"), 0)
+    """The element type that a Cast makes; before opset 6 it is spelled out."""
+    found = next((attribute for attribute in node.attribute if attribute.name == "to"), AttributeProto())
+    if found.type != AttributeProto.STRING:
+        return int(found.i)
+    return dict(TensorProto.DataType.items()).get(found.s.decode("ascii", "replace"), 0)
 
 
 def _classes(casts: list[onnx.NodeProto]) -> dict[str, str]:

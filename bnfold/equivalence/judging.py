@@ -12,7 +12,7 @@ from bnfold.equivalence.check import OutputCheck
 from bnfold.equivalence.noise import Evidence, judge
 from bnfold.equivalence.reference import Reference
 from bnfold.equivalence.result import RuntimeCheck, worst_samples
-from bnfold.equivalence.runs import Outputs, Runs
+from bnfold.equivalence.runs import Outputs, Runs, nudged
 from bnfold.equivalence.settings import Progress
 from bnfold.equivalence.spread import Layer, Sketch, layers
 from bnfold.errors import BnfoldError
@@ -143,20 +143,25 @@ def judge_stored(
 
 
 def judge_rounded(
-    rounds: Oracle, optimized: Source, feeds: Sequence[Feeds], reference: Reference, say: Progress
+    rounds: Oracle, optimized: Source, feeds: Sequence[Feeds], reference: Reference, unit: float, say: Progress
 ) -> tuple[tuple[OutputCheck, ...], list[str]]:
     """Both models with every result rounded to the type that it is stored in, whatever a runtime here makes of it.
+
+    What the other model is allowed is a multiple of what this one is off by, also on inputs that are moved by a rounding:
+    no Monte Carlo rounding on top, for nothing is left to chance here.
 
     Returns what was judged, and the outputs that overflow. Raises what the oracle raises.
     """
     oracle, units = Oracle(optimized.proto, base_dir=optimized.base_dir), _output_units(optimized.proto)
     checks: list[OutputCheck] = []
     lost: list[str] = []
-    for index, (sample, truth, noisy) in enumerate(zip(feeds, reference.truth, reference.noisy, strict=True)):
+    for index, (sample, truth) in enumerate(zip(feeds, reference.truth, strict=True)):
         if not reference.stored[index]:
             continue
         say(f"every tensor rounded, sample {index + 1} of {len(feeds)}")
         before, after = (each.run(sample, nearest=True) for each in (rounds, oracle))
+        draws = range(len(reference.stored[index]))
+        noisy = [rounds.run(nudged(sample, turn, unit), nearest=True) for turn in draws]
         lost += overflows([after], [truth], "with every tensor rounded, ")
         checks += [
             judge(

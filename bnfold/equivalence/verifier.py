@@ -61,19 +61,20 @@ class Verifier:
         say: Progress,
         fold: Rewrite | None = None,
         truth: Source | None = None,
+        unit: float = 0.0,
         witness: Witness | None = None,
     ) -> None:
         """One verification.
 
         `truth` is the model that both come from, where `original` was converted to a smaller type too: it says what is
-        right, and the original how much noise that type makes. `witness` says how tensors are stored; by default it is
-        that of the fold.
+        right, and the original how much noise that type makes, whose unit roundoff is `unit`. `witness` says how tensors
+        are stored; by default it is that of the fold.
         """
         self.start = time.perf_counter()
         self.original, self.optimized, self.fold = original, optimized, fold
         self.settings, self.say = settings, say
         self.providers = resolve_providers(settings.providers, settings.provider_options)
-        self.truth = truth or original
+        self.truth, self.unit = truth or original, unit
         self.witness = witness if fold is None else witness_of(fold)
         self.oracle = Oracle(self.truth.proto, base_dir=self.truth.base_dir)
         self.rounds = None if truth is None else Oracle(original.proto, base_dir=original.base_dir)
@@ -205,7 +206,7 @@ class Verifier:
         return Verification(
             DIFFERENT if problems else status,
             tuple(problems),
-            tuple(self.notes),
+            tuple(dict.fromkeys(self.notes)),
             tuple({"name": name, "type": str(each.dtype), "shape": list(each.shape)} for name, each in fed.items()),
             len(self.feeds),
             self.settings.seed,
@@ -245,7 +246,9 @@ class Verifier:
         if not reference.is_float64:
             return (), lost
         try:
-            checks, beyond = judge_rounded(self.rounds, self.optimized, self.feeds, reference, self.say)
+            checks, beyond = judge_rounded(
+                self.rounds, self.optimized, self.feeds, reference, self.unit, self.say
+            )
             return checks, lost + beyond
         except BnfoldError as error:
             self.notes.append(f"the model was not evaluated with every tensor rounded: {error}")

@@ -73,7 +73,7 @@ def converted(patched: Patched, source: Source, wanted: Wanted) -> Converted:
         choice.reasons,
         sum(node.index not in choice.kept and choice.has_floats(node) for node in graph.nodes),
         made.casts,
-        warnings(graph, wanted),
+        warnings(choice),
     )
 
 
@@ -171,7 +171,8 @@ class _Conversion:
         self.casts += 1
         to = FLOAT if self.small[name] else self.type
         label = self.names.fresh(f"{name}.cast_to_{'fp32' if self.small[name] else self.suffix}")
-        return onnx.helper.make_node("Cast", [homes[name]], [copies[name]], name=label, to=to)
+        spelled = to if self.graph.model.opset >= 6 else TensorProto.DataType.Name(to)
+        return onnx.helper.make_node("Cast", [homes[name]], [copies[name]], name=label, to=spelled)
 
     def _reconnect(
         self, node: Node, proto: onnx.NodeProto, homes: Mapping[str, str], copies: Mapping[str, str]

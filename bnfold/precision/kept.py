@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
-from onnx import TensorProto
+from onnx import AttributeProto, TensorProto
 
 from bnfold.calls import Functions, callee
 from bnfold.graph import Graph, Node
@@ -15,6 +15,7 @@ from bnfold.kernels.graphs import captured
 from bnfold.precision.types import LONG, Ports, allowed_from, largest, ports_of, smallest
 from bnfold.precision.values import trouble, variance_trouble
 from bnfold.protos import bodies
+from bnfold.reasons import plural
 from bnfold.runtime.half import blocked_operators
 from bnfold.solver import matches
 
@@ -148,6 +149,8 @@ class Choice:
             return "type", f"ONNX has no {node.op} in {long} in opset {node.version}{hint}"
         if node.op == "ConstantOfShape" and "value" not in node.attributes:
             return "type", "without a value it makes float32"
+        if node.op == "Cast" and "to" in node.attributes and node.attributes["to"].type != AttributeProto.INT:
+            return "type", "before opset 6 a Cast names its type in letters"
         return None
 
     def _by_constants(self, node: Node) -> tuple[str, str] | None:
@@ -271,12 +274,22 @@ def peaks(graph: Graph, run: Callable[[Callable[[str, object], None]], object]) 
     return found
 
 
-def warnings(graph: Graph, wanted: Wanted) -> tuple[str, ...]:
-    """A warning for every wish that names no node."""
+def warnings(choice: Choice) -> tuple[str, ...]:
+    """A warning for every wish that names no node, and one for what a newer opset would unlock."""
+    graph, wanted = choice.graph, choice.wanted
     labels = [node.label for node in graph.nodes]
-    return tuple(
+    found = [
         f"--keep-fp32 {pattern!r} matches no node of the folded model"
         for pattern in wanted.keep
         if not any(matches(pattern, label) for label in labels)
-    )
+    ]
+    old = [graph.nodes[index] for index, (code, _) in choice.kept.items() if code == "type"]
+    later = [allowed_from(node.proto.op_type, node.proto.domain, node.version, wanted.type) for node in old]
+    if any(later):
+        count = sum(map(bool, later))
+        found.append(
+            f"{plural(count, 'node')} stay in float32 because opset {graph.model.opset} does not have them in "
+            f"{LONG[wanted.type]}; opset {max(later)} has: onnx.version_converter.convert_version(model, {max(later)})"
+        )
+    return tuple(found)
 

@@ -20,9 +20,9 @@ TYPES = {"fp16": int(TensorProto.FLOAT16), "bf16": int(TensorProto.BFLOAT16)}
 
 NAMES = {number: name for name, number in TYPES.items()}
 
-_SPELLED = {TensorProto.FLOAT16: "tensor(float16)", TensorProto.BFLOAT16: "tensor(bfloat16)"}
+_SPELLED: dict[int, str] = {TensorProto.FLOAT16: "tensor(float16)", TensorProto.BFLOAT16: "tensor(bfloat16)"}
 
-LONG = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
+LONG: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 """How messages name them."""
 
 
