@@ -72,7 +72,7 @@ def _target(node: onnx.NodeProto) -> int:
     found = next((attribute for attribute in node.attribute if attribute.name == "to"), AttributeProto())
     if found.type != AttributeProto.STRING:
         return int(found.i)
-    return dict(TensorProto.DataType.items()).get(found.s.decode("ascii", "replace"), 0)
+    return int(dict(TensorProto.DataType.items()).get(found.s.decode("ascii", "replace"), 0))
 
 
 def _classes(casts: list[onnx.NodeProto]) -> dict[str, str]:
