@@ -18,7 +18,7 @@ from bnfold.calls import Functions
 from bnfold.certificate import Certificate, certify
 from bnfold.conversion import Converter
 from bnfold.equivalence import Progress, Settings, verified, verify
-from bnfold.errors import NotEquivalentError, UsageError
+from bnfold.errors import NotEquivalentError
 from bnfold.folding import Folded, Folder, Wishes
 from bnfold.graph import Model
 from bnfold.guards import BITS
@@ -33,7 +33,7 @@ from bnfold.results import Affine, Count, Explained, Facts, Merged, Optimized, P
 from bnfold.runtime import resolve_providers
 from bnfold.solver import Outcome, matches
 from bnfold.source import ModelLike, Source, is_beside, is_external, read_lean, stamp_of, tensor_nbytes
-from bnfold.stage import destination, staged
+from bnfold.stage import destination
 from bnfold.validity import blames_the_model
 
 __all__ = ["Affine", "Count", "Explained", "Facts", "Optimized", "bench", "explain", "optimize", "verify"]
@@ -134,9 +134,7 @@ def optimize(
         NotEquivalentError: the folded model failed verification, and no set of folds was at fault, or `strict`.
     """
     clock, say = Clock(), progress or (lambda line: None)
-    type_, wanted = type_of(precision), tuple(keep_fp32)
-    if wanted and not type_:
-        raise UsageError("--keep-fp32 is for --precision fp16 or bf16")
+    type_ = type_of(precision, keep_fp32 := tuple(keep_fp32))
     wishes = Wishes(tuple(keep), tuple(only), merge=merge, inline=bool(type_))
     if verify and (providers or provider_options):
         resolve_providers(providers, provider_options)
@@ -158,10 +156,9 @@ def optimize(
     say("reading")
     folder = Folder(given := Model(source))
     clock.lap("read")
-    converter = None
-    if type_:
-        place = None if dry_run else where
-        converter = Converter(given, Wanted(type_, wanted), settings if verify else None, place, clock, say)
+    place = None if dry_run else where
+    wanted = Wanted(type_, keep_fp32)
+    converter = Converter(given, wanted, settings if verify else None, place, clock, say) if type_ else None
 
     def certified(optimized: ModelLike, base_dir: Path | None, rewrite: Rewrite) -> Proof:
         say("certifying")
@@ -188,18 +185,9 @@ def optimize(
         clock.lap("solve")
         return Attempt(found, prove, clock, say, converter)
 
-    def carry_out(attempt: Attempt) -> Result:
-        if where is None or dry_run:
-            return attempt.in_memory()
-        with staged(where) as stage:
-            result = attempt.on_disk(stage)
-            if result.proof.ok:
-                stage.keep()
-            return result
-
     limits = [] if strict else [bits for bits in STRICTER if bits < usual]
     attempt, too_noisy = fold(set()), False
-    while not (result := carry_out(attempt)).proof.ok:
+    while not (result := attempt.carried_out(place)).proof.ok:
         gentler = _gentler(attempt, fold, limits) if result.proof.exact else None
         if gentler is not None:
             attempt, too_noisy = gentler, True
@@ -211,22 +199,28 @@ def optimize(
             raise NotEquivalentError(_failure(result.proof.told, guilty, source))
         dropped |= dict.fromkeys(guilty, result.proof.exact)
         attempt, too_noisy = fold(set()), False
+    warnings = _unmatched(attempt.found, wishes) + _left_out(dropped, too_noisy)
+    done = _optimized(folder, attempt, result, place.path if place else None, precision)
+    return replace(done, warnings=warnings + done.warnings, proto=result.proto if where is None else None)
+
+
+def _optimized(folder: Folder, attempt: Attempt, result: Result, written: Path | None, precision: str) -> Optimized:
+    """What there is to say of a result that was proved, and written unless `written` is None."""
     found, made = attempt.found, result.converted
-    proof = result.proof.converted or result.proof
+    source, proof = folder.given.source, result.proof.converted or result.proof
     after = Functions(result.proto)
-    written = None if where is None or dry_run else where.path
     return Optimized(
         _facts(source, folder.functions, after, written),
         Count(folder.functions.count(BATCHNORM), after.count(BATCHNORM)),
         _affines(folder, found),
         _merged(found),
-        clock.laps,
-        _unmatched(found, wishes) + _left_out(dropped, too_noisy) + (made.warnings if made else ()),
+        attempt.clock.laps,
+        made.warnings if made else (),
         proof.certificate,
         proof.verification,
         replace(witness_of(found.rewrite), narrowed=made.witness) if made else witness_of(found.rewrite),
         written,
-        result.proto if where is None else None,
+        None,
         None if made is None else _precision(precision, made, result.proof),
     )
 

@@ -19,7 +19,7 @@ from bnfold.patch import Patched, tensors
 from bnfold.plan import Rewrite
 from bnfold.precision import Converted
 from bnfold.source import ModelLike, is_beside
-from bnfold.stage import Staged, staged
+from bnfold.stage import Destination, Staged, staged
 from bnfold.write import folded, write
 
 
@@ -109,6 +109,16 @@ class Attempt:
     def changes(self) -> list[str]:
         """Labels of the nodes that leave, and of the last node of every merge."""
         return self.found.changes
+
+    def carried_out(self, place: Destination | None) -> Result:
+        """Fold and prove, and move the result into place where it is right; all in memory for no place."""
+        if place is None:
+            return self.in_memory()
+        with staged(place) as stage:
+            result = self.on_disk(stage)
+            if result.proof.ok:
+                stage.keep()
+            return result
 
     def in_memory(self) -> Result:
         """Fold and prove; nothing stays on disk."""

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from bnfold.errors import UsageError
 
-
 _OUTPUTS = (".folded.onnx", ".folded.fp16.onnx", ".folded.bf16.onnx")
 
 

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from bnfold import stays
 from bnfold.api import Affine, Explained, Optimized
 from bnfold.bench_text import benchmark
+from bnfold.equivalence.result import Verification
 from bnfold.lines import BAD, FAINT, GOOD, LOUD, Line, clean, console, fact, line, show, size
 from bnfold.precision import Kept
 from bnfold.reasons import plural
 from bnfold.results import Precision
-from bnfold.verify_text import algebra, summary, verdict, verification
+from bnfold.verify_text import algebra, apart, error_label, summary, verdict, verification
 
 __all__ = ["Line", "benchmark", "clean", "console", "explained", "optimized", "show", "size", "verdict", "verification"]
 
@@ -96,6 +97,8 @@ def _precision(result: Optimized) -> Iterator[Line]:
     if found is None:
         return
     yield fact("precision", f"{converted(found)}; {plural(len(found.kept), 'node')} in float32")
+    if found.verification is not None:
+        yield fact("the fold before", before(found.verification), GOOD)
     yield fact("speed", f"not measured: {measure(result)}", FAINT)
 
 
@@ -104,10 +107,19 @@ def converted(found: Precision) -> str:
     return f"{found.type}: {plural(found.nodes, 'node')}, {plural(found.casts, 'cast')}"
 
 
+def before(run: Verification) -> str:
+    """How the fold passed before it was converted."""
+    wanted = (error_label(run), "verified")
+    told = "; ".join(each.body.plain.strip() for each in summary(run) if each.head.strip() in wanted)
+    return told + (f"; algebra {apart(run.algebra)}" if run.algebra is not None and run.algebra.worst else "")
+
+
 def measure(result: Optimized) -> str:
     """How to find out whether a smaller type is quicker."""
     command = f"bnfold bench {result.model.path or 'ORIGINAL'} {result.model.output or 'OUTPUT'}"
-    return f"{command} (made for GPUs: without kernels for the type, ONNX Runtime's CPU computes in float32, with casts)"
+    return (
+        f"{command} (made for GPUs: without kernels for the type, ONNX Runtime's CPU computes in float32, with casts)"
+    )
 
 
 def _in_float32(kept: Sequence[Kept], verbose: bool) -> Iterator[Line]:

@@ -1,4 +1,4 @@
-"""A model that was converted to a smaller float type: that only casts were put between its nodes, and rounded constants.
+"""A model that was converted to a smaller float type: only casts came between its nodes, and constants were rounded.
 
 `without_casts` takes the casts out again, and shows what is left under the names that it had: a graph that is certified
 like any other fold, except that constants may be of the smaller type (`rounded_once`, and `rounding.compare`). A cast
@@ -18,7 +18,7 @@ from bnfold.certificate.result import Failure
 from bnfold.certificate.rounding import Exact, compare, in_memory, read_rows
 from bnfold.constants import Constant
 from bnfold.graph import Model
-from bnfold.patch import rename_within
+from bnfold.protos import bodies
 from bnfold.skeleton import without_weights
 from bnfold.witness import Narrowed
 
@@ -35,13 +35,18 @@ def without_casts(model: Model, told: Narrowed) -> tuple[Model, list[Failure]]:
     graph = proto.graph
     casts = [node for node in graph.node if _is_inserted(node, told)]
     failures = [
-        Failure(node.name, "wiring", f"it casts to element type {_target(node)}, not between float32 and the smaller type")
+        Failure(
+            node.name, "wiring", f"it casts to element type {_target(node)}, not between float32 and the smaller type"
+        )
         for node in casts
         if _target(node) not in (FLOAT, told.type) or len(node.attribute) != 1 or len(node.input) != 1
     ]
     one = _classes(casts)
-    loose = [new for new, old in told.carries.items() if _root(one, new) != _root(one, old)]
-    failures += [Failure("", "wiring", f"{new!r} is said to hold {told.carries[new]!r}, and no cast says so") for new in loose]
+    failures += [
+        Failure("", "wiring", f"{new!r} is said to hold {old!r}, and no cast says so")
+        for new, old in told.carries.items()
+        if _root(one, new) != _root(one, old)
+    ]
     known = {name for own in model.main.nodes for name in own.outputs} | model.main.input_set
     failures += [
         Failure("", "wiring", f"{old!r} is said to be held by {new!r}, and is no tensor of the output")
@@ -54,7 +59,7 @@ def without_casts(model: Model, told: Narrowed) -> tuple[Model, list[Failure]]:
     rest = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
     del graph.node[:]
     graph.node.extend(rest)
-    rename_within(graph, dict(told.carries))
+    _rename(graph, dict(told.carries))
     return Model(replace(model.source, proto=proto, raw=None)), _untyped(model)
 
 
@@ -65,6 +70,23 @@ def _is_inserted(node: onnx.NodeProto, told: Narrowed) -> bool:
     ends = (node.input[0], node.output[0])
     x, y = (told.carries.get(name, name) for name in ends)
     return bool(x == y)
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    """Show tensors under other names, in a graph and where its bodies capture them."""
+    stack = [(graph, names)]
+    while stack:
+        proto, known = stack.pop()
+        for node in proto.node:
+            node.input[:] = [known.get(name, name) for name in node.input]
+            node.output[:] = [known.get(name, name) for name in node.output]
+            for _, body in bodies(node):
+                own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+                own |= {name for inner in body.node for name in inner.output}
+                captured = {name: old for name, old in known.items() if name not in own}
+                for value in body.output:
+                    value.name = captured.get(value.name, value.name)
+                stack.append((body, captured))
 
 
 def _target(node: onnx.NodeProto) -> int:

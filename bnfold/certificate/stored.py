@@ -27,8 +27,7 @@ def stored_constant(pair: Pair, slot: int) -> Constant | None:
 
 
 def check_constant(pair: Pair, slot: int, exact: Exact, narrowed: int = 0) -> None:
-    """A new constant has the type of the one that it replaces, or of the weight, or a smaller one; and the right values.
-    """
+    """A new constant has the type of the one it replaces, of the weight, or the smaller one; and the right values."""
     stored = stored_constant(pair, slot)
     if stored is None:
         raise NotCertifiedError(f"its new input {slot} is no constant")

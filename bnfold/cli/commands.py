@@ -45,7 +45,11 @@ def main(context: click.Context) -> None:
 @main.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option(
-    "-o", "--output", "out", metavar="OUT", help="File to write, or folder. [default: NAME.folded.onnx, NAME.folded.fp16.onnx beside it]"
+    "-o",
+    "--output",
+    "out",
+    metavar="OUT",
+    help="File to write, or folder. [default: NAME.folded[.fp16].onnx beside it]",
 )
 @provider
 @provider_option

@@ -147,8 +147,8 @@ def judge_rounded(
 ) -> tuple[tuple[OutputCheck, ...], list[str]]:
     """Both models with every result rounded to the type that it is stored in, whatever a runtime here makes of it.
 
-    What the other model is allowed is a multiple of what this one is off by, also on inputs that are moved by a rounding:
-    no Monte Carlo rounding on top, for nothing is left to chance here.
+    What the other model is allowed is a multiple of what this one is off by, also on inputs that are moved by one
+    rounding: no Monte Carlo rounding on top, for nothing is left to chance here.
 
     Returns what was judged, and the outputs that overflow. Raises what the oracle raises.
     """

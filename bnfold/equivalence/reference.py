@@ -93,7 +93,7 @@ def reference_of(
 def float64_reference(
     oracle: Oracle, feeds: Sequence[Feeds], seed: int, say: Progress, rounds: Oracle | None = None
 ) -> Reference:
-    """The truth, and Monte Carlo roundings of it, or of another model that is allowed as much. Raises what they raise."""
+    """The truth, and Monte Carlo roundings of it, or of a model that is as noisy as may be. Raises what they raise."""
     rounds = rounds or oracle
     reference = Reference(_FLOAT64)
     slow = False

@@ -11,9 +11,9 @@ from bnfold import samples
 from bnfold.equivalence import algebra
 from bnfold.equivalence.algebra import Algebra
 from bnfold.equivalence.answers import Answers, answers
+from bnfold.equivalence.check import OutputCheck
 from bnfold.equivalence.choosing import affordable, any_sample, choose_samples
 from bnfold.equivalence.interface import interface_problems
-from bnfold.equivalence.check import OutputCheck
 from bnfold.equivalence.judging import (
     Stored,
     drowned,
@@ -67,8 +67,8 @@ class Verifier:
         """One verification.
 
         `truth` is the model that both come from, where `original` was converted to a smaller type too: it says what is
-        right, and the original how much noise that type makes, whose unit roundoff is `unit`. `witness` says how tensors
-        are stored; by default it is that of the fold.
+        right, and the original how much noise that type makes, whose unit roundoff is `unit`. `witness` says how
+        tensors are stored; by default it is that of the fold.
         """
         self.start = time.perf_counter()
         self.original, self.optimized, self.fold = original, optimized, fold
@@ -246,9 +246,7 @@ class Verifier:
         if not reference.is_float64:
             return (), lost
         try:
-            checks, beyond = judge_rounded(
-                self.rounds, self.optimized, self.feeds, reference, self.unit, self.say
-            )
+            checks, beyond = judge_rounded(self.rounds, self.optimized, self.feeds, reference, self.unit, self.say)
             return checks, lost + beyond
         except BnfoldError as error:
             self.notes.append(f"the model was not evaluated with every tensor rounded: {error}")

@@ -94,7 +94,7 @@ class Rounding:
 
 
 class Nearest(Rounding):
-    """Every result rounded to nearest in the type that the model has it in: what a runtime computes that does just that.
+    """Every result rounded to nearest in the type that the model has it in, as a runtime does that computes in it.
 
     Beyond the type's range it is infinite. Products are added up exactly before they are rounded.
     """

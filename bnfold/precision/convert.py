@@ -20,9 +20,10 @@ from bnfold.graph import Graph, Model, Node
 from bnfold.kernels.graphs import captured
 from bnfold.patch import Patched, rename_within, tensors
 from bnfold.plan import NewConstant
-from bnfold.precision.kept import FLOAT, Choice, Kept, Wanted, warnings
+from bnfold.precision.kept import FLOAT, Choice, warnings
 from bnfold.precision.skeleton import Answer, ask
 from bnfold.precision.types import NAMES
+from bnfold.precision.wishes import Kept, Wanted
 from bnfold.protos import Names, bodies
 from bnfold.source import Source, array_of, is_beside
 from bnfold.witness import Narrowed

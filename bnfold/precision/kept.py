@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Iterator
 
-import numpy as np
 from onnx import AttributeProto, TensorProto
 
 from bnfold.calls import Functions, callee
@@ -14,6 +11,7 @@ from bnfold.graph import Graph, Node
 from bnfold.kernels.graphs import captured
 from bnfold.precision.types import LONG, Ports, allowed_from, largest, ports_of, smallest
 from bnfold.precision.values import trouble, variance_trouble
+from bnfold.precision.wishes import Kept, Wanted
 from bnfold.protos import bodies
 from bnfold.reasons import plural
 from bnfold.runtime.half import blocked_operators
@@ -34,35 +32,6 @@ _UNTYPED = frozenset(
 _EPSILONS = frozenset(
     {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization"}
 )
-
-_SUMS = frozenset({"ReduceMean", "GlobalAveragePool"})
-_SQUARES = frozenset({"ReduceL2"})
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A node that stays in float32."""
-
-    node: str
-    op: str
-    code: str
-    reason: str
-
-    def to_json(self) -> dict[str, str]:
-        """The entry of the report's `precision.kept`."""
-        return {"node": self.node, "op": self.op, "code": self.code, "reason": self.reason}
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked of a conversion."""
-
-    type: int
-    """ONNX element type."""
-    keep: tuple[str, ...] = ()
-    """Labels or globs of nodes that stay in float32."""
-    peaks: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    """By tensor: the largest magnitude, or that of a sum that a node takes on the way, on the inputs that were run."""
 
 
 class Choice:
@@ -196,7 +165,9 @@ class Choice:
             small = all(
                 (constant := self.graph.constant(name)) is None or constant.shape in ((), (1,)) for name in floats
             )
-            counted = node.op == "Cast" and not floats and all(self.graph.constant(name) is None for name in node.inputs)
+            counted = (
+                node.op == "Cast" and not floats and all(self.graph.constant(name) is None for name in node.inputs)
+            )
             if counted or (known and small and scalars.issuperset(known)):
                 scalars.update(name for name in node.outputs if self.is_float(name))
         stack = [
@@ -222,12 +193,12 @@ class Choice:
     def _too_large(self) -> None:
         """Tensors that overflow, or come near to it, on the inputs that were run: their makers and their readers."""
         limit = largest(self.wanted.type) / 2  # other inputs may be larger
-        name = LONG[self.wanted.type]
+        end = f"{LONG[self.wanted.type]} ends at {largest(self.wanted.type):.5g}"
         for tensor, peak in self.wanted.peaks.items():
             if not peak > limit or not self.is_float(tensor):
                 continue
             maker = self.graph.producers.get(tensor)
-            text = f"{tensor!r} reached {peak:.3g} on the inputs that were run, and {name} ends at {largest(self.wanted.type):.5g}"
+            text = f"{tensor!r} reached {peak:.3g} on the inputs that were run, and {end}"
             if self.graph.constant(tensor) is None:
                 for node in ([maker] if maker is not None else []) + self._readers.get(tensor, []):
                     self.kept.setdefault(node.index, ("overflow", text))
@@ -245,33 +216,6 @@ class Choice:
     def _reads_whole(self, node: Node, name: str) -> Iterator[bool]:
         yield node.index in self.kept
         yield from (self.stays(node, slot) for slot, used in enumerate(node.inputs) if used == name)
-
-
-def peaks(graph: Graph, run: Callable[[Callable[[str, object], None]], object]) -> dict[str, float]:
-    """The largest magnitude of every float tensor of the main graph.
-
-    Args:
-        graph: where reductions are looked up: what they add up on the way counts too.
-        run: evaluates the graph, and calls what it is given with each tensor's name and value.
-    """
-    found: dict[str, float] = {}
-    sizes: dict[str, int] = {}
-
-    def watch(name: str, value: object) -> None:
-        array = np.asarray(value)
-        sizes[name] = array.size
-        if array.dtype.kind != "f":
-            return
-        peak = float(np.max(np.abs(array), where=np.isfinite(array), initial=0.0))
-        node = graph.producers.get(name)
-        if node is not None and node.op in _SUMS:
-            peak *= sizes.get(node.inputs[0], array.size) / max(1, array.size)
-        elif node is not None and node.op in _SQUARES:
-            peak *= peak
-        found[name] = max(found.get(name, 0.0), peak)
-
-    run(watch)
-    return found
 
 
 def warnings(choice: Choice) -> tuple[str, ...]:
@@ -292,4 +236,3 @@ def warnings(choice: Choice) -> tuple[str, ...]:
             f"{LONG[wanted.type]}; opset {max(later)} has: onnx.version_converter.convert_version(model, {max(later)})"
         )
     return tuple(found)
-

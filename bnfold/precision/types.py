@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +27,15 @@ LONG: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "b
 """How messages name them."""
 
 
-def type_of(precision: str) -> int:
+def type_of(precision: str, keep: Sequence[str] = ()) -> int:
     """The element type to convert to, 0 for none.
 
     Raises:
-        UsageError: no such precision.
+        UsageError: no such precision; nodes to keep in float32, of which nothing is asked.
     """
     if precision == FP32:
+        if keep:
+            raise UsageError("--keep-fp32 is for --precision fp16 and bf16")
         return 0
     if precision not in TYPES:
         raise UsageError(f"unknown precision {precision!r}; choose from {', '.join([FP32, *TYPES])}")
@@ -57,7 +60,7 @@ def smallest(type_: int) -> float:
 
 @dataclass(frozen=True)
 class Ports:
-    """Which inputs and outputs of an operator may have the smaller type; the last of either stands for all behind it."""
+    """Which inputs and outputs of an operator may have the smaller type; the last stands for all behind it."""
 
     inputs: tuple[bool, ...]
     outputs: tuple[bool, ...]
