@@ -16,21 +16,24 @@ from bnfold.attempt import Attempt, Clock, Proof, Prove, Result, culprits
 from bnfold.benchmark import bench
 from bnfold.calls import Functions
 from bnfold.certificate import Certificate, certify
+from bnfold.conversion import Converter
 from bnfold.equivalence import Progress, Settings, verified, verify
 from bnfold.errors import NotEquivalentError
 from bnfold.folding import Folded, Folder, Wishes
 from bnfold.graph import Model
+from bnfold.guards import BITS
 from bnfold.inputs import InputsLike
 from bnfold.labels import LabelsLike
 from bnfold.merges import is_linear
 from bnfold.patch import Patched, patch, tensors, witness_of
 from bnfold.plan import Rewrite
+from bnfold.precision import FP32, LONG, Converted, Wanted, type_of
 from bnfold.regions import region
-from bnfold.results import Affine, Count, Explained, Facts, Merged, Optimized
+from bnfold.results import Affine, Count, Explained, Facts, Merged, Optimized, Precision
 from bnfold.runtime import resolve_providers
 from bnfold.solver import Outcome, matches
 from bnfold.source import ModelLike, Source, is_beside, is_external, read_lean, stamp_of, tensor_nbytes
-from bnfold.stage import destination, staged
+from bnfold.stage import destination
 from bnfold.validity import blames_the_model
 
 __all__ = ["Affine", "Count", "Explained", "Facts", "Optimized", "bench", "explain", "optimize", "verify"]
@@ -81,6 +84,8 @@ def optimize(
     merge: bool = True,
     keep: Iterable[str] = (),
     only: Iterable[str] = (),
+    precision: str = FP32,
+    keep_fp32: Iterable[str] = (),
     providers: Sequence[str] | None = None,
     provider_options: Mapping[str, Mapping[str, str]] | None = None,
     inputs: InputsLike | None = None,
@@ -99,12 +104,15 @@ def optimize(
 
     Args:
         model: path, bytes or ModelProto; never modified.
-        output: where to write. For a path, `NAME.folded.onnx` beside it by default; for bytes or a ModelProto the
-            result is only in memory (`Optimized.proto`) unless an output is given.
+        output: where to write. For a path, `NAME.folded.onnx` beside it by default, or `NAME.folded.fp16.onnx`; for
+            bytes or a ModelProto the result is only in memory (`Optimized.proto`) unless an output is given.
         verify: run both models (float64, and ONNX Runtime on every provider) before anything is written.
         merge: make one node of parallel convolutions of one tensor, and of one behind another, where that is cheaper.
         keep: names or globs of nodes that must stay.
         only: names or globs; where given, every other node stays.
+        precision: `fp16` or `bf16` converts the folded model to that type too, each constant rounded once; its inputs
+            and outputs keep their types. `fp32` leaves all types as they are.
+        keep_fp32: names or globs of nodes that stay in float32 then.
         providers: execution providers to verify on, each in turn: `cuda`, `tensorrt`, `cpu`. By default the best here.
         provider_options: options for ONNX Runtime by provider: `{"cuda": {"device_id": "1"}}`.
         inputs: inputs to verify with, as for :func:`verify`; seeded random ones by default.
@@ -126,7 +134,8 @@ def optimize(
         NotEquivalentError: the folded model failed verification, and no set of folds was at fault, or `strict`.
     """
     clock, say = Clock(), progress or (lambda line: None)
-    wishes = Wishes(tuple(keep), tuple(only), merge=merge)
+    type_ = type_of(precision, keep_fp32 := tuple(keep_fp32))
+    wishes = Wishes(tuple(keep), tuple(only), merge=merge, inline=bool(type_))
     if verify and (providers or provider_options):
         resolve_providers(providers, provider_options)
     settings = Settings(
@@ -142,11 +151,14 @@ def optimize(
         locate=False,
     )
     source = read_lean(model)
-    path = Path(output) if output is not None else _default_output(source)
+    path = Path(output) if output is not None else _default_output(source, precision)
     where = None if path is None else destination(source, path, force or dry_run)
     say("reading")
     folder = Folder(given := Model(source))
     clock.lap("read")
+    place = None if dry_run else where
+    wanted = Wanted(type_, keep_fp32)
+    converter = Converter(given, wanted, settings if verify else None, place, clock, say) if type_ else None
 
     def certified(optimized: ModelLike, base_dir: Path | None, rewrite: Rewrite) -> Proof:
         say("certifying")
@@ -158,31 +170,24 @@ def optimize(
         proof = certified(optimized, base_dir, rewrite)
         if not proof.ok or not verify:
             return proof
-        asked = settings if final else replace(settings, labels=None)
+        asked = settings if final and not type_ else replace(settings, labels=None)
         run = verified(source.path or model, optimized, asked, progress, fold=rewrite)
         clock.lap("verify")
         return Proof(proof.certificate, run)
 
     dropped: dict[str, bool] = {}
 
-    def fold(without: set[str], bits: float = math.inf, prove: Prove = proved) -> Attempt:
+    usual = BITS[LONG[type_]] if type_ else math.inf
+
+    def fold(without: set[str], bits: float = usual, prove: Prove = proved) -> Attempt:
         say("solving")
         found = folder.solve(replace(wishes, drop=dropped | dict.fromkeys(without, False), bits=bits))
         clock.lap("solve")
-        return Attempt(found, prove, clock, say)
+        return Attempt(found, prove, clock, say, converter)
 
-    def carry_out(attempt: Attempt) -> Result:
-        if where is None or dry_run:
-            return attempt.in_memory()
-        with staged(where) as stage:
-            result = attempt.on_disk(stage)
-            if result.proof.ok:
-                stage.keep()
-            return result
-
-    limits = [] if strict else list(STRICTER)
+    limits = [] if strict else [bits for bits in STRICTER if bits < usual]
     attempt, too_noisy = fold(set()), False
-    while not (result := carry_out(attempt)).proof.ok:
+    while not (result := attempt.carried_out(place)).proof.ok:
         gentler = _gentler(attempt, fold, limits) if result.proof.exact else None
         if gentler is not None:
             attempt, too_noisy = gentler, True
@@ -191,25 +196,37 @@ def optimize(
         prove = partial(proved, final=False) if result.proof.certified else certified
         guilty = culprits(partial(fold, prove=prove), say)
         if not guilty or strict:
-            raise NotEquivalentError(_failure(result.proof, guilty, source))
+            raise NotEquivalentError(_failure(result.proof.told, guilty, source))
         dropped |= dict.fromkeys(guilty, result.proof.exact)
         attempt, too_noisy = fold(set()), False
-    found = attempt.found
+    warnings = _unmatched(attempt.found, wishes) + _left_out(dropped, too_noisy)
+    done = _optimized(folder, attempt, result, place.path if place else None, precision)
+    return replace(done, warnings=warnings + done.warnings, proto=result.proto if where is None else None)
+
+
+def _optimized(folder: Folder, attempt: Attempt, result: Result, written: Path | None, precision: str) -> Optimized:
+    """What there is to say of a result that was proved, and written unless `written` is None."""
+    found, made = attempt.found, result.converted
+    source, proof = folder.given.source, result.proof.converted or result.proof
     after = Functions(result.proto)
-    written = None if where is None or dry_run else where.path
     return Optimized(
         _facts(source, folder.functions, after, written),
         Count(folder.functions.count(BATCHNORM), after.count(BATCHNORM)),
         _affines(folder, found),
         _merged(found),
-        clock.laps,
-        _unmatched(found, wishes) + _left_out(dropped, too_noisy),
-        result.proof.certificate,
-        result.proof.verification,
-        witness_of(found.rewrite),
+        attempt.clock.laps,
+        made.warnings if made else (),
+        proof.certificate,
+        proof.verification,
+        replace(witness_of(found.rewrite), narrowed=made.witness) if made else witness_of(found.rewrite),
         written,
-        result.proto if where is None else None,
+        None,
+        None if made is None else _precision(precision, made, result.proof),
     )
+
+
+def _precision(name: str, made: Converted, proof: Proof) -> Precision:
+    return Precision(name, made.nodes, made.casts, made.kept, proof.certificate, proof.verification)
 
 
 def certificate_of(given: Model, optimized: ModelLike, base_dir: Path | None, rewrite: Rewrite) -> Certificate:
@@ -252,11 +269,11 @@ def _failure(proof: Proof, guilty: Sequence[str], source: Source) -> str:
     return f"{source.label}: {fault}{problem}; nothing was written"
 
 
-def _default_output(source: Source) -> Path | None:
+def _default_output(source: Source, precision: str) -> Path | None:
     if source.path is None:
         return None
     stem = source.path.name.removesuffix(".onnx")
-    return source.path.with_name(f"{stem}.folded.onnx")
+    return source.path.with_name(f"{stem}.folded.onnx" if precision == FP32 else f"{stem}.folded.{precision}.onnx")
 
 
 def _affines(folder: Folder, found: Folded) -> tuple[Affine, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import onnx
 
@@ -13,10 +15,11 @@ from bnfold import temporary
 from bnfold.certificate import Certificate
 from bnfold.equivalence import DIFFERENT, Progress, Verification
 from bnfold.folding import Folded
-from bnfold.patch import tensors
+from bnfold.patch import Patched, tensors
 from bnfold.plan import Rewrite
+from bnfold.precision import Converted
 from bnfold.source import ModelLike, is_beside
-from bnfold.stage import Staged
+from bnfold.stage import Destination, Staged, staged
 from bnfold.write import folded, write
 
 
@@ -40,11 +43,14 @@ class Proof:
 
     certificate: Certificate | None
     verification: Verification | None
+    converted: Proof | None = None
+    """What was found about the fold in a smaller type, where one was asked for."""
 
     @property
     def certified(self) -> bool:
         """Whether no certificate speaks against the fold."""
-        return self.certificate is None or self.certificate.ok
+        own = self.certificate is None or self.certificate.ok
+        return own and (self.converted is None or self.converted.certified)
 
     @property
     def exact(self) -> bool:
@@ -55,11 +61,28 @@ class Proof:
     @property
     def ok(self) -> bool:
         """Whether nothing speaks against the fold."""
-        return self.certified and (self.verification is None or self.verification.status != DIFFERENT)
+        own = self.certified and (self.verification is None or self.verification.status != DIFFERENT)
+        return own and (self.converted is None or self.converted.ok)
+
+    @property
+    def told(self) -> Proof:
+        """The part that speaks against the fold, or else that of what is written."""
+        own_fails = self.converted is None or not replace(self, converted=None).ok
+        return self if own_fails or self.converted is None else self.converted
 
 
 Prove = Callable[[ModelLike, Path | None, Rewrite], Proof]
 """Proves a folded model: (the model, where its external data is, what became of the original)."""
+
+
+class Conversion(Protocol):
+    """To a smaller type: how folds are converted, and how the result is proved."""
+
+    def convert(self, rewrite: Rewrite) -> Converted:
+        """The folded model in the smaller type."""
+
+    def prove(self, made: Converted, optimized: ModelLike, base_dir: Path | None, rewrite: Rewrite) -> Proof:
+        """Prove what became of it."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +91,7 @@ class Result:
 
     proto: onnx.ModelProto
     proof: Proof
+    converted: Converted | None = None
 
 
 @dataclass(frozen=True)
@@ -78,45 +102,74 @@ class Attempt:
     prove: Prove
     clock: Clock
     say: Progress
+    conversion: Conversion | None = None
+    """To a smaller type, where one was asked for."""
 
     @property
     def changes(self) -> list[str]:
         """Labels of the nodes that leave, and of the last node of every merge."""
         return self.found.changes
 
+    def carried_out(self, place: Destination | None) -> Result:
+        """Fold and prove, and move the result into place where it is right; all in memory for no place."""
+        if place is None:
+            return self.in_memory()
+        with staged(place) as stage:
+            result = self.on_disk(stage)
+            if result.proof.ok:
+                stage.keep()
+            return result
+
     def in_memory(self) -> Result:
         """Fold and prove; nothing stays on disk."""
+        rewrite = self.found.rewrite
+        first = Result(rewrite.original.proto, Proof(None, None)) if rewrite.is_empty else self._in_memory(self.prove)
+        if self.conversion is None or not first.proof.ok:
+            return first
+        made = self.conversion.convert(rewrite)
+        last = self._in_memory(partial(self.conversion.prove, made), made.patched)
+        return Result(last.proto, replace(first.proof, converted=last.proof), made)
+
+    def _in_memory(self, prove: Prove, patched: Patched | None = None) -> Result:
         rewrite, source = self.found.rewrite, self.found.rewrite.original.source
-        if rewrite.is_empty:
-            return Result(rewrite.original.proto, Proof(None, None))
         self.say("writing")
-        proto = folded(rewrite)
+        proto = folded(rewrite, patched=patched)
         self.clock.lap("write")
         if any(is_beside(tensor) for tensor in tensors(proto)) and source.path is not None:
-            return Result(proto, self._beside(proto, source.path))
-        return Result(proto, self.prove(proto, source.base_dir, rewrite))
+            with temporary.file(source.path) as beside:  # whose external data is the original's
+                beside.write_bytes(proto.SerializeToString())
+                return Result(proto, prove(beside, None, rewrite))
+        return Result(proto, prove(proto, source.base_dir, rewrite))
 
     @property
     def passes(self) -> bool:
         """Whether the proof holds. Without folds the model is compared with itself: failing that is no fold's fault."""
         rewrite, source = self.found.rewrite, self.found.rewrite.original.source
-        if not rewrite.is_empty:
+        if not rewrite.is_empty or self.conversion is not None:
             return self.in_memory().proof.ok
         return self.prove(source.path or source.proto, source.base_dir, rewrite).ok
 
-    def _beside(self, proto: onnx.ModelProto, path: Path) -> Proof:
-        """Prove a model whose external data is the original's: from a temporary file in the original's folder."""
-        with temporary.file(path) as beside:
-            beside.write_bytes(proto.SerializeToString())
-            return self.prove(beside, None, self.found.rewrite)
-
     def on_disk(self, stage: Staged) -> Result:
         """Fold into the stage and prove what lies there."""
+        if self.conversion is None:
+            return self._on_disk(stage)
+        with staged(stage.where) as other:  # proved, and never kept
+            first = Result(onnx.ModelProto(), Proof(None, None))
+            if not self.found.rewrite.is_empty:
+                first = self._on_disk(other)
+        if not first.proof.ok:
+            return first
+        made = self.conversion.convert(self.found.rewrite)
+        last = self._on_disk(stage, partial(self.conversion.prove, made), made.patched)
+        return Result(last.proto, replace(first.proof, converted=last.proof), made)
+
+    def _on_disk(self, stage: Staged, prove: Prove | None = None, patched: Patched | None = None) -> Result:
         rewrite = self.found.rewrite
         self.say("writing")
-        proto = write(rewrite, stage)
+        proto = write(rewrite, stage, patched)
         self.clock.lap("write")
-        proof = Proof(None, None) if rewrite.is_empty else self.prove(stage.path, None, rewrite)
+        needless = rewrite.is_empty and prove is None
+        proof = Proof(None, None) if needless else (prove or self.prove)(stage.path, None, rewrite)
         stage.where.check_unchanged()  # else what was found is not about this input
         return Result(proto, proof)
 

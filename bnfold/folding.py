@@ -60,6 +60,8 @@ class Wishes:
     drop: Mapping[str, bool] = field(default_factory=dict)
     bits: float = math.inf
     merge: bool = True
+    inline: bool = False
+    """Replace every call of a function that can be replaced, also where no fold needs it."""
 
     def allow(self, node: Node) -> bool:
         """Whether a node may be merged with others."""
@@ -80,7 +82,7 @@ class Folder:
         """
         model, inlined = self._everything
         first = found = _solve(model, inlined, wishes)
-        while (needed := _needed(found.rewrite, inlined)) != set(found.rewrite.calls):
+        while not wishes.inline and (needed := _needed(found.rewrite, inlined)) != set(found.rewrite.calls):
             model, inlined = self._with(needed)
             again = _solve(model, inlined, wishes)
             if len(again.changes) < len(found.changes):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from bnfold.errors import UsageError
 
+_OUTPUTS = (".folded.onnx", ".folded.fp16.onnx", ".folded.bf16.onnx")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -63,7 +65,7 @@ def _expand(argument: str) -> list[tuple[Path, Path]]:
 
 
 def _is_original(path: Path) -> bool:
-    return not path.name.startswith(".") and not path.name.endswith(".folded.onnx")
+    return not path.name.startswith(".") and not path.name.endswith(_OUTPUTS)
 
 
 @contextlib.contextmanager

@@ -67,9 +67,14 @@ def _optimized(result: Optimized, command: str) -> Suite:
     run, seconds = result.verification, result.timing
     left = result.batchnorm
     properties = {"status": result.status, "batchnorm": f"{left.before} -> {left.after}"}
+    if result.precision is not None:
+        properties["precision"] = result.precision.type
     if result.output is not None:
         properties["output"] = str(result.output)
     cases = [_certificate(result, seconds.get("certify", 0.0))]
+    if result.precision is not None and result.precision.verification is not None:
+        fold = _verified(result.precision.verification)
+        cases += [replace(case, name=f"the fold before: {case.name}") for case in fold]
     if run is not None:
         cases += _verified(run)
     elif result.certificate is not None:
@@ -110,6 +115,7 @@ def _verified(run: Verification) -> list[Case]:
     """Every comparison. What is a problem of none of them is one of its own, so that no problem is lost."""
     cases = [] if run.algebra is None else [_algebra(run.algebra)]
     cases += [_case(f"float64, as stored: {check.output}", check) for check in run.noise.stored]
+    cases += [_case(f"every tensor rounded: {check.output}", check) for check in run.noise.rounded]
     for runtime in run.runtime:
         cases += _runtime(runtime)
     cases += map(_self_test, run.sensitivity)

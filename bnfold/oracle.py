@@ -32,7 +32,7 @@ from bnfold.kernels.graphs import (
     prepare,
     schema_of,
 )
-from bnfold.kernels.rounding import Rounding, result_unit
+from bnfold.kernels.rounding import Nearest, Rounding, result_unit
 
 __all__ = ["MAX_BYTES", "MAX_MACS", "Cost", "Oracle", "TooLarge", "Unsupported"]
 
@@ -95,13 +95,15 @@ class Oracle:
         *,
         rounding_seed: int | None = None,
         weights_only: bool = False,
+        nearest: bool = False,
         watch: Callable[[str, Any], None] | None = None,
     ) -> dict[str, Array]:
         """The tensors named (the graph's outputs; any other tensor of the main graph too).
 
         `rounding_seed` rounds every weight and result once at random (`bnfold.kernels.rounding`), to see how much the
-        model's own precision moves the outputs; with `weights_only`, what storing the weights does. `watch` is called
-        with each tensor of the main graph as it is made.
+        model's own precision moves the outputs; with `weights_only`, what storing the weights does. `nearest` rounds
+        every result to the type that the model has it in. `watch` is called with each tensor of the main graph as it is
+        made.
 
         Raises:
             Unsupported: an op has no float64 kernel.
@@ -119,6 +121,7 @@ class Oracle:
             elif name not in graph.initializers:
                 raise ModelError(f"input '{name}' was not given")
         rounding = None if rounding_seed is None else Rounding(rounding_seed, weights_only=weights_only)
+        rounding = Nearest() if nearest else rounding
         with np.errstate(all="ignore"):
             self._execute(scope, rounding, watch)
             return {name: np.asarray(self._lookup(scope, name)) for name in wanted}

@@ -12,9 +12,12 @@ from bnfold import stays
 from bnfold.api import Affine, Explained, Optimized
 from bnfold.bench_text import benchmark
 from bnfold.deploy_text import deployed
+from bnfold.equivalence.result import Verification
 from bnfold.lines import BAD, FAINT, GOOD, LOUD, Line, clean, console, fact, line, show, size
+from bnfold.precision import Kept
 from bnfold.reasons import plural
-from bnfold.verify_text import algebra, summary, verdict, verification
+from bnfold.results import Precision
+from bnfold.verify_text import algebra, apart, error_label, summary, verdict, verification
 
 __all__ = [
     "Line",
@@ -52,8 +55,9 @@ def explained(result: Explained, verbose: bool = False) -> list[Line]:
 
 def optimized(result: Optimized, verbose: bool = False) -> list[Line]:
     """What was folded, how it was proved, and why the rest stays."""
-    lines = [_title(result), *_counts(result), *_proof(result), _time(result.timing)]
-    return [*lines, *_warnings(result.warnings), *_affines(result, "folded", verbose), *_merges(result, verbose)]
+    lines = [_title(result), *_counts(result), *_precision(result), *_proof(result), _time(result.timing)]
+    lines += [*_warnings(result.warnings), *_affines(result, "folded", verbose), *_merges(result, verbose)]
+    return [*lines, *(_in_float32(result.precision.kept, verbose) if result.precision else ())]
 
 
 def _title(result: Explained) -> Line:
@@ -99,6 +103,52 @@ def _proof(result: Optimized) -> Iterator[Line]:
         f"{verdict}: {plural(certificate.checked, 'node')} re-proved, {plural(certificate.constants, 'constant')} exact"
     )
     yield fact("certificate", done, GOOD if certificate.ok else BAD)
+
+
+def _precision(result: Optimized) -> Iterator[Line]:
+    found = result.precision
+    if found is None:
+        return
+    yield fact("precision", f"{converted(found)}; {plural(len(found.kept), 'node')} in float32")
+    if found.verification is not None:
+        yield fact("the fold before", before(found.verification), GOOD)
+    yield fact("speed", f"not measured: {measure(result)}", FAINT)
+
+
+def converted(found: Precision) -> str:
+    """How much of a model is in the smaller type."""
+    return f"{found.type}: {plural(found.nodes, 'node')}, {plural(found.casts, 'cast')}"
+
+
+def before(run: Verification) -> str:
+    """How the fold passed before it was converted."""
+    wanted = (error_label(run), "verified")
+    told = "; ".join(each.body.plain.strip() for each in summary(run) if each.head.strip() in wanted)
+    return told + (f"; algebra {apart(run.algebra)}" if run.algebra is not None and run.algebra.worst else "")
+
+
+def measure(result: Optimized) -> str:
+    """How to find out whether a smaller type is quicker."""
+    command = f"bnfold bench {result.model.path or 'ORIGINAL'} {result.model.output or 'OUTPUT'}"
+    return (
+        f"{command} (made for GPUs: without kernels for the type, ONNX Runtime's CPU computes in float32, with casts)"
+    )
+
+
+def _in_float32(kept: Sequence[Kept], verbose: bool) -> Iterator[Line]:
+    """What was not converted, and why: one by one where they are few, else by reason."""
+    if not kept:
+        return
+    yield line()
+    yield line(f"in float32: {len(kept)}", "bold")
+    if verbose or len(kept) <= LISTED:
+        for each in kept:
+            yield line(f"{each.op}: {each.code}: {each.reason}", head=f"  {clean(each.node)}  ", hang=6)
+        return
+    for (op, code), count in Counter((each.op, each.code) for each in kept).most_common():
+        first = next(each for each in kept if (each.op, each.code) == (op, code))
+        yield line(f"{count} {op}: {code}, as {clean(first.node)}: {first.reason}", head="  ", hang=6)
+    yield line("(-v lists every one)", FAINT, "  ")
 
 
 def _time(timing: Mapping[str, float]) -> Line:

@@ -13,6 +13,7 @@ import onnx
 from bnfold.certificate import Certificate
 from bnfold.equivalence.check import finite
 from bnfold.equivalence.result import Verification
+from bnfold.precision import Kept
 from bnfold.reasons import Reason
 from bnfold.regions import Region
 from bnfold.witness import Witness
@@ -147,6 +148,37 @@ class Explained:
 
 
 @dataclass(frozen=True)
+class Precision:
+    """A conversion to a smaller float type."""
+
+    type: str
+    """`fp16` or `bf16`."""
+    nodes: int
+    """Nodes that compute in it."""
+    casts: int
+    """Casts that were put between nodes."""
+    kept: tuple[Kept, ...]
+    """Nodes that stay in float32, and why."""
+    certificate: Certificate | None
+    """Of the fold before it was converted; None where nothing folds."""
+    verification: Verification | None
+    """The same."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The report's `precision`."""
+        return {
+            "type": self.type,
+            "nodes": self.nodes,
+            "casts": self.casts,
+            "kept": [kept.to_json() for kept in self.kept],
+            "fold": {
+                "certificate": self.certificate.to_json() if self.certificate else {},
+                "verify": self.verification.to_json() if self.verification else {},
+            },
+        }
+
+
+@dataclass(frozen=True)
 class Optimized(Explained):
     """The result of :func:`optimize`."""
 
@@ -157,6 +189,8 @@ class Optimized(Explained):
     """The file that was written; None where the result is only in memory, or for a dry run."""
     proto: onnx.ModelProto | None = None
     """The folded model, where it was asked for in memory."""
+    precision: Precision | None = None
+    """The conversion, where one was asked for: certificate and verification above are then of its result."""
 
     @property
     def status(self) -> str:
@@ -169,6 +203,7 @@ class Optimized(Explained):
         """The whole report; docs/json.md has its fields."""
         return super().to_json() | {
             "status": self.status,
+            "precision": self.precision and self.precision.to_json(),
             "certificate": self.certificate.to_json() if self.certificate else {},
             "verify": self.verification.to_json() if self.verification else {},
         }

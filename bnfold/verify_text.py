@@ -28,6 +28,7 @@ def verification(run: Verification, original: str, optimized: str) -> list[Line]
         lines.append(fact(f"{check.provider}, settings", settings(check.provider, check.settings)))
         lines += [fact("", where, FAINT) for where in (check.placement.elsewhere if check.placement else ())]
     lines += [fact("float64, as stored", _compared(output)) for output in run.noise.stored]
+    lines += [fact("tensors rounded", _compared(output)) for output in run.noise.rounded]
     lines += _answers(run.answers)
     lines += [fact("note", note, LOUD) for note in run.notes]
     lines += [fact("problem", problem, BAD) for problem in run.problems]
@@ -94,7 +95,7 @@ def _verdict_style(run: Verification) -> str:
 
 def summary(run: Verification) -> Iterator[Line]:
     """The worst error, and what ran where."""
-    worst = max(run.noise.outputs or run.noise.stored, key=badness, default=None)
+    worst = max(run.noise.rounded or run.noise.outputs or run.noise.stored, key=badness, default=None)
     if worst is not None and worst.before is not None and worst.after is not None:
         yield fact(error_label(run), _error(worst))
     if run.status == CERTIFIED_ONLY:

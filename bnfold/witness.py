@@ -51,12 +51,24 @@ class GraphWitness:
 
 
 @dataclass(frozen=True)
+class Narrowed:
+    """A conversion to a smaller float type, after everything else changed."""
+
+    type: int = 0
+    """ONNX element type; 0 where there was none."""
+    carries: Mapping[str, str] = field(default_factory=dict)
+    """New tensors of the main graph, by name: the tensor whose values they are, cast."""
+
+
+@dataclass(frozen=True)
 class Witness:
     """The witness for a whole model."""
 
     graphs: tuple[GraphWitness, ...] = ()
     calls: Mapping[Where, Call] = field(default_factory=dict)
     """The calls that were replaced, before anything else changed."""
+    narrowed: Narrowed = Narrowed()
+    """What became smaller, in the end."""
 
     @property
     def main(self) -> GraphWitness:

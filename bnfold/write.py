@@ -23,7 +23,7 @@ from bnfold import wire
 from bnfold.affine import Array
 from bnfold.errors import ModelError
 from bnfold.mapped import attach, hollow
-from bnfold.patch import patch, tensors
+from bnfold.patch import Patched, patch, tensors
 from bnfold.plan import NewConstant, Rewrite
 from bnfold.source import (
     FLOATS,
@@ -63,12 +63,13 @@ def rounded(values: Array, type_: int) -> NDArray[np.generic]:
         return np.asarray(bits.view(np.float32).astype(ml_dtypes.bfloat16))
 
 
-def folded(rewrite: Rewrite, exact: bool = False) -> onnx.ModelProto:
+def folded(rewrite: Rewrite, exact: bool = False, patched: Patched | None = None) -> onnx.ModelProto:
     """The folded model in memory, new constants inline; external data stays where the original has it.
 
-    `exact` leaves new constants in float64, for an evaluator that does not look at types.
+    `exact` leaves new constants in float64, for an evaluator that does not look at types. `patched` is what the plan
+    made, where it has been carried out already; it is used up.
     """
-    patched = patch(rewrite.model, rewrite.plan)
+    patched = patched or patch(rewrite.model, rewrite.plan)
     attach(patched.proto)
     for tensor, edit in patched.pending:
         if exact and edit.type in FLOATS:
@@ -99,12 +100,15 @@ def _little_endian(values: NDArray[np.generic]) -> wire.Buffer:
     return values.reshape(-1).view(np.uint8).data
 
 
-def write(rewrite: Rewrite, stage: Staged) -> onnx.ModelProto:
-    """Write the folded model into the stage, where it can be loaded as it is; return it, without its external data."""
+def write(rewrite: Rewrite, stage: Staged, patched: Patched | None = None) -> onnx.ModelProto:
+    """Write the folded model into the stage, where it can be loaded as it is; return it, without its external data.
+
+    `patched` is as for `folded`.
+    """
     where, model = stage.where, rewrite.model
-    if rewrite.is_empty and model.source.path is not None and _copied_unchanged(model.source, stage):
+    if patched is None and rewrite.is_empty and model.source.path and _copied_unchanged(model.source, stage):
         return model.proto
-    patched = patch(model, rewrite.plan)
+    patched = patched or patch(model, rewrite.plan)
     external = [tensor for tensor in tensors(patched.proto) if is_beside(tensor)]
     pending = {id(tensor): edit for tensor, edit in patched.pending}
     payloads = _hollow(patched.proto, pending)

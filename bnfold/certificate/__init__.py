@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from bnfold.certificate.affines import check_removed, plainly_removed
 from bnfold.certificate.calls import with_calls_replaced
 from bnfold.certificate.merged import check_region
+from bnfold.certificate.narrowed import without_casts
 from bnfold.certificate.nodes import check_node, touched
 from bnfold.certificate.result import Certificate, Failure, NotCertifiedError, WrongError
 from bnfold.certificate.sample import Draws
@@ -40,6 +41,9 @@ def certify(original: Model, optimized: Model, witness: Witness, *, seed: int = 
         except WrongError as error:
             return Certificate(0, 0, 0, (Failure("", error.kind, str(error)),))
     failures: list[Failure] = _compare_models(original, optimized)
+    if witness.narrowed.type:
+        optimized, wrong = without_casts(optimized, witness.narrowed)
+        failures += wrong
     if len(original.graphs) != len(optimized.graphs):
         failures.append(Failure("", "interface", "the output has another number of graphs (bodies of If, Loop, Scan)"))
         return Certificate(0, 0, 0, tuple(failures))
@@ -65,7 +69,8 @@ def _paired(original: Model, optimized: Model, witness: Witness) -> list[GraphPa
     pairs: dict[Graph, GraphPair] = {}
     for old, new in zip(original.graphs, optimized.graphs, strict=True):
         outer = pairs[old.parent] if old.parent is not None else None
-        pairs[old] = GraphPair(old, new, told.get(old.path, GraphWitness(old.path)), outer)
+        narrowed = witness.narrowed.type
+        pairs[old] = GraphPair(old, new, told.get(old.path, GraphWitness(old.path)), outer, narrowed)
         if (outer is None) != (new.parent is None) or (outer is not None and new.parent is not outer.new):
             pairs[old].fail("interface", "", f"the body {old.path!r} is now in another graph")
     unknown = set(told) - {graph.path for graph in original.graphs}

@@ -55,7 +55,7 @@ def check_region(graph: GraphPair, region: Region, draws: Draws) -> int:
     for slot, exact in constants.items():
         held = None if slot == BIAS and region.bias is None else stored_constant(pair, slot)
         if held is not None or slot == 1:
-            check_constant(pair, slot, exact)
+            check_constant(pair, slot, exact, graph.narrowed)
         elif np.any(np.abs(exact.value) > exact.doubts(0, size, exact.value)):
             raise WrongError("constant", "it lacks a bias")
     for sizes in _sizes(region, shape, terms):

@@ -21,6 +21,7 @@ from bnfold.certificate.evaluate import evaluate, magnitude
 from bnfold.certificate.exact import exact_attributes, exact_constants
 from bnfold.certificate.formulas import BIAS
 from bnfold.certificate.kinks import ROUNDS, kinks
+from bnfold.certificate.narrowed import rounded_once
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
 from bnfold.certificate.rounding import EPS, Exact, fitted, identical, in_memory, read_rows, spans
 from bnfold.certificate.sample import NOTHING, RECURRENT, Draws, Sample, Shapes, draw, grid, integers, within_domain
@@ -62,14 +63,14 @@ def check_node(graph: GraphPair, pair: Pair, draws: Draws) -> int:
     if not (_restored(graph, pair) or pair.bias or pair.reset):
         for slot in sorted(pair.changed):
             old, new = pair.old.constant(slot), pair.new.constant(slot)
-            if old is None or new is None or not identical(old, new):
+            if old is None or new is None or not (identical(old, new) or rounded_once(old, new, graph.narrowed)):
                 raise WrongError(
                     "constant", f"the constant {pair.new.input(slot)!r} at input {slot} changed for no reason"
                 )
         return len(pair.changed)
     exact, attributes = exact_constants(graph, pair), exact_attributes(graph, pair)
     for slot, value in exact.items():
-        check_constant(pair, slot, value)
+        check_constant(pair, slot, value, graph.narrowed)
     for name, value in attributes.items():
         check_attribute(pair, name, value)
     test = _Test(graph, pair, exact, {name: float(value.value) for name, value in attributes.items()}, draws)

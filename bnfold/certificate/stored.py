@@ -26,8 +26,8 @@ def stored_constant(pair: Pair, slot: int) -> Constant | None:
     return next((c for own in (0, 1) if (c := pair.bias.constant(own)) is not None), None)
 
 
-def check_constant(pair: Pair, slot: int, exact: Exact) -> None:
-    """A new constant has the type of the one that it replaces, or of the weight; and the right values."""
+def check_constant(pair: Pair, slot: int, exact: Exact, narrowed: int = 0) -> None:
+    """A new constant has the type of the one it replaces, of the weight, or the smaller one; and the right values."""
     stored = stored_constant(pair, slot)
     if stored is None:
         raise NotCertifiedError(f"its new input {slot} is no constant")
@@ -40,7 +40,8 @@ def check_constant(pair: Pair, slot: int, exact: Exact) -> None:
     of_data = model is None or pair.old.op == "Pad"
     type_ = pair.old.graph.type(pair.old.inputs[0] if pair.old.op == "Pad" else pair.old.outputs[0])
     type_ = type_ if of_data or model is None else model.type
-    if stored.type != type_ or stored.type not in FLOATS:
+    smaller = narrowed and type_ == TensorProto.FLOAT and stored.type == narrowed
+    if (stored.type != type_ and not smaller) or stored.type not in FLOATS:
         raise WrongError("constant", f"{what} has another element type than before")
     error = compare(stored, exact)
     if error:

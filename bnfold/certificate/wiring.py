@@ -15,6 +15,7 @@ import onnx
 from onnx import AttributeProto, TensorProto
 
 from bnfold.affine import Storage
+from bnfold.certificate.narrowed import rounded_once, same_but_type
 from bnfold.certificate.result import Failure
 from bnfold.certificate.rounding import identical
 from bnfold.constants import from_initializer
@@ -105,6 +106,8 @@ class GraphPair:
     new: Graph
     witness: GraphWitness
     outer: GraphPair | None = None
+    narrowed: int = 0
+    """A smaller float type in which constants may be that were float32."""
     pairs: dict[int, Pair] = field(default_factory=dict)
     """By index in the original."""
     regions: dict[int, Region] = field(default_factory=dict)
@@ -293,8 +296,8 @@ def compare_nodes(pair: GraphPair) -> None:
     for index, nodes in pair.pairs.items():
         old, new = nodes.old, nodes.new
         reset = False
-        if not _alike(old, new, _NOTHING):
-            if not _alike(old, new, MAY_CHANGE.get(old.op, frozenset()), opposite=True):
+        if not _alike(old, new, _NOTHING, narrowed=pair.narrowed):
+            if not _alike(old, new, MAY_CHANGE.get(old.op, frozenset()), opposite=True, narrowed=pair.narrowed):
                 pair.fail("wiring", old.label, "its operator, name or attributes are not those of the original")
             reset = True
         changed = set()
@@ -344,11 +347,13 @@ def _both_constant(scope: GraphPair, before: str, after: str) -> bool:
         return False
     if before not in scope.same:
         bases = (scope.old.model.source.base_dir, scope.new.model.source.base_dir)
-        scope.same[before] = _same_bits(old, new, bases)
+        scope.same[before] = _same_bits(old, new, bases, scope.narrowed)
     return scope.same[before]
 
 
-def _same_bits(old: TensorProto, new: TensorProto, bases: Bases) -> bool:
+def _same_bits(old: TensorProto, new: TensorProto, bases: Bases, narrowed: int = 0) -> bool:
+    if narrowed and new.data_type == narrowed != old.data_type:
+        return rounded_once(from_initializer(old, bases[0]), from_initializer(new, bases[1]), narrowed)
     if old.data_type != new.data_type or list(old.dims) != list(new.dims):
         return False
     inline = not is_external(old) and not is_external(new)
@@ -366,7 +371,7 @@ def _same_bits(old: TensorProto, new: TensorProto, bases: Bases) -> bool:
 _FIELDS = ("domain", "overload", "name", "doc_string")
 
 
-def _alike(old: Node, new: Node, but: frozenset[str], opposite: bool = False) -> bool:
+def _alike(old: Node, new: Node, but: frozenset[str], opposite: bool = False, narrowed: int = 0) -> bool:
     """Whether two nodes are equal, apart from the names of their tensors, their bodies, and some attributes.
 
     And, where `opposite`, apart from the choice between the largest and the smallest.
@@ -380,7 +385,8 @@ def _alike(old: Node, new: Node, but: frozenset[str], opposite: bool = False) ->
         return True
     first, second = (list(_attributes(node.proto, but)) for node in (old, new))
     bases = (old.graph.model.source.base_dir, new.graph.model.source.base_dir)
-    return len(first) == len(second) and all(_equal(*both, bases) for both in zip(first, second, strict=True))
+    pairs = zip(first, second, strict=True) if len(first) == len(second) else ()
+    return len(first) == len(second) and all(_equal(*both, bases, narrowed) for both in pairs)
 
 
 def _attributes(node: onnx.NodeProto, but: frozenset[str]) -> Iterator[AttributeProto]:
@@ -397,9 +403,12 @@ def _attributes(node: onnx.NodeProto, but: frozenset[str]) -> Iterator[Attribute
             yield attribute
 
 
-def _equal(one: AttributeProto, other: AttributeProto, bases: Bases) -> bool:
+def _equal(one: AttributeProto, other: AttributeProto, bases: Bases, narrowed: int = 0) -> bool:
     # A NaN is not equal to itself, but its bytes are.
     if one == other or one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True):
         return True
+    if same_but_type(one, other, narrowed):
+        return True
     tensors = one.type == other.type == AttributeProto.TENSOR and one.name == other.name
-    return tensors and (is_external(one.t) or is_external(other.t)) and _same_bits(one.t, other.t, bases)
+    outside = tensors and (is_external(one.t) or is_external(other.t) or other.t.data_type == narrowed)
+    return outside and _same_bits(one.t, other.t, bases, narrowed)

@@ -13,8 +13,10 @@ from bnfold.cli.options import (
     PATH,
     documents,
     keep,
+    keep_fp32,
     no_merge,
     only,
+    precision,
     provider,
     provider_option,
     read_batches,
@@ -44,12 +46,18 @@ def main(context: click.Context) -> None:
 @main.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option(
-    "-o", "--output", "out", metavar="OUT", help="File to write, or folder. [default: NAME.folded.onnx beside it]"
+    "-o",
+    "--output",
+    "out",
+    metavar="OUT",
+    help="File to write, or folder. [default: NAME.folded[.fp16].onnx beside it]",
 )
 @provider
 @provider_option
 @keep
 @only
+@precision
+@keep_fp32
 @click.option("--no-verify", is_flag=True, help="Run nothing: the certificate alone has to do.")
 @no_merge
 @click.option("--strict", is_flag=True, help="Exit 3 where a fold fails verification, and write nothing.")

@@ -81,6 +81,13 @@ shape = click.option(
 )
 verbose = click.option("-v", "--verbose", is_flag=True, help="List every affine; tell every step.")
 keep = click.option("--keep", multiple=True, metavar="NODE", help="A node (name or glob) that must stay.")
+precision = click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
+    help="Also convert to this type, each constant rounded once; fp32 leaves types as they are.",
+)  # fmt: skip
+keep_fp32 = click.option(
+    "--keep-fp32", multiple=True, metavar="NODE", help="A node (name or glob) that is not converted."
+)
 only = click.option("--only", multiple=True, metavar="NODE", help="Fold only these nodes (name or glob).")
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from bnfold.equivalence.check import OutputCheck
 from bnfold.equivalence.noise import Evidence, judge
 from bnfold.equivalence.reference import Reference
 from bnfold.equivalence.result import RuntimeCheck, worst_samples
-from bnfold.equivalence.runs import Outputs, Runs
+from bnfold.equivalence.runs import Outputs, Runs, nudged
 from bnfold.equivalence.settings import Progress
 from bnfold.equivalence.spread import Layer, Sketch, layers
 from bnfold.errors import BnfoldError
@@ -103,8 +104,12 @@ def judge_stored(
     reference: Reference,
     witness: Witness | None,
     say: Progress,
+    rounds: Oracle | None = None,
 ) -> Stored:
-    """Both models in float64, under the noise that storing the weights makes: no arithmetic hides anything here."""
+    """Both models in float64, under the noise that storing the weights makes: no arithmetic hides anything here.
+
+    `rounds` is the model that the other one is allowed as much noise as, where its weights are not those of the truth.
+    """
     oracle = Oracle(optimized.proto, base_dir=optimized.base_dir)
     units = _output_units(original.proto)
     inside, trouble = Sketch(), ""
@@ -118,14 +123,68 @@ def judge_stored(
         except BnfoldError as error:
             trouble = f"the optimized model was not evaluated in float64: {error}"
             break
+        before = truth if rounds is None else rounds.run(sample)
         checks += [
             judge(
-                Evidence(name, index, value, value, after[name], [run[name] for run in rounded], unit=units.get(name))
+                Evidence(
+                    name,
+                    index,
+                    value,
+                    before[name],
+                    after[name],
+                    [run[name] for run in rounded],
+                    unit=units.get(name),
+                )
             )
             for name, value in truth.items()
         ]
     found = layers(original.proto, reference.inside, reference.inside_stored, inside, witness)
     return Stored(worst_samples(checks), found, trouble)
+
+
+def judge_rounded(
+    rounds: Oracle, optimized: Source, feeds: Sequence[Feeds], reference: Reference, unit: float, say: Progress
+) -> tuple[tuple[OutputCheck, ...], list[str]]:
+    """Both models with every result rounded to the type that it is stored in, whatever a runtime here makes of it.
+
+    What the other model is allowed is a multiple of what this one is off by, also on inputs that are moved by one
+    rounding: no Monte Carlo rounding on top, for nothing is left to chance here.
+
+    Returns what was judged, and the outputs that overflow. Raises what the oracle raises.
+    """
+    oracle, units = Oracle(optimized.proto, base_dir=optimized.base_dir), _output_units(optimized.proto)
+    checks: list[OutputCheck] = []
+    lost: list[str] = []
+    for index, (sample, truth) in enumerate(zip(feeds, reference.truth, strict=True)):
+        if not reference.stored[index]:
+            continue
+        say(f"every tensor rounded, sample {index + 1} of {len(feeds)}")
+        before, after = (each.run(sample, nearest=True) for each in (rounds, oracle))
+        draws = range(len(reference.stored[index]))
+        noisy = [rounds.run(nudged(sample, turn, unit), nearest=True) for turn in draws]
+        lost += overflows([after], [truth], "with every tensor rounded, ")
+        checks += [
+            judge(
+                Evidence(
+                    name, index, value, before[name], after[name], [run[name] for run in noisy], unit=units.get(name)
+                )
+            )
+            for name, value in truth.items()
+        ]
+    return worst_samples(checks), lost
+
+
+def overflows(after: Sequence[Outputs], truth: Sequence[Outputs], where: str) -> list[str]:
+    """The outputs that are not finite although they should be: no noise explains that."""
+    found = []
+    for outputs, expected in zip(after, truth, strict=False):
+        for name, value in outputs.items():
+            if not is_float_type(value.dtype) or value.shape != expected[name].shape:
+                continue
+            count = int(np.count_nonzero(~np.isfinite(value.astype(np.float64)) & np.isfinite(expected[name])))
+            if count:
+                found.append(f"{where}output '{name}': {count} of {value.size} elements overflow")
+    return list(dict.fromkeys(found))
 
 
 def _output_units(model: onnx.ModelProto) -> dict[str, float]:

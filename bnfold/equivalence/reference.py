@@ -73,19 +73,28 @@ class Reference:
 
 
 def reference_of(
-    original: source.Source, oracle: Oracle, feeds: Sequence[Feeds], runs: Runs, seed: int, say: Progress
+    original: source.Source,
+    oracle: Oracle,
+    feeds: Sequence[Feeds],
+    runs: Runs,
+    seed: int,
+    say: Progress,
+    rounds: Oracle | None = None,
 ) -> Reference:
     """Float64 where it can be had and the runtime agrees with it, else the runtime itself."""
     try:
-        reference = float64_reference(oracle, feeds, seed, say)
+        reference = float64_reference(oracle, feeds, seed, say, rounds)
         weakness = _unexplained(reference, runs)
     except BnfoldError as error:
         weakness = str(error)
     return _runtime_reference(original, runs, feeds, seed, weakness) if weakness else reference
 
 
-def float64_reference(oracle: Oracle, feeds: Sequence[Feeds], seed: int, say: Progress) -> Reference:
-    """The truth, and Monte Carlo roundings of it. Raises what the oracle raises."""
+def float64_reference(
+    oracle: Oracle, feeds: Sequence[Feeds], seed: int, say: Progress, rounds: Oracle | None = None
+) -> Reference:
+    """The truth, and Monte Carlo roundings of it, or of a model that is as noisy as may be. Raises what they raise."""
+    rounds = rounds or oracle
     reference = Reference(_FLOAT64)
     slow = False
     for index, sample in enumerate(feeds):
@@ -96,7 +105,7 @@ def float64_reference(oracle: Oracle, feeds: Sequence[Feeds], seed: int, say: Pr
         few = min((value.size for value in truth.values()), default=0) < _FEW_ELEMENTS
         turns = range(0) if slow else range(seed + 1, seed + 1 + (_ROUNDINGS if few or seconds < _QUICK_SECONDS else 1))
         stored = [
-            oracle.run(
+            rounds.run(
                 sample,
                 rounding_seed=turn,
                 weights_only=True,
@@ -104,7 +113,7 @@ def float64_reference(oracle: Oracle, feeds: Sequence[Feeds], seed: int, say: Pr
             )
             for turn in turns
         ]
-        noisy = [oracle.run(sample, rounding_seed=turn) for turn in turns] if seconds < _QUICK_SECONDS else stored
+        noisy = [rounds.run(sample, rounding_seed=turn) for turn in turns] if seconds < _QUICK_SECONDS else stored
         reference.truth.append(truth)
         reference.stored.append(stored)
         reference.noisy.append(noisy)
@@ -131,8 +140,10 @@ def _runtime_reference(
     original: source.Source, runs: Runs, feeds: Sequence[Feeds], seed: int, weakness: str
 ) -> Reference:
     """A runtime's own results instead of the truth, and as noise: its optimisations, and weights moved by an ULP."""
-    plain, tuned = runs.original["off"], runs.original["on"]
+    plain, tuned = runs.truth or runs.original["off"], runs.original["on"]
     reference = Reference(_WEAKER + weakness, list(plain), [[run] for run in tuned], [[] for _ in plain])
+    if runs.truth:
+        return reference  # the original that ran is noise itself
     perturbed = _perturbed(original, seed)
     try:
         session = Session(original.runnable if perturbed is None else perturbed, optimize=False)

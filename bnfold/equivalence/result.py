@@ -32,6 +32,8 @@ class NoiseCheck:
     outputs: tuple[OutputCheck, ...] = ()
     stored: tuple[OutputCheck, ...] = ()
     layers: tuple[Layer, ...] = ()
+    rounded: tuple[OutputCheck, ...] = ()
+    """Of a conversion to a smaller type: every result rounded to the type that it is stored in."""
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict."""
@@ -43,6 +45,7 @@ class NoiseCheck:
             "outputs": [check.to_json() for check in self.outputs],
             "stored": [check.to_json() for check in self.stored],
             "layers": [layer.to_json() for layer in self.layers],
+            "rounded": [check.to_json() for check in self.rounded],
         }
 
 
@@ -110,12 +113,12 @@ class Verification:
     @property
     def compared(self) -> bool:
         """Whether any output was compared at all."""
-        return bool(self.noise.outputs or self.noise.stored)
+        return bool(self.noise.outputs or self.noise.stored or self.noise.rounded)
 
     @property
     def worst(self) -> OutputCheck | None:
         """The output closest to failing, or the first that failed."""
-        return max(self.noise.outputs + self.noise.stored, key=badness, default=None)
+        return max(self.noise.outputs + self.noise.stored + self.noise.rounded, key=badness, default=None)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict."""

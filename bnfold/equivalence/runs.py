@@ -36,6 +36,8 @@ class Runs:
     problems: list[str] = field(default_factory=list)
     placements: dict[str, Placement] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
+    truth: list[Outputs] = field(default_factory=list)
+    """What the model computes that both come from, where that is another one than the original here."""
 
 
 def run_both(
@@ -67,14 +69,14 @@ def run_both(
     return runs
 
 
-def nudged(feeds: Feeds, seed: int) -> Feeds:
-    """The inputs, each element moved by up to one ULP."""
+def nudged(feeds: Feeds, seed: int, by: float | None = None) -> Feeds:
+    """The inputs, each element moved by up to one ULP, or by up to this share of itself."""
     random = np.random.default_rng(seed)
-    return {name: moved(array, random) if is_float_type(array.dtype) else array for name, array in feeds.items()}
+    return {name: moved(array, random, by) if is_float_type(array.dtype) else array for name, array in feeds.items()}
 
 
-def moved(array: Array, random: np.random.Generator) -> Array:
-    """Floats, each moved by up to one ULP."""
-    ulp = 2 * unit_roundoff(array.dtype)
+def moved(array: Array, random: np.random.Generator, by: float | None = None) -> Array:
+    """Floats, each moved by up to one ULP, or by up to a share."""
+    ulp = 2 * unit_roundoff(array.dtype) if by is None else by
     wide = array.astype(np.float64) * (1 + ulp * random.uniform(-1, 1, array.shape))
     return np.asarray(wide).astype(array.dtype)  # without axes NumPy gives a number

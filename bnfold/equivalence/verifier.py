@@ -11,9 +11,19 @@ from bnfold import samples
 from bnfold.equivalence import algebra
 from bnfold.equivalence.algebra import Algebra
 from bnfold.equivalence.answers import Answers, answers
+from bnfold.equivalence.check import OutputCheck
 from bnfold.equivalence.choosing import affordable, any_sample, choose_samples
 from bnfold.equivalence.interface import interface_problems
-from bnfold.equivalence.judging import Stored, drowned, judge_level, judge_provider, judge_stored, said
+from bnfold.equivalence.judging import (
+    Stored,
+    drowned,
+    judge_level,
+    judge_provider,
+    judge_rounded,
+    judge_stored,
+    overflows,
+    said,
+)
 from bnfold.equivalence.noise import K
 from bnfold.equivalence.parting import find_parting
 from bnfold.equivalence.reference import Reference, float64_reference, reference_of
@@ -25,7 +35,7 @@ from bnfold.equivalence.result import (
     RuntimeCheck,
     Verification,
 )
-from bnfold.equivalence.runs import Runs, run_both
+from bnfold.equivalence.runs import Outputs, Runs, run_both
 from bnfold.equivalence.sensitivity import sensitivity
 from bnfold.equivalence.settings import Progress, Settings
 from bnfold.errors import BnfoldError, ModelError
@@ -37,19 +47,37 @@ from bnfold.plan import Rewrite
 from bnfold.runtime import CannotRun, Session, resolve_providers
 from bnfold.samples import Feeds
 from bnfold.source import Source, is_external
+from bnfold.witness import Witness
 
 
 class Verifier:
     """One verification as it goes on. Makes no promise after `verify` has returned."""
 
     def __init__(
-        self, original: Source, optimized: Source, settings: Settings, say: Progress, fold: Rewrite | None = None
+        self,
+        original: Source,
+        optimized: Source,
+        settings: Settings,
+        say: Progress,
+        fold: Rewrite | None = None,
+        truth: Source | None = None,
+        unit: float = 0.0,
+        witness: Witness | None = None,
     ) -> None:
+        """One verification.
+
+        `truth` is the model that both come from, where `original` was converted to a smaller type too: it says what is
+        right, and the original how much noise that type makes, whose unit roundoff is `unit`. `witness` says how
+        tensors are stored; by default it is that of the fold.
+        """
         self.start = time.perf_counter()
         self.original, self.optimized, self.fold = original, optimized, fold
         self.settings, self.say = settings, say
         self.providers = resolve_providers(settings.providers, settings.provider_options)
-        self.oracle = Oracle(original.proto, base_dir=original.base_dir)
+        self.truth, self.unit = truth or original, unit
+        self.witness = witness if fold is None else witness_of(fold)
+        self.oracle = Oracle(self.truth.proto, base_dir=self.truth.base_dir)
+        self.rounds = None if truth is None else Oracle(original.proto, base_dir=original.base_dir)
         self.notes: list[str] = []
         self.feeds: list[Feeds] = []
         self.own: Own | None = None
@@ -122,8 +150,9 @@ class Verifier:
         if not every or every[0].provider != self.providers[0]:
             return self._certified_only(self.notes.pop())
         self.runs = every[0]
+        self.runs.truth = self._run_truth()
         self.reference = reference = reference_of(
-            self.original, self.oracle, self.feeds, self.runs, self.settings.seed, self.say
+            self.original, self.oracle, self.feeds, self.runs, self.settings.seed, self.say, self.rounds
         )
         if reference.weakness:
             self.notes.append(f"compared with ONNX Runtime's own result instead of float64: {reference.weakness}")
@@ -132,24 +161,31 @@ class Verifier:
         self.notes += drowned(at_noise)
         problems = self._algebra_problems(reference)
         stored = self._stored(reference) if reference.is_float64 else Stored()
-        passed = bool(at_noise) and all(check.passed for check in at_noise + stored.checks)
-        noise = NoiseCheck(reference.status, self.providers[0], K, passed, at_noise, stored.checks, stored.layers)
+        rounded, lost = self._rounded(reference)
+        self.notes += drowned(rounded)
+        passed = bool(at_noise) and all(check.passed for check in at_noise + stored.checks + rounded)
+        noise = NoiseCheck(
+            reference.status, self.providers[0], K, passed, at_noise, stored.checks, stored.layers, rounded
+        )
         problems += [problem for check in checks for problem in check.problems]
-        problems += said(stored.checks, "in float64, ")
+        problems += said(stored.checks, "in float64, ") + said(rounded, "with every tensor rounded, ") + lost
         return self._result(problems, noise, checks, answers=self._answers())
 
     def _certified_only(self, reason: str) -> Verification:
         """No runtime runs the original: both models in float64, under the noise that Monte Carlo rounding shows."""
         try:
-            reference = float64_reference(self.oracle, self.feeds, self.settings.seed, self.say)
+            reference = float64_reference(self.oracle, self.feeds, self.settings.seed, self.say, self.rounds)
         except BnfoldError as error:
             return self._uncompared(reason, f"not run: {error}")
         self.reference = reference
         stored = self._stored(reference)
+        rounded, lost = self._rounded(reference)
         problems = self._algebra_problems(reference) + said(stored.checks, "in float64, ")
+        problems += said(rounded, "with every tensor rounded, ") + lost
         noise = NoiseCheck(
-            "float64, both models", "float64", K, not problems, stored=stored.checks, layers=stored.layers
-        )
+            "float64, both models", "float64", K, not problems, stored=stored.checks, layers=stored.layers,
+            rounded=rounded,
+        )  # fmt: skip
         self.notes.append(f"no runtime here runs the original ({reason}): both models were compared in float64")
         return self._result(problems, noise, status=CERTIFIED_ONLY)
 
@@ -170,7 +206,7 @@ class Verifier:
         return Verification(
             DIFFERENT if problems else status,
             tuple(problems),
-            tuple(self.notes),
+            tuple(dict.fromkeys(self.notes)),
             tuple({"name": name, "type": str(each.dtype), "shape": list(each.shape)} for name, each in fed.items()),
             len(self.feeds),
             self.settings.seed,
@@ -198,8 +234,33 @@ class Verifier:
         return stored
 
     def _stored_as(self, optimized: Source, reference: Reference) -> Stored:
-        witness = None if self.fold is None else witness_of(self.fold)
-        return judge_stored(self.original, optimized, self.feeds, reference, witness, self.say)
+        return judge_stored(self.truth, optimized, self.feeds, reference, self.witness, self.say, self.rounds)
+
+    def _rounded(self, reference: Reference) -> tuple[tuple[OutputCheck, ...], list[str]]:
+        """Of a conversion: both models with every result rounded, and what overflows, there or at a runtime."""
+        if self.rounds is None:
+            return (), []
+        lost = []
+        for level, after in (self.runs.optimized if self.runs is not None else {}).items():
+            lost += overflows(after, reference.truth, f"optimisations {level}, ")
+        if not reference.is_float64:
+            return (), lost
+        try:
+            checks, beyond = judge_rounded(self.rounds, self.optimized, self.feeds, reference, self.unit, self.say)
+            return checks, lost + beyond
+        except BnfoldError as error:
+            self.notes.append(f"the model was not evaluated with every tensor rounded: {error}")
+            return (), lost
+
+    def _run_truth(self) -> list[Outputs]:
+        """What the model that both come from computes here; nothing where that is the original."""
+        if self.rounds is None:
+            return []
+        try:
+            session = Session(self.truth.runnable, optimize=False, **self._told())
+            return [session.run(sample) for sample in self.feeds]
+        except CannotRun:
+            return []
 
     def _answers(self) -> Answers | None:
         """Both models on every labelled sample, as they are deployed: on the first provider, with optimisations."""
@@ -207,7 +268,7 @@ class Verifier:
             return None
         self.say(f"answers to {len(self.labels)} labelled samples")
         try:
-            return answers(self.own, self.labels, self.original.runnable, self.optimized.runnable, **self._told())
+            return answers(self.own, self.labels, self.truth.runnable, self.optimized.runnable, **self._told())
         except CannotRun as error:
             self.notes.append(f"the labels were not used: {error}")
             return None
@@ -236,3 +297,12 @@ class Verifier:
         except CannotRun:
             return provider
         return provider if said(judge_level("off", self.runs, after, self.reference)) else ""
+
+
+def sampled(original: Source, settings: Settings, say: Progress) -> list[Feeds]:
+    """The samples that a verification of this model would feed; raises as that does."""
+    verifier = Verifier(original, original, settings, say)
+    specs = samples.input_specs(original.proto)
+    verifier.own, verifier.labels = settings.own(specs, original.proto)
+    verifier._choose(verifier._session()[0], specs)
+    return verifier.feeds

@@ -13,9 +13,10 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
-from bnfold.kernels.base import Array, is_float
+from bnfold.kernels.base import Array, is_float, unit_roundoff
 
 # They copy, select or compare: their results need no rounding.
 # fmt: off
@@ -90,6 +91,30 @@ class Rounding:
             part += part * (unit * self._pool[place : place + count])
             at, place = at + count, 0
         return result
+
+
+class Nearest(Rounding):
+    """Every result rounded to nearest in the type that the model has it in, as a runtime does that computes in it.
+
+    Beyond the type's range it is infinite. Products are added up exactly before they are rounded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def inputs(
+        self, op: str, names: Sequence[str], values: list[Any], units: Mapping[str, float], stored: Mapping[str, float]
+    ) -> list[Any]:
+        """The inputs as they are: constants have their type already."""
+        return values
+
+    def output(self, op: str, value: Any, unit: float) -> Any:
+        """A node's result in its type."""
+        dtype = _TYPES.get(unit)
+        return value if dtype is None or not is_float(value) else value.astype(dtype).astype(np.float64)
+
+
+_TYPES = {unit_roundoff(dtype): np.dtype(dtype) for dtype in (np.float16, np.float32, ml_dtypes.bfloat16)}
 
 
 def result_unit(op: str, names: Sequence[str], units: Mapping[str, float], cast_to: float | None) -> float | None:

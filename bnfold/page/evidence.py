@@ -126,6 +126,7 @@ def evidence(run: Verification) -> Evidence:
     for runtime in run.runtime:
         for level, outputs in runtime.outputs.items():
             rows += [(f"{runtime.provider}, optimisations {level}", check) for check in outputs]
+    rows += [("every tensor rounded", check) for check in run.noise.rounded]
     rounded = rows[len(run.noise.stored) :] or rows
     drawn = [charts.steps(*row) for row in rounded if row[1].histogram is not None]
     drawn.sort(key=lambda chart: badness(chart.check), reverse=True)

@@ -29,6 +29,7 @@ from bnfold.page.evidence import (
     race_figure,
 )  # fmt: skip
 from bnfold.page.pictures import Picture, pictures
+from bnfold.precision import Kept
 from bnfold.reasons import Reason, plural
 from bnfold.report import BATCHNORM
 from bnfold.results import Affine, Explained, Merged, Optimized
@@ -72,6 +73,8 @@ class Section:
     done: str = "folded"
     merges: tuple[Merged, ...] = ()
     stays: tuple[Stays, ...] = ()
+    in_float32: tuple[tuple[str, str, tuple[Kept, ...]], ...] = ()
+    """Operator, code, and the nodes that were not converted for that."""
     judged: tuple[Judged, ...] = ()
     histograms: tuple[charts.Steps, ...] = ()
     layers: charts.Profile | None = None
@@ -107,6 +110,10 @@ def _folded(result: Explained, command: str) -> Section:
     )
     steps = ", ".join(f"{step} {seconds:.1f}" for step, seconds in result.timing.items() if seconds >= 0.05)
     time = f"{sum(result.timing.values()):.1f} s" + (f" ({steps})" if steps else "")
+    if isinstance(result, Optimized) and result.precision is not None:
+        if result.precision.verification is not None:
+            made_by += (("the fold before", report.before(result.precision.verification)),)
+        made_by += (("speed", f"not measured: {report.measure(result)}"),)
     return Section(
         command,
         model.path or "the model",
@@ -120,6 +127,7 @@ def _folded(result: Explained, command: str) -> Section:
         "folded" if isinstance(result, Optimized) else "can be folded",
         result.merges,
         _reasons(result.affines),
+        _not_converted(result),
         **(evidence(run)._asdict() if run else {}),
     )
 
@@ -142,6 +150,10 @@ def _figures(result: Explained) -> Iterator[Figure]:
     before, after = report.size(model.bytes.before), report.size(model.bytes.after)
     yield Figure("size", after, before if before != after else "")
     if isinstance(result, Optimized):
+        if result.precision is not None:
+            count = plural(len(result.precision.kept), "node")
+            note = f"{report.converted(result.precision)}; {count} in float32"
+            yield Figure("precision", result.precision.type, note=note)
         if result.certificate is not None:
             done = f"{plural(result.certificate.checked, 'node')}, {plural(result.certificate.constants, 'constant')}"
             ok = result.certificate.ok
@@ -167,6 +179,14 @@ def _groups(affines: Iterable[Affine]) -> tuple[Folds, ...]:
 def _reasons(affines: Iterable[Affine]) -> tuple[Stays, ...]:
     kept = [affine for affine in affines if affine.status == "kept"]
     return tuple(Stays(group[0].op, group[0].reasons[0].code, tuple(group)) for group in stays.groups(kept))
+
+
+def _not_converted(result: Explained) -> tuple[tuple[str, str, tuple[Kept, ...]], ...]:
+    found: dict[tuple[str, str], list[Kept]] = {}
+    for kept in result.precision.kept if isinstance(result, Optimized) and result.precision else ():
+        found.setdefault((kept.op, kept.code), []).append(kept)
+    groups = [(*key, tuple(group)) for key, group in found.items()]
+    return tuple(sorted(groups, key=lambda group: -len(group[2])))
 
 
 def channels(reason: Reason) -> str:
