@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bnfold.api import Explained, Optimized, bench, explain, optimize, verify
+    from bnfold.api import Audit, Explained, Optimized, audit, bench, explain, optimize, verify
     from bnfold.errors import BnfoldError
 
-__all__ = ["BnfoldError", "Explained", "Optimized", "bench", "explain", "optimize", "verify"]
+__all__ = ["Audit", "BnfoldError", "Explained", "Optimized", "audit", "bench", "explain", "optimize", "verify"]
 
 
 def __getattr__(name: str) -> Any:

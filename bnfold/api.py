@@ -1,4 +1,4 @@
-"""The library: optimize, explain, verify and bench a model, with typed results. The command line only renders these."""
+"""The library: optimize, explain, verify, audit and bench, with typed results. The command line only renders these."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from typing import Any
 
 import onnx
 
+from bnfold import manifest as manifests
+from bnfold import record
 from bnfold.attempt import Attempt, Clock, Proof, Prove, Result, culprits
+from bnfold.auditing import Audit, audit
 from bnfold.benchmark import bench
 from bnfold.calls import Functions
 from bnfold.certificate import Certificate, certify
@@ -20,6 +23,7 @@ from bnfold.equivalence import Progress, Settings, verified, verify
 from bnfold.errors import NotEquivalentError
 from bnfold.folding import Folded, Folder, Wishes
 from bnfold.graph import Model
+from bnfold.hashes import Beside
 from bnfold.inputs import InputsLike
 from bnfold.labels import LabelsLike
 from bnfold.merges import is_linear
@@ -30,10 +34,22 @@ from bnfold.results import Affine, Count, Explained, Facts, Merged, Optimized
 from bnfold.runtime import resolve_providers
 from bnfold.solver import Outcome, matches
 from bnfold.source import ModelLike, Source, is_beside, is_external, read_lean, stamp_of, tensor_nbytes
-from bnfold.stage import destination, staged
+from bnfold.stage import Destination, destination, staged
 from bnfold.validity import blames_the_model
 
-__all__ = ["Affine", "Count", "Explained", "Facts", "Optimized", "bench", "explain", "optimize", "verify"]
+__all__ = [
+    "Affine",
+    "Audit",
+    "Count",
+    "Explained",
+    "Facts",
+    "Optimized",
+    "audit",
+    "bench",
+    "explain",
+    "optimize",
+    "verify",
+]
 
 BATCHNORM = "BatchNormalization"
 
@@ -92,6 +108,7 @@ def optimize(
     tf32: bool = False,
     force: bool = False,
     strict: bool = False,
+    manifest: bool = True,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Optimized:
@@ -116,6 +133,8 @@ def optimize(
         tf32: let CUDA round float32 products to TF32.
         force: overwrite an existing output.
         strict: raise where a fold failed verification, also when the rest could be written without it.
+        manifest: write `OUTPUT.manifest.json` beside the output, which :func:`audit` proves anew. There is none for a
+            ModelProto of more than 2 GB.
         dry_run: do everything but write.
         progress: called with one line for every step.
 
@@ -129,6 +148,22 @@ def optimize(
     wishes = Wishes(tuple(keep), tuple(only), merge=merge)
     if verify and (providers or provider_options):
         resolve_providers(providers, provider_options)
+    asked = manifests.options(
+        verify=verify,
+        merge=merge,
+        keep=wishes.keep,
+        only=wishes.only,
+        strict=strict,
+        providers=providers,
+        provider_options=provider_options,
+        inputs=inputs,
+        preprocess=preprocess,
+        labels=labels,
+        shapes=shapes,
+        samples=samples,
+        seed=seed,
+        tf32=tf32,
+    )
     settings = Settings(
         providers=providers,
         provider_options=provider_options,
@@ -142,8 +177,7 @@ def optimize(
         locate=False,
     )
     source = read_lean(model)
-    path = Path(output) if output is not None else _default_output(source)
-    where = None if path is None else destination(source, path, force or dry_run)
+    where = _destination(source, output, force or dry_run, manifest and not dry_run)
     say("reading")
     folder = Folder(given := Model(source))
     clock.lap("read")
@@ -177,36 +211,46 @@ def optimize(
         with staged(where) as stage:
             result = attempt.on_disk(stage)
             if result.proof.ok:
+                record.tell(
+                    stage,
+                    source,
+                    digests,
+                    options=asked,
+                    rewrite=attempt.found.rewrite,
+                    result=result,
+                    before=folder.functions,
+                    warnings=_warnings(attempt.found, wishes, dropped, too_noisy),
+                )
                 stage.keep()
             return result
 
     limits = [] if strict else list(STRICTER)
-    attempt, too_noisy = fold(set()), False
-    while not (result := carry_out(attempt)).proof.ok:
-        gentler = _gentler(attempt, fold, limits) if result.proof.exact else None
-        if gentler is not None:
-            attempt, too_noisy = gentler, True
-            continue
-        # What the certificate sees it sees at once: nothing has to run before the rest is proved again.
-        prove = partial(proved, final=False) if result.proof.certified else certified
-        guilty = culprits(partial(fold, prove=prove), say)
-        if not guilty or strict:
-            raise NotEquivalentError(_failure(result.proof, guilty, source))
-        dropped |= dict.fromkeys(guilty, result.proof.exact)
+    with Beside(where.stamps if where is not None and where.with_manifest else ()) as digests:
         attempt, too_noisy = fold(set()), False
-    found = attempt.found
+        while not (result := carry_out(attempt)).proof.ok:
+            gentler = _gentler(attempt, fold, limits) if result.proof.exact else None
+            if gentler is not None:
+                attempt, too_noisy = gentler, True
+                continue
+            # What the certificate sees it sees at once: nothing has to run before the rest is proved again.
+            prove = partial(proved, final=False) if result.proof.certified else certified
+            guilty = culprits(partial(fold, prove=prove), say)
+            if not guilty or strict:
+                raise NotEquivalentError(_failure(result.proof, guilty, source))
+            dropped |= dict.fromkeys(guilty, result.proof.exact)
+            attempt, too_noisy = fold(set()), False
     after = Functions(result.proto)
     written = None if where is None or dry_run else where.path
     return Optimized(
         _facts(source, folder.functions, after, written),
         Count(folder.functions.count(BATCHNORM), after.count(BATCHNORM)),
-        _affines(folder, found),
-        _merged(found),
+        _affines(folder, attempt.found),
+        _merged(attempt.found),
         clock.laps,
-        _unmatched(found, wishes) + _left_out(dropped, too_noisy),
+        _warnings(attempt.found, wishes, dropped, too_noisy),
         result.proof.certificate,
         result.proof.verification,
-        witness_of(found.rewrite),
+        witness_of(attempt.found.rewrite),
         written,
         result.proto if where is None else None,
     )
@@ -225,6 +269,11 @@ def _gentler(attempt: Attempt, fold: Callable[[set[str], float], Attempt], limit
         if other.changes != attempt.changes:
             return other
     return None
+
+
+def _warnings(found: Folded, wishes: Wishes, dropped: Mapping[str, bool], too_noisy: bool) -> tuple[str, ...]:
+    """What the caller should know."""
+    return _unmatched(found, wishes) + _left_out(dropped, too_noisy)
 
 
 def _left_out(dropped: Mapping[str, bool], too_noisy: bool) -> tuple[str, ...]:
@@ -251,11 +300,15 @@ def _failure(proof: Proof, guilty: Sequence[str], source: Source) -> str:
     return f"{source.label}: {fault}{problem}; nothing was written"
 
 
-def _default_output(source: Source) -> Path | None:
-    if source.path is None:
-        return None
-    stem = source.path.name.removesuffix(".onnx")
-    return source.path.with_name(f"{stem}.folded.onnx")
+def _destination(
+    source: Source, output: str | os.PathLike[str] | None, force: bool, with_manifest: bool
+) -> Destination | None:
+    """Where the result goes; None where it stays in memory. Raises as `destination` does."""
+    if output is None:
+        if source.path is None:
+            return None
+        output = source.path.with_name(f"{source.path.name.removesuffix('.onnx')}.folded.onnx")
+    return destination(source, Path(output), force, with_manifest)
 
 
 def _affines(folder: Folder, found: Folded) -> tuple[Affine, ...]:

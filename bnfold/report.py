@@ -9,13 +9,26 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bnfold import stays
-from bnfold.api import Affine, Explained, Optimized
+from bnfold.api import Affine, Audit, Explained, Optimized
 from bnfold.bench_text import benchmark
+from bnfold.certificate import Certificate
 from bnfold.lines import BAD, FAINT, GOOD, LOUD, Line, clean, console, fact, line, show, size
 from bnfold.reasons import plural
 from bnfold.verify_text import algebra, summary, verdict, verification
 
-__all__ = ["Line", "benchmark", "clean", "console", "explained", "optimized", "show", "size", "verdict", "verification"]
+__all__ = [
+    "Line",
+    "audited",
+    "benchmark",
+    "clean",
+    "console",
+    "explained",
+    "optimized",
+    "show",
+    "size",
+    "verdict",
+    "verification",
+]
 
 BATCHNORM = "BatchNormalization"
 
@@ -41,6 +54,18 @@ def optimized(result: Optimized, verbose: bool = False) -> list[Line]:
     """What was folded, how it was proved, and why the rest stays."""
     lines = [_title(result), *_counts(result), *_proof(result), _time(result.timing)]
     return [*lines, *_warnings(result.warnings), *_affines(result, "folded", verbose), *_merges(result, verbose)]
+
+
+def audited(result: Audit) -> list[Line]:
+    """What a manifest says, and what still holds of it."""
+    lines = [line(f"{result.optimized} against {result.original}, by {result.manifest}", "bold")]
+    lines.append(fact("made by", ", ".join(f"{name} {found}" for name, found in result.made_by.items() if found)))
+    if result.certificate is not None:
+        lines += [fact("hashes", "hold", GOOD), _certified(result.certificate)]
+    lines += [fact("problem", problem, BAD) for problem in result.problems[:LISTED]]
+    lines.append(fact("time", f"{result.seconds:.1f} s"))
+    said = f"different: {result.problems[0]}" if result.problems else "equivalent: every hash and the certificate hold"
+    return [*lines, fact("verdict", said, BAD if result.problems else GOOD)]
 
 
 def _title(result: Explained) -> Line:
@@ -81,11 +106,15 @@ def _proof(result: Optimized) -> Iterator[Line]:
             yield fact("algebra", algebra(run.algebra), GOOD if run.algebra.passed else BAD)
     else:
         yield fact("verified", "no, as asked (--no-verify)", LOUD)
+    yield _certified(certificate)
+
+
+def _certified(certificate: Certificate) -> Line:
     verdict = "holds" if certificate.ok else "FAILS"
     done = (
         f"{verdict}: {plural(certificate.checked, 'node')} re-proved, {plural(certificate.constants, 'constant')} exact"
     )
-    yield fact("certificate", done, GOOD if certificate.ok else BAD)
+    return fact("certificate", done, GOOD if certificate.ok else BAD)
 
 
 def _time(timing: Mapping[str, float]) -> Line:

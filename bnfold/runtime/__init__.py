@@ -16,6 +16,7 @@ from bnfold.runtime.loading import (
     TENSORRT,
     both_runtimes_installed,
     import_onnxruntime,
+    runtime_version,
 )
 from bnfold.runtime.options import provider_list, provider_options
 from bnfold.runtime.session import CannotRun, Session
@@ -35,5 +36,6 @@ __all__ = [
     "provider_list",
     "provider_options",
     "resolve_providers",
+    "runtime_version",
     "unavailable",
 ]
