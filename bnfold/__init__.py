@@ -10,11 +10,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bnfold.api import Explained, Optimized, bench, explain, optimize, verify
+    from bnfold.api import Audit, Explained, Optimized, audit, bench, explain, optimize, verify
     from bnfold.deployment import Deployed, deploy
     from bnfold.errors import BnfoldError
 
-__all__ = ["BnfoldError", "Deployed", "Explained", "Optimized", "bench", "deploy", "explain", "optimize", "verify"]
+__all__ = [
+    "Audit",
+    "BnfoldError",
+    "Deployed",
+    "Explained",
+    "Optimized",
+    "audit",
+    "bench",
+    "deploy",
+    "explain",
+    "optimize",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The library: optimize, explain, verify and bench a model, with typed results. The command line only renders these."""
+"""The library: optimize, explain, verify, audit and bench, with typed results. The command line only renders these."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from typing import Any
 
 import onnx
 
+from bnfold import manifest as manifests
+from bnfold import record
 from bnfold.attempt import Attempt, Clock, Proof, Prove, Result, culprits
+from bnfold.auditing import Audit, audit
 from bnfold.benchmark import bench
 from bnfold.calls import Functions
 from bnfold.certificate import Certificate, certify
@@ -22,6 +25,7 @@ from bnfold.errors import NotEquivalentError
 from bnfold.folding import Folded, Folder, Wishes
 from bnfold.graph import Model
 from bnfold.guards import BITS
+from bnfold.hashes import Beside
 from bnfold.inputs import InputsLike
 from bnfold.labels import LabelsLike
 from bnfold.merges import is_linear
@@ -33,10 +37,23 @@ from bnfold.results import Affine, Count, Explained, Facts, Merged, Optimized, P
 from bnfold.runtime import resolve_providers
 from bnfold.solver import Outcome, matches
 from bnfold.source import ModelLike, Source, is_beside, is_external, read_lean, stamp_of, tensor_nbytes
-from bnfold.stage import destination
+from bnfold.stage import Destination, Staged, destination
 from bnfold.validity import blames_the_model
+from bnfold.witness import Witness
 
-__all__ = ["Affine", "Count", "Explained", "Facts", "Optimized", "bench", "explain", "optimize", "verify"]
+__all__ = [
+    "Affine",
+    "Audit",
+    "Count",
+    "Explained",
+    "Facts",
+    "Optimized",
+    "audit",
+    "bench",
+    "explain",
+    "optimize",
+    "verify",
+]
 
 BATCHNORM = "BatchNormalization"
 
@@ -97,6 +114,7 @@ def optimize(
     tf32: bool = False,
     force: bool = False,
     strict: bool = False,
+    manifest: bool = True,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Optimized:
@@ -124,6 +142,8 @@ def optimize(
         tf32: let CUDA round float32 products to TF32.
         force: overwrite an existing output.
         strict: raise where a fold failed verification, also when the rest could be written without it.
+        manifest: write `OUTPUT.manifest.json` beside the output, which :func:`audit` proves anew. There is none for a
+            ModelProto of more than 2 GB.
         dry_run: do everything but write.
         progress: called with one line for every step.
 
@@ -138,6 +158,24 @@ def optimize(
     wishes = Wishes(tuple(keep), tuple(only), merge=merge, inline=bool(type_))
     if verify and (providers or provider_options):
         resolve_providers(providers, provider_options)
+    asked = manifests.options(
+        verify=verify,
+        merge=merge,
+        keep=wishes.keep,
+        only=wishes.only,
+        strict=strict,
+        providers=providers,
+        provider_options=provider_options,
+        inputs=inputs,
+        preprocess=preprocess,
+        labels=labels,
+        shapes=shapes,
+        samples=samples,
+        seed=seed,
+        tf32=tf32,
+        precision=precision,
+        keep_fp32=keep_fp32,
+    )
     settings = Settings(
         providers=providers,
         provider_options=provider_options,
@@ -151,14 +189,14 @@ def optimize(
         locate=False,
     )
     source = read_lean(model)
-    path = Path(output) if output is not None else _default_output(source, precision)
-    where = None if path is None else destination(source, path, force or dry_run)
+    where = _destination(source, output, precision, force or dry_run, manifest and not dry_run)
     say("reading")
     folder = Folder(given := Model(source))
     clock.lap("read")
     place = None if dry_run else where
-    wanted = Wanted(type_, keep_fp32)
-    converter = Converter(given, wanted, settings if verify else None, place, clock, say) if type_ else None
+    converter = (
+        Converter(given, Wanted(type_, keep_fp32), settings if verify else None, place, clock, say) if type_ else None
+    )
 
     def certified(optimized: ModelLike, base_dir: Path | None, rewrite: Rewrite) -> Proof:
         say("certifying")
@@ -170,8 +208,8 @@ def optimize(
         proof = certified(optimized, base_dir, rewrite)
         if not proof.ok or not verify:
             return proof
-        asked = settings if final and not type_ else replace(settings, labels=None)
-        run = verified(source.path or model, optimized, asked, progress, fold=rewrite)
+        wanted = settings if final and not type_ else replace(settings, labels=None)
+        run = verified(source.path or model, optimized, wanted, progress, fold=rewrite)
         clock.lap("verify")
         return Proof(proof.certificate, run)
 
@@ -185,29 +223,51 @@ def optimize(
         clock.lap("solve")
         return Attempt(found, prove, clock, say, converter)
 
+    def tell(stage: Staged, attempt: Attempt, result: Result) -> None:
+        record.tell(
+            stage,
+            source,
+            digests,
+            options=asked,
+            witness=_witness(attempt, result),
+            copied=attempt.found.rewrite.is_empty and result.converted is None,
+            result=result,
+            before=folder.functions,
+            warnings=warned(attempt, result),
+        )
+
+    def warned(attempt: Attempt, result: Result) -> tuple[str, ...]:
+        own = result.converted.warnings if result.converted else ()
+        return _unmatched(attempt.found, wishes) + _left_out(dropped, too_noisy) + own
+
     limits = [] if strict else [bits for bits in STRICTER if bits < usual]
-    attempt, too_noisy = fold(set()), False
-    while not (result := attempt.carried_out(place)).proof.ok:
-        gentler = _gentler(attempt, fold, limits) if result.proof.exact else None
-        if gentler is not None:
-            attempt, too_noisy = gentler, True
-            continue
-        # What the certificate sees it sees at once: nothing has to run before the rest is proved again.
-        prove = partial(proved, final=False) if result.proof.certified else certified
-        guilty = culprits(partial(fold, prove=prove), say)
-        if not guilty or strict:
-            raise NotEquivalentError(_failure(result.proof.told, guilty, source))
-        dropped |= dict.fromkeys(guilty, result.proof.exact)
+    with Beside(place.stamps if place is not None and place.with_manifest else ()) as digests:
         attempt, too_noisy = fold(set()), False
-    warnings = _unmatched(attempt.found, wishes) + _left_out(dropped, too_noisy)
+        while not (result := attempt.carried_out(place, tell)).proof.ok:
+            gentler = _gentler(attempt, fold, limits) if result.proof.exact else None
+            if gentler is not None:
+                attempt, too_noisy = gentler, True
+                continue
+            # What the certificate sees it sees at once: nothing has to run before the rest is proved again.
+            prove = partial(proved, final=False) if result.proof.certified else certified
+            guilty = culprits(partial(fold, prove=prove), say)
+            if not guilty or strict:
+                raise NotEquivalentError(_failure(result.proof.told, guilty, source))
+            dropped |= dict.fromkeys(guilty, result.proof.exact)
+            attempt, too_noisy = fold(set()), False
     done = _optimized(folder, attempt, result, place.path if place else None, precision)
-    return replace(done, warnings=warnings + done.warnings, proto=result.proto if where is None else None)
+    return replace(done, warnings=warned(attempt, result), proto=result.proto if where is None else None)
+
+
+def _witness(attempt: Attempt, result: Result) -> Witness:
+    found, made = witness_of(attempt.found.rewrite), result.converted
+    return replace(found, narrowed=made.witness) if made else found
 
 
 def _optimized(folder: Folder, attempt: Attempt, result: Result, written: Path | None, precision: str) -> Optimized:
     """What there is to say of a result that was proved, and written unless `written` is None."""
     found, made = attempt.found, result.converted
-    source, proof = folder.given.source, result.proof.converted or result.proof
+    source, proof = folder.given.source, result.proof.final
     after = Functions(result.proto)
     return Optimized(
         _facts(source, folder.functions, after, written),
@@ -215,10 +275,10 @@ def _optimized(folder: Folder, attempt: Attempt, result: Result, written: Path |
         _affines(folder, found),
         _merged(found),
         attempt.clock.laps,
-        made.warnings if made else (),
+        (),
         proof.certificate,
         proof.verification,
-        replace(witness_of(found.rewrite), narrowed=made.witness) if made else witness_of(found.rewrite),
+        _witness(attempt, result),
         written,
         None,
         None if made is None else _precision(precision, made, result.proof),
@@ -269,11 +329,16 @@ def _failure(proof: Proof, guilty: Sequence[str], source: Source) -> str:
     return f"{source.label}: {fault}{problem}; nothing was written"
 
 
-def _default_output(source: Source, precision: str) -> Path | None:
-    if source.path is None:
-        return None
-    stem = source.path.name.removesuffix(".onnx")
-    return source.path.with_name(f"{stem}.folded.onnx" if precision == FP32 else f"{stem}.folded.{precision}.onnx")
+def _destination(
+    source: Source, output: str | os.PathLike[str] | None, precision: str, force: bool, with_manifest: bool
+) -> Destination | None:
+    """Where the result goes; None where it stays in memory. Raises as `destination` does."""
+    if output is None:
+        if source.path is None:
+            return None
+        kind = "" if precision == FP32 else f".{precision}"
+        output = source.path.with_name(f"{source.path.name.removesuffix('.onnx')}.folded{kind}.onnx")
+    return destination(source, Path(output), force, with_manifest)
 
 
 def _affines(folder: Folder, found: Folded) -> tuple[Affine, ...]:

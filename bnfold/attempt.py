@@ -65,6 +65,11 @@ class Proof:
         return own and (self.converted is None or self.converted.ok)
 
     @property
+    def final(self) -> Proof:
+        """What was found about what is written."""
+        return self.converted or self
+
+    @property
     def told(self) -> Proof:
         """The part that speaks against the fold, or else that of what is written."""
         own_fails = self.converted is None or not replace(self, converted=None).ok
@@ -110,13 +115,14 @@ class Attempt:
         """Labels of the nodes that leave, and of the last node of every merge."""
         return self.found.changes
 
-    def carried_out(self, place: Destination | None) -> Result:
-        """Fold and prove, and move the result into place where it is right; all in memory for no place."""
+    def carried_out(self, place: Destination | None, tell: Callable[[Staged, Attempt, Result], None]) -> Result:
+        """Fold and prove; where the result is right, `tell` of it and move it into place. In memory for no place."""
         if place is None:
             return self.in_memory()
         with staged(place) as stage:
             result = self.on_disk(stage)
             if result.proof.ok:
+                tell(stage, self, result)
                 stage.keep()
             return result
 

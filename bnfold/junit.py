@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from xml.etree import ElementTree as ET
 
+from bnfold.auditing import Audit
 from bnfold.documents import Failed, Pair
 from bnfold.equivalence.algebra import Algebra
 from bnfold.equivalence.check import OutputCheck
@@ -49,11 +50,13 @@ class Suite:
     """Warnings and notes, a line each."""
 
 
-def suite(result: Explained | Pair | Failed, command: str) -> Suite:
+def suite(result: Explained | Pair | Audit | Failed, command: str) -> Suite:
     """The suite of one result of `optimize` or `verify`."""
     if isinstance(result, Failed):
         outcome = FAILURE if result.exit_code == 3 else ERROR
         return Suite(result.model or "bnfold", command, (Case(command, outcome, result.message),))
+    if isinstance(result, Audit):
+        return _audited(result, command)
     if isinstance(result, Explained):
         assert isinstance(result, Optimized), "explain checks nothing"
         return _optimized(result, command)
@@ -61,6 +64,17 @@ def suite(result: Explained | Pair | Failed, command: str) -> Suite:
     assert isinstance(run, Verification), "bench checks nothing"
     properties = {"original": result.original, "optimized": result.optimized, **_properties(run)}
     return Suite(result.optimized, command, tuple(_verified(run)), run.seconds, properties, _said(run))
+
+
+def _audited(result: Audit, command: str) -> Suite:
+    """Hashes, and the certificate where the files are those of the manifest."""
+    found, problems = result.certificate, "\n".join(result.problems)
+    others = FAILURE if problems else PASSED
+    cases = [Case("manifest", PASSED if found is not None and not found.ok else others, problems, result.seconds)]
+    if found is not None:
+        cases.append(Case("certificate", PASSED if found.ok else FAILURE, "\n".join(map(str, found.failures))))
+    properties = {"manifest": str(result.manifest), "original": str(result.original)}
+    return Suite(str(result.optimized), command, tuple(cases), result.seconds, properties)
 
 
 def _optimized(result: Optimized, command: str) -> Suite:

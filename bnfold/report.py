@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bnfold import stays
-from bnfold.api import Affine, Explained, Optimized
+from bnfold.api import Affine, Audit, Explained, Optimized
 from bnfold.bench_text import benchmark
+from bnfold.certificate import Certificate
 from bnfold.deploy_text import deployed
 from bnfold.equivalence.result import Verification
 from bnfold.lines import BAD, FAINT, GOOD, LOUD, Line, clean, console, fact, line, show, size
@@ -21,6 +22,7 @@ from bnfold.verify_text import algebra, apart, error_label, summary, verdict, ve
 
 __all__ = [
     "Line",
+    "audited",
     "benchmark",
     "clean",
     "console",
@@ -58,6 +60,18 @@ def optimized(result: Optimized, verbose: bool = False) -> list[Line]:
     lines = [_title(result), *_counts(result), *_precision(result), *_proof(result), _time(result.timing)]
     lines += [*_warnings(result.warnings), *_affines(result, "folded", verbose), *_merges(result, verbose)]
     return [*lines, *(_in_float32(result.precision.kept, verbose) if result.precision else ())]
+
+
+def audited(result: Audit) -> list[Line]:
+    """What a manifest says, and what still holds of it."""
+    lines = [line(f"{result.optimized} against {result.original}, by {result.manifest}", "bold")]
+    lines.append(fact("made by", ", ".join(f"{name} {found}" for name, found in result.made_by.items() if found)))
+    if result.certificate is not None:
+        lines += [fact("hashes", "hold", GOOD), _certified(result.certificate)]
+    lines += [fact("problem", problem, BAD) for problem in result.problems[:LISTED]]
+    lines.append(fact("time", f"{result.seconds:.1f} s"))
+    said = f"different: {result.problems[0]}" if result.problems else "equivalent: every hash and the certificate hold"
+    return [*lines, fact("verdict", said, BAD if result.problems else GOOD)]
 
 
 def _title(result: Explained) -> Line:
@@ -98,11 +112,15 @@ def _proof(result: Optimized) -> Iterator[Line]:
             yield fact("algebra", algebra(run.algebra), GOOD if run.algebra.passed else BAD)
     else:
         yield fact("verified", "no, as asked (--no-verify)", LOUD)
+    yield _certified(certificate)
+
+
+def _certified(certificate: Certificate) -> Line:
     verdict = "holds" if certificate.ok else "FAILS"
     done = (
         f"{verdict}: {plural(certificate.checked, 'node')} re-proved, {plural(certificate.constants, 'constant')} exact"
     )
-    yield fact("certificate", done, GOOD if certificate.ok else BAD)
+    return fact("certificate", done, GOOD if certificate.ok else BAD)
 
 
 def _precision(result: Optimized) -> Iterator[Line]:

@@ -2,6 +2,8 @@
 
 Files are written to a hidden folder beside the output, synced, then moved into place, external data first. Between two
 moves there is never a model at the output's name whose external data is another's: an old one is taken away before.
+Nor is there a manifest of another model: an old one goes before anything moves, the new one comes before a model that
+is new, and after one that takes the place of an older model at once.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from bnfold import temporary
+from bnfold import manifest, temporary
 from bnfold.errors import ModelError, OutputError, UsageError
+from bnfold.hashes import Digest, watched
 from bnfold.patch import tensors
 from bnfold.source import ExternalRange, Source, Stamp, external_range, is_beside, stamp_of
 
@@ -27,6 +30,12 @@ class Destination:
     force: bool = False
     stamps: dict[Path, Stamp | None] = field(default_factory=dict)
     """The files of the original, as they were when they were first looked at."""
+    with_manifest: bool = False
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest beside the output."""
+        return manifest.path_for(self.path)
 
     @property
     def sidecar(self) -> Path:
@@ -42,6 +51,13 @@ class Destination:
         for path in (self.path, *others):
             if os.path.lexists(path) and not self.force:
                 raise OutputError(f"{path} exists; use --force to overwrite it, or another name with -o")
+        if self.with_manifest and os.path.lexists(self.manifest) and not (self.force or self.has_old_manifest):
+            raise OutputError(f"{self.manifest} exists, and is no manifest; use --force to overwrite it")
+
+    @property
+    def has_old_manifest(self) -> bool:
+        """Whether the manifest of another model, or of one that is gone, lies there."""
+        return manifest.is_manifest(self.manifest)
 
     def check_unchanged(self) -> None:
         """See that what was read is still there, so that the output is proved against what the input is.
@@ -54,8 +70,8 @@ class Destination:
                 raise ModelError(f"{path} changed while it was read, or is gone; nothing was written, try again")
 
 
-def destination(source: Source, output: Path, force: bool) -> Destination:
-    """Check that the output may be written, before any work is done.
+def destination(source: Source, output: Path, force: bool, with_manifest: bool = False) -> Destination:
+    """Check that the output may be written, and its manifest if there shall be one, before any work is done.
 
     Raises:
         UsageError: it is the input, or a file that the input needs.
@@ -65,10 +81,12 @@ def destination(source: Source, output: Path, force: bool) -> Destination:
         {} if source.path is None else {source.path: source.stamp or stamp_of(source.path)}
     )
     stamps |= {place.path: stamp_of(place.path) for place in external_data(source)}
-    found = Destination(output, force, stamps)
-    if output.is_dir():
-        raise OutputError(f"{output} is a folder; give a file name with -o")
-    if {found.path.resolve(), found.sidecar.resolve()} & {path.resolve() for path in stamps}:
+    found = Destination(output, force, stamps, with_manifest)
+    for path in (output, found.manifest) if with_manifest else (output,):
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; give a file name with -o")
+    written = (found.path, found.sidecar, found.manifest)
+    if {path.resolve() for path in written} & {path.resolve() for path in stamps}:
         raise UsageError(f"{output} would overwrite the input; choose another name with -o")
     found.check_free(*([found.sidecar] if len(stamps) > 1 else []))
     if not output.parent.is_dir():
@@ -95,6 +113,8 @@ class Staged:
         self.where = where
         self.folder = folder
         self._files: list[Path] = []
+        self.digests: dict[Path, Digest] = {}
+        """Of the files that were created, by name, where there will be a manifest."""
 
     @property
     def path(self) -> Path:
@@ -113,28 +133,47 @@ class Staged:
             staged.parent.mkdir(parents=True, exist_ok=True)
             self._files.append(Path(name))
             with staged.open("wb") as file:
-                yield file
+                if self.where.with_manifest:
+                    with watched(file, self.digests, Path(name)) as through:
+                        yield through
+                else:
+                    yield file
                 file.flush()
                 os.fsync(file.fileno())
 
+    def tell(self, text: str) -> None:
+        """Put a manifest beside the model.
+
+        Raises:
+            OutputError: the disk is full, or the folder cannot be written to.
+        """
+        with self.create(self.where.manifest.name) as file:
+            file.write(text.encode())
+
     def keep(self) -> None:
-        """Move everything into place: external data first, the model last.
+        """Move everything into place: external data first, the model last, unless it replaces one at once.
 
         Raises:
             ModelError: the original is not any more what it was.
             OutputError: another run was faster, or the folder cannot be written to any more.
         """
-        output, folder = self.where.path, self.where.path.parent
+        output, told, folder = self.where.path, self.where.manifest, self.where.path.parent
         self.where.check_unchanged()
         with _writing(output), temporary.alone(folder):
-            data = [name for name in self._files if name != Path(output.name)]
+            data = [name for name in self._files if name not in (Path(output.name), Path(told.name))]
             self.where.check_free(*(folder / name for name in data))
+            if self.where.with_manifest or self.where.has_old_manifest:
+                told.unlink(missing_ok=True)
             if any((folder / name).exists() for name in data):
                 output.unlink(missing_ok=True)  # it may need what is overwritten now
             for name in data:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (self.folder / name).replace(folder / name)
-            self.path.replace(output)
+            moves = [Path(output.name)]
+            if Path(told.name) in self._files:
+                moves.insert(len(moves) if os.path.lexists(output) else 0, Path(told.name))
+            for name in moves:
+                (self.folder / name).replace(folder / name)
 
 
 @contextlib.contextmanager

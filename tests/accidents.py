@@ -7,8 +7,8 @@
     python -m tests.accidents full FOLDER       on a small file system that is mounted there
 
 After each: the input is what it was; at the output's name there is nothing, what was there before, or the whole result;
-the next run cleans up. Prints how many accidents there were; exits 1 with the first that went wrong. BNFOLD_VERBOSE=1
-prints every one.
+a manifest beside it is its own; the next run cleans up. Prints how many accidents there were; exits 1 with the first
+that went wrong. BNFOLD_VERBOSE=1 prints every one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ import numpy as np
 import onnx
 
 import bnfold
+from bnfold import manifest
 from bnfold.errors import BnfoldError
+from bnfold.hashes import digest
 from tests.program import foldable, listing, plain, saved, stubborn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,6 +103,8 @@ class Case:
         assert listing(self.folder / "in") == self.inputs, "the input changed"
         if self.output.exists():
             assert content(self.output) in self.allowed, "the output is neither the old nor the new one"
+            told = manifest.path_for(self.output)
+            assert not told.exists() or is_told(self.output, told), "the manifest is another model's"
         seen = {path.name for path in (self.folder / "out").iterdir() if not path.name.startswith(".")}
         assert seen <= {*self.before, *self.after}, f"{seen} at the output"
 
@@ -109,6 +113,12 @@ class Case:
         self.run()
         assert listing(self.folder / "out") == {**self.before, **self.after}, "the next run left something behind"
         assert content(self.output) == self.allowed[-1]
+
+
+def is_told(model: Path, told: Path) -> bool:
+    """Whether a manifest is of just this file and its external data."""
+    found = manifest.read(told).optimized
+    return all(digest(model.parent / name) == each for name, each in [(model.name, found.digest), *found.data.items()])
 
 
 def content(path: Path) -> bytes:

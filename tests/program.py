@@ -100,3 +100,8 @@ def listing(folder: Path) -> dict[str, bytes]:
 def names(folder: Path) -> list[str]:
     """What lies in a folder, hidden or not."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def model_files(folder: Path) -> list[str]:
+    """Every file below a folder, but for manifests."""
+    return [name for name in listing(folder) if not name.endswith(".manifest.json")]

@@ -23,7 +23,7 @@ import bnfold
 from bnfold import temporary
 from bnfold.errors import ModelError, OutputError
 from tests.accidents import ROOT
-from tests.program import foldable, listing, names, plain, saved, stubborn
+from tests.program import foldable, listing, model_files, names, plain, saved, stubborn
 
 PROGRAM = [sys.executable, "-m", "tests.accidents"]
 
@@ -171,7 +171,7 @@ def test_data_of_another_model_in_the_folder_of_the_output(tmp_path: Path) -> No
     result = bnfold.optimize(path, tmp_path / "out" / "model.onnx")
     assert result.output is not None and onnx.load(result.output).graph == onnx.load(path).graph
     assert (tmp_path / "out" / "model.bin").read_text() == "another's"
-    assert names(tmp_path / "out") == ["model.bin", "model.onnx", "model.onnx.data"]
+    assert model_files(tmp_path / "out") == ["model.bin", "model.onnx", "model.onnx.data"]
 
 
 # -------------------------------------------------------------------------------------------------------------- links
@@ -210,7 +210,7 @@ def test_what_a_run_that_died_has_left_is_removed_by_the_next(tmp_path: Path) ->
     for name in others:
         (tmp_path / name).write_text("not ours")
     bnfold.optimize(path, verify=False)
-    assert names(tmp_path) == sorted([*others, "model.folded.onnx", "model.onnx"])
+    assert model_files(tmp_path) == sorted([*others, "model.folded.onnx", "model.onnx"])
 
 
 def test_what_lives_is_left_alone(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_what_lives_is_left_alone(tmp_path: Path) -> None:
     with temporary.folder(tmp_path / "model.folded.onnx") as folder, temporary.file(path) as file:
         bnfold.optimize(path, verify=False)
         assert folder.is_dir() and file.is_file()
-    assert names(tmp_path) == ["model.folded.onnx", "model.onnx"]
+    assert model_files(tmp_path) == ["model.folded.onnx", "model.onnx"]
 
 
 def test_a_folder_that_is_swept_before_it_is_locked_is_made_anew(

@@ -20,7 +20,7 @@ from bnfold import api, folding
 from bnfold.cli import main
 from bnfold.errors import NotEquivalentError
 from tests.builder import Builder
-from tests.program import bnfold, complaint, different, foldable, listing, names, plain, saved, stubborn
+from tests.program import bnfold, complaint, different, foldable, model_files, names, plain, saved, stubborn
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = [sys.executable, "-m", "bnfold"]
@@ -103,7 +103,7 @@ def test_optimize_into_a_file_and_into_a_folder(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     assert bnfold("optimize", model, "-o", tmp_path / "there").code == 0
     assert bnfold("optimize", model, "-o", f"{tmp_path / 'new'}/").code == 0
-    assert set(listing(tmp_path)) == {"model.onnx", "a.onnx", "there/model.onnx", "new/model.onnx"}
+    assert set(model_files(tmp_path)) == {"model.onnx", "a.onnx", "there/model.onnx", "new/model.onnx"}
 
 
 def test_force_overwrites(pair: tuple[Path, Path]) -> None:
@@ -246,7 +246,7 @@ def test_a_folder_of_models_and_one_is_bad(zoo: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = bnfold("optimize", zoo, "-o", out, "--json", tmp_path / "report.json")
     assert done.code == 1
-    assert set(listing(out)) == {"a.onnx", "d.onnx", "inner/c.onnx"}
+    assert set(model_files(out)) == {"a.onnx", "d.onnx", "inner/c.onnx"}
     assert done.out.split() == [str(out / name) for name in ("a.onnx", "d.onnx", "inner/c.onnx")]
     assert "b.onnx is not an ONNX model" in done.err
     assert done.err.endswith("bnfold: 3 of 4 models done\n")
@@ -284,7 +284,7 @@ def test_the_worst_code_wins(zoo: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(api, "optimize", sometimes)
     done = bnfold("optimize", zoo, "-o", tmp_path / "out", "--no-verify")
-    assert (done.code, set(listing(tmp_path / "out"))) == (3, {"d.onnx", "inner/c.onnx"})
+    assert (done.code, set(model_files(tmp_path / "out"))) == (3, {"d.onnx", "inner/c.onnx"})
 
 
 # -------------------------------------------------------------------------------------------- explain, verify and bench

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,11 @@ def image(b: Builder, channels: int = 4, *sizes: int | str, batch: int = 2) -> s
 
 def zeros(b: Builder, x: str, *pads: int, value: float = 0.0) -> str:
     return b.node("Pad", x, b.constant([0, 0, *pads[:2], 0, 0, *pads[2:]]), b.constant(value))
+
+
+def with_dropout(channels: int, b: Builder) -> str:
+    x = image(b, channels)
+    return b.node("Add", b.conv(x, channels, 3, group=channels, **SAME), b.dropout(x, training=False))
 
 
 def repvgg(b: Builder, x: str, stride: int = 1, bias: bool = False) -> str:
@@ -398,9 +404,7 @@ CHAINS = [
     *(
         Row(
             f"Dropout at inference, {channels} channels, opset {opset}",
-            lambda b, channels=channels: b.node(
-                "Add", b.conv(image(b, channels), channels, 3, group=channels, **SAME), b.dropout("x", training=False)
-            ),
+            partial(with_dropout, channels),
             "Conv",
             opset=opset,
         )

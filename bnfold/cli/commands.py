@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from bnfold.cli.deploy import deploy
 from bnfold.cli.options import (
@@ -28,6 +29,7 @@ from bnfold.cli.options import (
 from bnfold.cli.program import CANNOT, DIFFERENT, Program, complain
 from bnfold.cli.run import Run, progress
 from bnfold.documents import Failed, Pair
+from bnfold.errors import UsageError
 from bnfold.jobs import jobs_of, made
 
 
@@ -63,6 +65,14 @@ def main(context: click.Context) -> None:
 @click.option("--strict", is_flag=True, help="Exit 3 where a fold fails verification, and write nothing.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
+@click.option(
+    "--no-manifest",
+    "manifest",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Write no OUT.manifest.json beside the output.",
+)
 @sampling
 @documents("json", "html", "junit")
 @verbose
@@ -127,8 +137,11 @@ def explain(run: Run, model: Path, verbose: bool, **choice: Any) -> None:
 
 
 @main.command()
-@click.argument("original", type=PATH)
-@click.argument("optimized", type=PATH)
+@click.argument("original", type=PATH, required=False)
+@click.argument("optimized", type=PATH, required=False)
+@click.option(
+    "--manifest", type=PATH, metavar="FILE", help="Prove anew what OPTIMIZED's manifest says, without any runtime."
+)
 @provider
 @provider_option
 @sampling
@@ -139,12 +152,28 @@ def explain(run: Run, model: Path, verbose: bool, **choice: Any) -> None:
 )
 @documents("json", "html", "junit")
 @verbose
-def verify(run: Run, original: Path, optimized: Path, verbose: bool, **options: Any) -> None:
+def verify(
+    run: Run,
+    original: Path | None,
+    optimized: Path | None,
+    *,
+    manifest: Path | None,
+    verbose: bool,
+    **options: Any,
+) -> None:
     """Is OPTIMIZED the same function as ORIGINAL?
 
     The error against float64 must not exceed the original's own rounding noise, on every provider, with ONNX Runtime's
     optimisations off and on. Exits 3 when the two differ.
+
+    With --manifest nothing is run: the hashes of all files and the certificate must hold. The paths are those of the
+    manifest where none are given.
     """
+    if manifest is not None:
+        _audit(run, manifest, original, optimized)
+        return
+    if original is None or optimized is None:
+        raise UsageError("verify needs ORIGINAL and OPTIMIZED, or --manifest FILE")
     run.check_documents([original, optimized])
     import bnfold
     from bnfold import report
@@ -160,6 +189,26 @@ def verify(run: Run, original: Path, optimized: Path, verbose: bool, **options: 
             run.code = DIFFERENT
         elif not result.compared:
             run.code = CANNOT
+    run.write_documents()
+
+
+def _audit(run: Run, manifest: Path, original: Path | None, optimized: Path | None) -> None:
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+        if given and option.name not in ("manifest", "original", "optimized", "verbose", "json", "html", "junit"):
+            raise UsageError(f"{option.opts[0]} does not go with --manifest, which runs nothing")
+    run.check_documents([manifest, original, optimized])
+    import bnfold
+    from bnfold import report
+
+    with run.errors(manifest):
+        result = bnfold.audit(manifest, original, optimized)
+        run.results.append(result)
+        run.report(report.audited(result))
+        run.result(result.status)
+        if not result.passed:
+            run.code = DIFFERENT
     run.write_documents()
 
 

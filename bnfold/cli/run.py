@@ -18,6 +18,7 @@ from bnfold.errors import BnfoldError, UsageError
 
 # numpy, onnx, onnxruntime and rich are imported by the commands that use them: `bnfold --help` stays quick.
 if TYPE_CHECKING:
+    from bnfold.auditing import Audit
     from bnfold.deployment import Deployed
     from bnfold.report import Line
     from bnfold.results import Explained
@@ -31,7 +32,7 @@ class Run:
     def __init__(self, command: str, files: Mapping[str, str | None]) -> None:
         self.command = command
         self.code = DONE
-        self.results: list[Explained | Pair | Failed | Deployed] = []
+        self.results: list[Explained | Pair | Audit | Failed | Deployed] = []
         self.json, self.html, self.junit = (
             Document(f"--{kind}", file) if (file := files.get(kind)) is not None else None
             for kind in ("json", "html", "junit")

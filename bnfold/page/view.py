@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from bnfold import report, stays
+from bnfold.auditing import Audit
 from bnfold.benchmark import Bench
+from bnfold.certificate import Certificate
 from bnfold.documents import Failed, Pair
 from bnfold.equivalence.algebra import Algebra
 from bnfold.equivalence.parting import Parting
@@ -85,8 +87,10 @@ class Section:
     raced: tuple[Raced, ...] = ()
 
 
-def section(result: Explained | Pair | Failed, command: str) -> Section:
+def section(result: Explained | Pair | Audit | Failed, command: str) -> Section:
     """The section of one result."""
+    if isinstance(result, Audit):
+        return _audited(result, command)
     if isinstance(result, Failed):
         title = result.model or "bnfold"
         return Section(command, title, status="failed", tone=BAD, alerts=((BAD, " ".join(result.message.split("\n"))),))
@@ -96,6 +100,15 @@ def section(result: Explained | Pair | Failed, command: str) -> Section:
             return _raced(result.result, command, title, subtitle)
         return _verified(result.result, command, title, subtitle)
     return _folded(result, command)
+
+
+def _audited(result: Audit, command: str) -> Section:
+    made_by = ", ".join(f"{name} {found}" for name, found in result.made_by.items() if found)
+    facts = ("manifest", str(result.manifest)), ("made by", made_by), ("time", f"{result.seconds:.1f} s")
+    alerts = tuple((BAD, problem) for problem in result.problems)
+    shown = () if result.certificate is None else (_certified(result.certificate),)
+    tone, subtitle = GOOD if result.passed else BAD, f"against {result.original}"
+    return Section(command, str(result.optimized), subtitle, result.status, tone, shown, alerts, facts)
 
 
 # ------------------------------------------------------------------------------------------------ optimize and explain
@@ -155,11 +168,14 @@ def _figures(result: Explained) -> Iterator[Figure]:
             note = f"{report.converted(result.precision)}; {count} in float32"
             yield Figure("precision", result.precision.type, note=note)
         if result.certificate is not None:
-            done = f"{plural(result.certificate.checked, 'node')}, {plural(result.certificate.constants, 'constant')}"
-            ok = result.certificate.ok
-            yield Figure("certificate", "holds" if ok else "FAILS", note=done, tone=GOOD if ok else BAD)
+            yield _certified(result.certificate)
         if result.verification is not None:
             yield from figures(result.verification)
+
+
+def _certified(found: Certificate) -> Figure:
+    done = f"{plural(found.checked, 'node')}, {plural(found.constants, 'constant')}"
+    return Figure("certificate", "holds" if found.ok else "FAILS", note=done, tone=GOOD if found.ok else BAD)
 
 
 def _fewer(before: int, after: int) -> str:

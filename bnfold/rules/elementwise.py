@@ -62,7 +62,7 @@ def indifferent(view: View) -> list[Accept]:
 
 
 def drops_nothing(node: Node) -> bool:
-    """Dropout at inference whose mask nobody reads: training_mode absent or a constant false; before opset 7, is_test."""
+    """Dropout at inference whose mask nobody reads: no training_mode, or a constant false; before opset 7, is_test."""
     if any(node.graph.consumers.get(name) or name in node.graph.output_set for name in node.outputs[1:] if name):
         return False
     if node.version < 7:

@@ -17,6 +17,7 @@ from bnfold.runtime.loading import (
     TENSORRT,
     both_runtimes_installed,
     import_onnxruntime,
+    runtime_version,
 )
 from bnfold.runtime.options import provider_list, provider_options
 from bnfold.runtime.session import CannotRun, Session
@@ -36,6 +37,7 @@ __all__ = [
     "provider_list",
     "provider_options",
     "resolve_providers",
+    "runtime_version",
     "save_operators",
     "save_ort_format",
     "unavailable",

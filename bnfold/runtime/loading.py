@@ -57,6 +57,11 @@ def import_onnxruntime() -> Any | None:
     return onnxruntime
 
 
+def runtime_version() -> str | None:
+    """The version of ONNX Runtime here, which is loaded for that; None where it is not installed."""
+    return getattr(import_onnxruntime(), "__version__", None)
+
+
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
     """Nothing reaches stdout or stderr meanwhile, not even from C++: GPU libraries print what ONNX Runtime also raises.

@@ -1,0 +1,110 @@
+"""SHA-256 of files: streamed, beside other work, or while they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+PIECE = 1 << 20
+"""Bytes that are read at once."""
+
+
+class Digest(NamedTuple):
+    """What tells a file's content from any other."""
+
+    size: int
+    sha256: str
+
+    @staticmethod
+    def of(data: bytes) -> Digest:
+        """Of bytes in memory."""
+        return Digest(len(data), hashlib.sha256(data).hexdigest())
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"bytes": self.size, "sha256": self.sha256}
+
+
+def digest(path: Path, stop: threading.Event | None = None) -> Digest:
+    """Of a file; of as much as was read where `stop` is set meanwhile.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found, size, piece = hashlib.sha256(), 0, memoryview(bytearray(PIECE))
+    with path.open("rb", buffering=0) as file:
+        while (stop is None or not stop.is_set()) and (count := file.readinto(piece)):
+            found.update(piece[:count])
+            size += count
+    return Digest(size, found.hexdigest())
+
+
+class Beside:
+    """The digests of files, made by a thread of their own while others work."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths = tuple(paths)
+        self._found: dict[Path, Digest] = {}
+        self._error: OSError | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="bnfold-sha256", daemon=True)
+
+    def _work(self) -> None:
+        try:
+            for path in self._paths:
+                self._found[path] = digest(path, self._stop)
+        except OSError as error:
+            self._error = error
+
+    def result(self) -> Mapping[Path, Digest]:
+        """All of them, by path as given.
+
+        Raises:
+            OSError: one cannot be read.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._found
+
+    def __enter__(self) -> Beside:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class _Watched:
+    """A file, whose content goes through a hash as it is written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def writelines(self, pieces: Iterable[bytes | memoryview]) -> None:
+        for piece in pieces:
+            self.write(piece)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def digest(self) -> Digest:
+        return Digest(self._file.tell(), self._hash.hexdigest())
+
+
+@contextmanager
+def watched(file: IO[bytes], into: dict[Path, Digest], name: Path) -> Iterator[IO[bytes]]:
+    """What to write to instead of `file`, from one end to the other; its digest goes `into` a dict at the end."""
+    made = _Watched(file)
+    yield made  # type: ignore[misc]
+    into[name] = made.digest()
