@@ -18,7 +18,7 @@ class Config:
 
     name: str = "bn-baseline"
     # the network
-    model: str = "inception"  # inception | mlp
+    model: str = "inception"  # inception | mlp | preact | repvgg
     norm: str = "torch"  # torch (fused) | paper (models.bn) | none
     nonlinearity: str = "relu"  # relu | sigmoid
     variant: str = "tf-slim"  # tf-slim | paper-literal
@@ -86,6 +86,9 @@ RECIPES: dict[str, Config] = {
         # Section 4.1. No momentum, no decay: the paper names neither.
         Config("mnist-mlp", model="mlp", data="mnist", steps=50_000, batch=60, lr=0.1, momentum=0.0, l2=0.0, decay=0.0,
                eval_every=500, checkpoint_every=10_000),
+        # For docs/quantisation.md: networks that are none of the paper's.
+        *(Config(name, model=name, steps=5000, batch=64, lr=0.1, l2=1e-4, decay=4.0, augment=True, eval_every=1000)
+          for name in ("preact", "repvgg")),
         # What --data DIR uses: 224 px, width 1, the paper's rates. Written for ImageNet, never run on it here.
         _FAST.with_(name="imagenet-bn-x5", width=1.0, stem_stride=8, size=224, lr=5 * PAPER_RATE, augment=True,
                     data="imagenet", steps=5_000_000, eval_every=10_000, checkpoint_every=10_000),

@@ -4,7 +4,7 @@ VENV_TRAIN := .venv-train
 TRAIN_PY := $(VENV_TRAIN)/bin/python
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: .venv-train train-demo reproduce reproduce-full test-train
+.PHONY: .venv-train train-demo reproduce reproduce-full quantise test-train
 
 .venv-train: $(VENV_TRAIN)/.installed
 
@@ -33,3 +33,6 @@ reproduce-full: models/.data/usr ## the tables and plots of docs/training.md (an
 	@$(TRAIN_PY) -m models.figure1 --scale full --jobs 2
 	@$(TRAIN_PY) -m models.figure3 --scale full --jobs 2
 	@$(TRAIN_PY) -m models.figure4 --scale full --jobs 2
+
+quantise: $(VENV_TRAIN)/.installed ## int8 by ONNX Runtime, of networks as they are and folded (docs/quantisation.md): an hour, resumable
+	@$(TRAIN_PY) -m models.quantise

@@ -32,6 +32,7 @@ from models.config import RECIPES, Config
 from models.data import Data, DataError, Split, batches, inputs, load
 from models.inception import Inception
 from models.mlp import MLP
+from models.residual import Residual
 
 
 def build(config: Config, data: Data) -> nn.Module:
@@ -39,6 +40,8 @@ def build(config: Config, data: Data) -> nn.Module:
     torch.manual_seed(config.seed)
     if config.model == "mlp":
         return MLP(config.norm, len(data.classes), init_std=config.init_std)
+    if config.model in ("preact", "repvgg"):
+        return Residual(config.model, len(data.classes), data.channels)
     return Inception(
         len(data.classes), data.channels, width=config.width, variant=config.variant, norm=config.norm,
         nonlinearity=config.nonlinearity, stem=config.stem, stem_stride=config.stem_stride, lrn=config.lrn,
