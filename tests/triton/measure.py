@@ -254,7 +254,7 @@ def ratio(found: Rate) -> str:
 def table(rates: Sequence[Rate], sentences: Sequence[str]) -> str:
     """The measured table, with the machine and the versions."""
     lines = [
-        "| model | BatchNormalization | clients | rows each | original, rows/s | folded, rows/s | folded over original |",
+        "| model | BatchNormalization | clients | rows each | original, rows/s | folded, rows/s | folded over it |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [
