@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnfold import bench, explain, optimize, verify
+from bnfold import bench, deploy, explain, optimize, verify
 from bnfold.reasons import CODES
 from bnfold.rules import RULES
 from tests.program import bnfold, classifier, different, foldable, saved, stubborn
@@ -111,6 +111,7 @@ def test_every_operator_with_a_rule_stands_in_the_table() -> None:
 
 def test_links_lead_somewhere() -> None:
     pages = [ROOT / "README.md", ROOT / "docs" / "cli.md", ROOT / "docs" / "json.md", ROOT / "docs" / "reasons.md"]
+    pages.append(ROOT / "docs" / "deploy.md")
     for page in pages:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
@@ -148,6 +149,7 @@ def test_the_json_is_documented_key_by_key(tmp_path: Path) -> None:
         verify(classifier(), classifier(), inputs={"x": np.eye(7, dtype=np.float32)}, labels=range(7)).to_json(),
         verify(model, model, self_test=True).to_json(),
         bench(model, other, seconds=0).to_json(),
+        deploy(model, triton=tmp_path / "models").to_json(),
     ]
     (tmp_path / "bad.onnx").write_text("no")
     several = bnfold("optimize", tmp_path / "bad.onnx", model, "-o", tmp_path / "out", "--json", "-").out
