@@ -127,6 +127,12 @@ def test_tensorrt_profiles_need_every_size(tmp_path: Path) -> None:
     assert settings(tmp_path / "c")["providers"][0][1]["trt_profile_max_shapes"] == "x:8x3x5x10"
 
 
+def test_engines_of_a_server_are_not_in_its_repository(tmp_path: Path) -> None:
+    result = bnfold.deploy(plain(), triton=tmp_path / "r", name="m", backend="python", target="tensorrt")
+    options = settings(result.output)["providers"][0][1]
+    assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == "/tmp/tensorrt-m"
+
+
 def test_what_a_target_lacks_here_is_said(tmp_path: Path) -> None:
     if checking.not_here("cuda") is None:
         pytest.skip("CUDA is here")
