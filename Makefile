@@ -90,6 +90,7 @@ accidents: $(TEST_VENV)/.installed ## kill runs 200 times, interrupt them, let t
 	@$(TEST_PY) -m tests.accidents kills $(or $(KILLS),200)
 	@$(TEST_PY) -m tests.accidents signals $(or $(KILLS),200)
 	@$(TEST_PY) -m tests.accidents races $(or $(KILLS),200)
+	@$(TEST_PY) -m tests.accidents deployments
 	@mkdir -p build/small && unshare -rm sh -c 'mount -t tmpfs -o size=300k tmpfs build/small && $(TEST_PY) -m tests.accidents full build/small'
 
 clean: ## remove the environments and all build output

@@ -34,7 +34,9 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(("what", "times", "least"), [("steps", 0, 100), ("kills", 4, 4), ("races", 10, 10)])
+@pytest.mark.parametrize(
+    ("what", "times", "least"), [("steps", 0, 100), ("kills", 4, 4), ("races", 10, 10), ("deployments", 0, 40)]
+)
 def test_accidents_do_no_harm(what: str, times: int, least: int) -> None:
     said = run(*PROGRAM, what, str(times))
     assert int(said.split()[1]) >= least, said

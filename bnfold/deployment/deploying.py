@@ -19,7 +19,7 @@ from bnfold.deployment.repository import Repository
 from bnfold.deployment.result import Batching, Deployed
 from bnfold.deployment.settings import LEVELS, ORT, TARGETS, Wishes, settings_of
 from bnfold.deployment.trial import attempt, batching_of
-from bnfold.deployment.triton import BACKENDS, ONNXRUNTIME, PYTHON, Service, checked_name, classified, config_of
+from bnfold.deployment.triton import BACKENDS, ONNXRUNTIME, PYTHON, Service, checked_name, classified, config_of, placed
 from bnfold.deployment.warmup import Request
 from bnfold.equivalence.settings import Progress
 from bnfold.errors import BnfoldError, UsageError
@@ -108,6 +108,7 @@ def deploy(
     batching = batching_of(trial, max_batch, dynamic_batching)
     wishes = Wishes(level, threads, tf32, batching.max_batch, provider_options or {})
     settings = settings_of(target, trial.interface, wishes, checking.sizes_of(shapes, trial.own))
+    settings = settings if name is None or root is None else placed(settings, name)
     notes = [*trial.notes, *_foldable(model, source)]
     written = Contents(source, settings, trial, seed, say)
     service: Service | None = None

@@ -88,7 +88,10 @@ class Interface:
                 return f"{kind} '{tensor.name}' has no first axis"
             if not tensor.is_batched:
                 return f"the first axis of {kind} '{tensor.name}' is fixed ({tensor.dims[0]})"
-        names = {str(tensor.dims[0]): tensor.name for tensor in self.tensors if tensor.dims and tensor.dims[0]}
+        names: dict[str, str] = {}
+        for tensor in self.tensors:
+            if tensor.dims and tensor.dims[0]:
+                names.setdefault(str(tensor.dims[0]), tensor.name)
         if len(names) > 1:
             (one, its), (other, others) = list(names.items())[:2]
             return f"the first axes of '{its}' and '{others}' are two different ones ({one}, {other})"
@@ -105,9 +108,10 @@ def interface_of(model: onnx.ModelProto, told: Mapping[str, Sequence[int | str |
     Raises:
         ModelError: an input or output is no tensor (a sequence, a map, an optional).
     """
+    inputs = tuple(_tensor(value, "input") for value in real_inputs(model))
     outputs = [_tensor(value, "output") for value in model.graph.output]
     return Interface(
-        tuple(_tensor(value, "input") for value in real_inputs(model)),
+        inputs,
         tuple(replace(each, dims=_dims(told, each.name)) if each.dims is None else each for each in outputs),
     )
 

@@ -61,7 +61,7 @@ class Repository:
             problem = f"it differs from what this model needs ({_difference(found, config)})" if found != config else ""
         else:
             made_up = "there are versions and no configuration: Triton makes one up, and would read this one instead"
-            problem = made_up if any(self._versions()) else ""
+            problem = made_up if self._versions() else ""
         if not problem:
             return
         raise OutputError(
@@ -83,11 +83,9 @@ class Repository:
             with _writing(self.root):
                 self.root.mkdir(exist_ok=True)
                 staged = stack.enter_context(temporary.folder(self._place()))
-            with _writing(staged):
-                version = staged / "1"
-                version.mkdir()
-            write(version)
             with _writing(self.root):
+                (staged / "1").mkdir()
+                write(staged / "1")
                 for name, content in shared.items():
                     (staged / name).parent.mkdir(exist_ok=True)
                     put(staged / name, content)
@@ -126,10 +124,9 @@ class Repository:
                 raise
         return number
 
-    def _versions(self) -> Iterator[int]:
-        for entry in os.scandir(self.folder):
-            if entry.name.isascii() and entry.name.isdigit():
-                yield int(entry.name)
+    def _versions(self) -> list[int]:
+        names = [path.name for path in self.folder.iterdir()]
+        return [int(name) for name in names if name.isascii() and name.isdigit()]
 
 
 def _difference(found: str, wanted: str) -> str:

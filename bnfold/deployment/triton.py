@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bnfold.deployment.interface import TYPES, Interface, Tensor
 from bnfold.deployment.pbtxt import Message, Name, Value, mapped, render
-from bnfold.deployment.settings import CUDA, ON_GPU, OPENVINO, PROVIDERS, TENSORRT, Settings
+from bnfold.deployment.settings import CUDA, FOLDER, ON_GPU, OPENVINO, PROVIDERS, TENSORRT, Settings
 from bnfold.deployment.warmup import Request
 from bnfold.errors import ModelError, UsageError
 
@@ -20,7 +20,7 @@ ONNXRUNTIME, PYTHON = "onnxruntime", "python"
 BACKENDS = (ONNXRUNTIME, PYTHON)
 
 ENGINES = "/tmp/tensorrt-"
-"""Where a server keeps a model's engines (and its name): ONNX Runtime makes this one folder, and not those above it."""
+"""Where a server keeps engines, with the model's name behind: ONNX Runtime makes this folder, and none above it."""
 
 _LEVELS = {"all": 0, "extended": 1, "basic": -1, "off": 2}
 
@@ -69,6 +69,15 @@ def checked_name(name: str) -> str:
     return name
 
 
+def placed(settings: Settings, name: str) -> Settings:
+    """The settings with engines where a server may write: it may not into its repository, or would load it anew."""
+    providers = (
+        (provider, {key: value.replace(f"{FOLDER}/engines", ENGINES + name) for key, value in options.items()})
+        for provider, options in settings.providers
+    )
+    return replace(settings, providers=tuple(providers))
+
+
 def config_of(
     service: Service, interface: Interface, settings: Settings, warmup: Sequence[Request], labels: dict[str, str]
 ) -> str:
@@ -99,7 +108,7 @@ def config_of(
         delay = service.queue_delay
         message["dynamic_batching"] = {"max_queue_delay_microseconds": delay} if delay else {}
     if service.backend == ONNXRUNTIME:
-        message |= _onnxruntime(settings, service.name)
+        message |= _onnxruntime(settings)
     if warmup:
         message["model_warmup"] = [_request(request, service) for request in warmup]
     return render(message)
@@ -147,7 +156,7 @@ def _request(request: Request, service: Service) -> Message:
     return {"name": request.name, "batch_size": request.batch, "inputs": mapped(inputs)}
 
 
-def _onnxruntime(settings: Settings, name: str) -> Message:
+def _onnxruntime(settings: Settings) -> Message:
     """What ONNX Runtime's backend is told: optimisation level, accelerators, parameters."""
     accelerators: Message = {}
     parameters: dict[str, str] = {}
@@ -161,7 +170,7 @@ def _onnxruntime(settings: Settings, name: str) -> Message:
     if settings.target in ON_GPU:
         listed: list[Value] = [_accelerator("cuda", cuda)]
         if settings.target == TENSORRT:
-            listed.insert(0, _accelerator("tensorrt", _tensorrt(told[PROVIDERS[TENSORRT]], name)))
+            listed.insert(0, _accelerator("tensorrt", _tensorrt(told[PROVIDERS[TENSORRT]])))
         accelerators["gpu_execution_accelerator"] = listed
     if settings.threads:
         parameters["intra_op_thread_count"] = str(settings.threads)
@@ -179,12 +188,8 @@ def _accelerator(name: str, options: dict[str, str]) -> Message:
     return {"name": name, "parameters": mapped(kept)}
 
 
-def _tensorrt(options: dict[str, str], name: str) -> dict[str, str]:
-    """The backend has a name of its own for the precision, and no folder of settings."""
+def _tensorrt(options: dict[str, str]) -> dict[str, str]:
+    """The backend has a name of its own for the precision."""
     asked = [mode for key, mode in _PRECISIONS.items() if options.get(key) == "1"]
-    kept = {
-        key: value.replace("{folder}/engines", f"{ENGINES}{name}")
-        for key, value in options.items()
-        if key not in _PRECISIONS
-    }
+    kept = {key: value for key, value in options.items() if key not in _PRECISIONS}
     return {"precision_mode": asked[-1] if asked else "FP32"} | kept

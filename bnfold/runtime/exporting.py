@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 
 from bnfold.errors import ProviderError
@@ -47,7 +48,8 @@ def save_operators(model: Path, output: Path) -> None:
     noisy = logging.getLogger("ort_format_model.utils")
     before, noisy.disabled = noisy.disabled, True
     try:
-        ort_format_model.create_config_from_models([model], output, enable_type_reduction=False)
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # it leaves a file to the collector
+            ort_format_model.create_config_from_models([model], output, enable_type_reduction=False)
     finally:
         noisy.disabled = before
     said = output.read_text(encoding="utf-8").splitlines()

@@ -15,11 +15,12 @@ import platform
 import re
 import shutil
 import statistics
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,12 @@ class Pair:
     @property
     def output(self) -> str:
         return self.original.interface.outputs[0].name
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many rows a request may have."""
+        batching = self.original.batching
+        return (1, 8) if batching is not None and batching.max_batch else (1,)
 
     @property
     def both(self) -> tuple[Deployed, Deployed]:
@@ -153,16 +160,16 @@ def ask(client: Any, kind: Any, pair: Pair, deployed: Deployed, rows: Array) -> 
 
 def compare(server: Server, pair: Pair) -> None:
     """Raise where an answer is not ONNX Runtime's own, on one row and on eight."""
-    sizes = (1, 8)
     for deployed in pair.both:
         assert deployed.version == 1 and server.is_ready(deployed.name or "")
         for kind, address in ((http, server.http), (grpc, server.grpc)):
             client = kind.InferenceServerClient(address)
-            for size in sizes:
+            for size in pair.sizes:
                 rows = pair.rows[:size]
                 np.testing.assert_array_equal(ask(client, kind, pair, deployed, rows), direct(deployed, rows))
             client.close()
-    print(f"{pair.name}: HTTP and gRPC, 1 and 8 rows, original and folded: equal to ONNX Runtime, bit for bit")
+    rows = " and ".join(map(str, pair.sizes))
+    print(f"{pair.name}: HTTP and gRPC, {rows} rows, original and folded: equal to ONNX Runtime, bit for bit")
 
 
 def accuracy(server: Server, pair: Pair) -> str:
@@ -186,6 +193,42 @@ def accuracy(server: Server, pair: Pair) -> str:
         f"{len(pair.rows):,} test images over gRPC: the original gets {right[0]} right, the folded model {right[1]}; "
         f"{changed} answers differ. Triton's name for the first: {named.split(':')[2]}."
     )
+
+
+def snippet(server: Server) -> None:
+    """The client of docs/deploy.md, as it stands there."""
+    (code,) = re.findall(r"```python\n(import numpy as np\nimport tritonclient.*?)```", PAGE.read_text(), re.DOTALL)
+    code = code.replace("localhost:8001", server.grpc).replace(
+        '"bn_inception_fashion"', '"bn_inception_fashion-folded"'
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"\d\n", done.stdout), done.stdout
+    print("the client of docs/deploy.md runs")
+
+
+def polled(pair: Pair) -> None:
+    """A server that polls its repository finds a new model, and a new version, and never half of one."""
+    repository = SCRATCH / "polled"
+    options: dict[str, Any] = {"triton": repository, "backend": "python", "threads": THREADS, "verify": False}
+    options |= {"inputs": {pair.input: pair.rows[:1]}}
+    bnfold.deploy(pair.original.model or "", name="first", **options)
+    polling = ("--model-control-mode=poll", "--repository-poll-secs=1")
+    (scratch := SCRATCH / "polling").mkdir()
+    with running(repository, scratch, *polling) as server:
+        bnfold.deploy(pair.original.model or "", name="second", **options)
+        bnfold.deploy(pair.folded.model or "", name="first", **options)
+        client = grpc.InferenceServerClient(server.grpc)
+        end = time.monotonic() + 60
+        while not (client.is_model_ready("first", "2") and client.is_model_ready("second", "1")):
+            assert time.monotonic() < end, server.log.read_text()[-3000:]
+            time.sleep(0.2)
+        answer = ask(client, grpc, pair, replace(pair.folded, name="first"), pair.rows[:8])
+        np.testing.assert_array_equal(answer, direct(pair.folded, pair.rows[:8]))
+        client.close()
+    trouble = re.findall(r"^E\d.*|.*failed to (?:load|poll).*", server.log.read_text(), re.MULTILINE)
+    trouble = [line for line in trouble if "CudaDriverHelper" not in line]  # there is no GPU
+    assert not trouble, trouble
+    print("a server that polls: a new model and a new version came while it ran, no error in its log")
 
 
 # --------------------------------------------------------------------------------------------------------------- timing
@@ -254,7 +297,7 @@ def ratio(found: Rate) -> str:
 def table(rates: Sequence[Rate], sentences: Sequence[str]) -> str:
     """The measured table, with the machine and the versions."""
     lines = [
-        "| model | BatchNormalization | clients | rows each | original, rows/s | folded, rows/s | folded over original |",
+        "| model | BatchNormalization | clients | rows each | original, rows/s | folded, rows/s | folded over it |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [
@@ -289,15 +332,18 @@ def main() -> int:
     SCRATCH.mkdir(parents=True)
     pairs = [prepared(model, repository) for model in (TRAINED / "bn_inception_fashion.onnx", *asked.models)]
     check_configs(pairs[0])
+    polled(pairs[0])
     with running(repository, SCRATCH) as server:
         for pair in pairs:
             compare(server, pair)
+        snippet(server)
         sentences = [accuracy(server, pair) for pair in pairs]
         print("\n".join(filter(None, sentences)))
         rates = [
             timed(server, pair, clients, size, asked.seconds, asked.blocks)
             for pair in pairs
             for clients, size in LEVELS
+            if size in pair.sizes
         ]
     text = table(rates, sentences)
     print(text)
