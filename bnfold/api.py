@@ -24,14 +24,13 @@ from bnfold.equivalence import Progress, Settings, verified, verify
 from bnfold.errors import NotEquivalentError
 from bnfold.folding import Folded, Folder, Wishes
 from bnfold.graph import Model
-from bnfold.guards import BITS
 from bnfold.hashes import Beside
 from bnfold.inputs import InputsLike
 from bnfold.labels import LabelsLike
 from bnfold.merges import is_linear
 from bnfold.patch import Patched, patch, tensors, witness_of
 from bnfold.plan import Rewrite
-from bnfold.precision import FP32, LONG, Converted, Wanted, type_of
+from bnfold.precision import FP32, Converted, Wanted, type_of
 from bnfold.regions import region
 from bnfold.results import Affine, Count, Explained, Facts, Merged, Optimized, Precision
 from bnfold.runtime import resolve_providers
@@ -155,7 +154,7 @@ def optimize(
     """
     clock, say = Clock(), progress or (lambda line: None)
     type_ = type_of(precision, keep_fp32 := tuple(keep_fp32))
-    wishes = Wishes(tuple(keep), tuple(only), merge=merge, inline=bool(type_))
+    wishes = Wishes(tuple(keep), tuple(only), merge=merge, narrow=type_)
     if verify and (providers or provider_options):
         resolve_providers(providers, provider_options)
     asked = manifests.options(
@@ -215,9 +214,7 @@ def optimize(
 
     dropped: dict[str, bool] = {}
 
-    usual = BITS[LONG[type_]] if type_ else math.inf
-
-    def fold(without: set[str], bits: float = usual, prove: Prove = proved) -> Attempt:
+    def fold(without: set[str], bits: float = math.inf, prove: Prove = proved) -> Attempt:
         say("solving")
         found = folder.solve(replace(wishes, drop=dropped | dict.fromkeys(without, False), bits=bits))
         clock.lap("solve")
@@ -240,7 +237,7 @@ def optimize(
         own = result.converted.warnings if result.converted else ()
         return _unmatched(attempt.found, wishes) + _left_out(dropped, too_noisy) + own
 
-    limits = [] if strict else [bits for bits in STRICTER if bits < usual]
+    limits = [] if strict else list(STRICTER)
     with Beside(place.stamps if place is not None and place.with_manifest else ()) as digests:
         attempt, too_noisy = fold(set()), False
         while not (result := attempt.carried_out(place, tell)).proof.ok:

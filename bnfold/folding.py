@@ -60,8 +60,8 @@ class Wishes:
     drop: Mapping[str, bool] = field(default_factory=dict)
     bits: float = math.inf
     merge: bool = True
-    inline: bool = False
-    """Replace every call of a function that can be replaced, also where no fold needs it."""
+    narrow: int = 0
+    """A smaller float type to which the result will be converted: every call that can be replaced is, constants fit."""
 
     def allow(self, node: Node) -> bool:
         """Whether a node may be merged with others."""
@@ -82,7 +82,7 @@ class Folder:
         """
         model, inlined = self._everything
         first = found = _solve(model, inlined, wishes)
-        while not wishes.inline and (needed := _needed(found.rewrite, inlined)) != set(found.rewrite.calls):
+        while not wishes.narrow and (needed := _needed(found.rewrite, inlined)) != set(found.rewrite.calls):
             model, inlined = self._with(needed)
             again = _solve(model, inlined, wishes)
             if len(again.changes) < len(found.changes):
@@ -120,6 +120,7 @@ class Folder:
 
 
 def _solve(model: Model, inlined: Inlined, wishes: Wishes) -> Folded:
+    model.narrow = wishes.narrow
     rewrite, almost = _merge(Rewrite(model, model, Plan([]), calls=inlined.calls), wishes)
     solution = solve(rewrite.model, wishes.keep, wishes.only, wishes.drop, wishes.bits)
     rewrite = replace(rewrite, plan=solution.plan)
@@ -142,6 +143,7 @@ def _merge(rewrite: Rewrite, wishes: Wishes) -> tuple[Rewrite, tuple[Almost, ...
         }
         source = replace(rewrite.model.source, proto=patched.proto, raw=None)
         after = Model(source, pending, _labels(rewrite.model, plan, patched.origin))
+        after.narrow = wishes.narrow
         rewrite = rewrite.after(plan, after, patched.origin)
     return rewrite, almost
 

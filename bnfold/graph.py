@@ -345,6 +345,8 @@ class Model:
         self.graphs: list[Graph] = []
         self.inferred = False
         self.room = Room()
+        self.narrow = 0
+        """A smaller float type that float32 constants and tensors will be stored in once all is folded; 0 for none."""
         stack: list[tuple[onnx.GraphProto, str, Graph | None, tuple[Step, ...]]] = [(self.proto.graph, "", None, ())]
         while stack:
             proto, path, parent, trail = stack.pop()

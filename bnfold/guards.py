@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from bnfold.affine import AGREE, Array, Storage
 from bnfold.graph import Graph
@@ -25,6 +26,11 @@ from bnfold.source import FLOATS, limits_of
 BITS = {"float16": 3.0, "bfloat16": 1.0, "float32": 10.0, "float64": 39.0}
 """How many of its significant bits a tensor of several readers may lose. Measured on 160 networks: folds that pass
 verification lose at most 7 in float32, a dense network that fails loses 17."""
+
+
+def unlock(graph: Graph) -> str:
+    """What would make room for values that do not fit."""
+    return "leave --precision out" if graph.model.narrow else "fold before converting to a smaller type"
 
 
 class Spreads:
@@ -70,14 +76,14 @@ class Spreads:
         if name not in self._known:
             return None
         mean, spread = self._known[name]
-        type_ = FLOATS.get(self._graph.type(name), np.dtype(np.float32))
+        type_ = FLOATS.get(_stored(self._graph.type(name), self._graph.model.narrow), np.dtype(np.float32))
         outside = _outside(storage, mean, spread, type_, self._reached.get(name, np.zeros(1)))
         if outside.any():
             return Reason(
                 "out-of-range",
                 f"the values of {name!r} would not fit {type_.name}",
                 name,
-                "fold before converting to a smaller type",
+                unlock(self._graph),
                 channels_where(outside),
             )
         if len(self._graph.consumers.get(name, ())) < 2:
@@ -131,19 +137,24 @@ def bits_lost(storage: Storage, mean: Array, spread: Array) -> Array:
     return np.asarray(np.log2(np.maximum(growth, 1.0)))
 
 
-def misfits(edits: Sequence[Edit]) -> str:
+def misfits(edits: Sequence[Edit], narrow: int = 0) -> str:
     """What of a node's edits does not fit the type in which it is stored; '' where all does.
 
-    Where a bias comes along, a few channels of small weights lose nothing that it would not drown.
+    Float32 will be stored in `narrow`, where that is a type. Where a bias comes along, a few channels of small weights
+    lose nothing that it would not drown.
     """
     biased = any(isinstance(edit, NewBias) or (isinstance(edit, NewConstant) and edit.hint == "bias") for edit in edits)
-    return next((text for edit in edits if (text := _misfit(edit, biased))), "")
+    return next((text for edit in edits if (text := _misfit(edit, biased, narrow))), "")
 
 
-def _misfit(edit: Edit, biased: bool) -> str:
+def _stored(type_: int, narrow: int) -> int:
+    return narrow if narrow and type_ == TensorProto.FLOAT else type_
+
+
+def _misfit(edit: Edit, biased: bool, narrow: int) -> str:
     if isinstance(edit, SetAttribute | SetOperator) or edit.type not in FLOATS:
         return ""
-    type_ = FLOATS[edit.type]
+    type_ = FLOATS[_stored(edit.type, narrow)]
     limits = limits_of(type_)
     largest, smallest = limits.max, limits.smallest_normal
     if isinstance(edit, NewBias):

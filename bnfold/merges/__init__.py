@@ -94,7 +94,7 @@ def _misfit(found: Found) -> str:
     types = {weight.type for weight in weights if weight is not None} | {found.root.graph.type(found.source)} - {0}
     if len(types) != 1:
         return "the weights are not of the type of what they meet"
-    return misfits(_edits(found))
+    return misfits(_edits(found), found.root.graph.model.narrow)
 
 
 def _merge(found: Found) -> Merge:

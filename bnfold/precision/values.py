@@ -30,7 +30,7 @@ def trouble(constant: Constant, type_: int) -> tuple[str, str] | None:
         if np.any(finite & ~np.isfinite(held)):
             worst = float(np.max(np.abs(values), where=finite, initial=0.0))
             return "constant-overflow", f"its constant {constant.name!r} holds {worst:.3g}, {_range(type_)}"
-        error += float(np.sum(np.square(held - values), where=finite))
+        error += float(np.sum(np.square(np.subtract(held, values, where=finite, out=np.zeros(values.shape)))))
         size += float(np.sum(np.square(values), where=finite))
         most = max(most, float(np.max(np.abs(values), where=finite, initial=0.0)))
     if error > (LOST * roundoff(type_)) ** 2 * size:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from bnfold import rules
 from bnfold.graph import Graph, Node
-from bnfold.guards import Spreads, misfits
+from bnfold.guards import Spreads, misfits, unlock
 from bnfold.plan import Edit, NewConstant
 from bnfold.reasons import Reason
 from bnfold.rules import Refused, Source
@@ -254,8 +254,8 @@ class GraphSolver:
             for edit in accept.edits:
                 if isinstance(edit, NewConstant) and edit.base is not None and edit.base.name in self.graph.annotated:
                     return pinned_reason("annotated", edit.base.name)
-            if text := misfits(accept.edits):
-                return Reason("out-of-range", text, node.label, "fold before converting to a smaller type")
+            if text := misfits(accept.edits, self.graph.model.narrow):
+                return Reason("out-of-range", text, node.label, unlock(self.graph))
             edits[index] = accept.edits
         for name, storage in attempt.decided.items():
             before = self.state.current(name)
