@@ -6,9 +6,10 @@ it is constant. A BatchNormalization on an NCHW tensor has arrays of shape ``(1,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ Array = NDArray[np.float64]
 
 AGREE = 1e-12
 """Two demands on one tensor agree when they differ by less than this, relative to the largest over its channels."""
+
+SMALL = 1 << 14
+"""Ones of which there are no more than this are the same for all."""
 
 ROUNDING = 2.0**-46
 """What is left of a difference of float64 numbers below this, relative to its terms, is their rounding: zero."""
@@ -59,14 +63,14 @@ class Storage:
     @staticmethod
     def encode(a: Array, b: Array) -> Storage:
         """v' = a*v + b."""
-        found = Storage(np.ones_like(a), a, b)
+        found = Storage(_ones(a.shape), a, b)
         found.__dict__["has_encode"] = True
         return found
 
     @staticmethod
     def decode(alpha: Array, beta: Array) -> Storage:
         """v = alpha*v' + beta."""
-        found = Storage(alpha, np.ones_like(alpha), -beta)
+        found = Storage(alpha, _ones(alpha.shape), -beta)
         found.__dict__["has_decode"] = True
         return found
 
@@ -170,6 +174,17 @@ class Storage:
             return bool((scales & (np.abs(mine - others) <= AGREE * size)).all())
         except ValueError:  # shapes that do not broadcast: never the same tensor
             return False
+
+
+def _ones(shape: tuple[int, ...]) -> Array:
+    return _same_ones(shape) if math.prod(shape) <= SMALL else np.ones(shape)
+
+
+@lru_cache(maxsize=64)
+def _same_ones(shape: tuple[int, ...]) -> Array:
+    found = np.ones(shape)
+    found.flags.writeable = False
+    return found
 
 
 @cache

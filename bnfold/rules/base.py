@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.affine import Array, Storage
+from bnfold.affine import SMALL, Array, Storage
 from bnfold.constants import Constant
 from bnfold.graph import Node, Shape
 from bnfold.plan import Edit, NewConstant
@@ -176,7 +176,7 @@ def faults(mask: Mask, values: Array) -> tuple[tuple[int, ...], tuple[float, ...
 
 def lift(array: Array, rank: int) -> Array:
     """The array with leading ones, to this rank."""
-    return array.reshape((1,) * (rank - array.ndim) + array.shape)
+    return array if array.ndim == rank else array.reshape((1,) * (rank - array.ndim) + array.shape)
 
 
 def compress(array: Array) -> Array:
@@ -211,7 +211,7 @@ def only_axis(view: View, port: Port, axis: int, size: int) -> Storage:
         text = f"the demand on {port.name!r} varies on axis {min(others)}, where {view.node.op} has no weights"
         raise view.refuse("row-axis", text, UNIFORM)
     affordable(view, [size])
-    if port.storage is Storage.identity(port.rank):
+    if port.storage is Storage.identity(port.rank) and size <= SMALL:
         return _as_it_was(size)
     return port.storage.map(lambda array: array.reshape(-1) if array.size == size else np.full(size, array.reshape(())))
 
