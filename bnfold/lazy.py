@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class lazy(Generic[T]):  # noqa: N801 - used like `property`
+class lazy(Generic[T]):
     """As `functools.cached_property`, without the lock that Python 3.11 takes each time."""
 
     def __init__(self, make: Callable[[Any], T]) -> None:

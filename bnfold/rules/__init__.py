@@ -145,7 +145,7 @@ def apply(view: View) -> list[Accept]:
         Refused: no rule, or the rule refuses.
     """
     node = view.node
-    if all([port.storage.is_identity for port in view.ports.values()]):
+    if all(port.storage.is_identity for port in view.ports.values()):
         return [Accept()]  # as when a fold is taken back
     manner = node.memo.get("manner")
     if manner is None:
