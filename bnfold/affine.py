@@ -6,18 +6,24 @@ it is constant. A BatchNormalization on an NCHW tensor has arrays of shape ``(1,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.lazy import lazy
+
 Array = NDArray[np.float64]
 
 AGREE = 1e-12
 """Two demands on one tensor agree when they differ by less than this, relative to the largest over its channels."""
+
+SMALL = 1 << 14
+"""Ones of which there are no more than this are the same for all."""
 
 ROUNDING = 2.0**-46
 """What is left of a difference of float64 numbers below this, relative to its terms, is their rounding: zero."""
@@ -57,56 +63,56 @@ class Storage:
     @staticmethod
     def encode(a: Array, b: Array) -> Storage:
         """v' = a*v + b."""
-        found = Storage(np.ones_like(a), a, b)
+        found = Storage(_ones(a.shape), a, b)
         found.__dict__["has_encode"] = True
         return found
 
     @staticmethod
     def decode(alpha: Array, beta: Array) -> Storage:
         """v = alpha*v' + beta."""
-        found = Storage(alpha, np.ones_like(alpha), -beta)
+        found = Storage(alpha, _ones(alpha.shape), -beta)
         found.__dict__["has_decode"] = True
         return found
 
-    @cached_property
+    @lazy
     def has_encode(self) -> bool:
         """Whether v' is a function of v on every channel."""
-        return bool((self.den != 0).all())
+        return bool(np.count_nonzero(self.den) == self.den.size)
 
-    @cached_property
+    @lazy
     def has_decode(self) -> bool:
         """Whether v is a function of v' on every channel."""
-        return bool((self.num != 0).all())
+        return bool(np.count_nonzero(self.num) == self.num.size)
 
-    @cached_property
+    @lazy
     def a(self) -> Array:
         """Scale of the encode; only where :attr:`has_encode`."""
         return self.num / self.den
 
-    @cached_property
+    @lazy
     def b(self) -> Array:
         """Shift of the encode; only where :attr:`has_encode`."""
         return self.off / self.den
 
-    @cached_property
+    @lazy
     def alpha(self) -> Array:
         """Scale of the decode; only where :attr:`has_decode`."""
         return self.den / self.num
 
-    @cached_property
+    @lazy
     def beta(self) -> Array:
         """Shift of the decode; only where :attr:`has_decode`."""
         return -self.off / self.num
 
-    @cached_property
+    @lazy
     def is_identity(self) -> bool:
         """Whether the tensor is stored as it was."""
         return self.is_scale and bool((self.den == self.num).all()) and self.has_encode
 
-    @cached_property
+    @lazy
     def is_scale(self) -> bool:
         """Whether there is no shift on any channel."""
-        return not self.off.any()
+        return not np.count_nonzero(self.off)
 
     def map(self, move: Callable[[Array], Array]) -> Storage:
         """The same relation on a tensor whose elements are those of this one, moved (transposed, sliced, ...)."""
@@ -136,7 +142,7 @@ class Storage:
         off, shift = s * self.off, self.num * t
         return Storage(s * self.den, self.num, snap(off - shift, off, shift))
 
-    @cached_property
+    @lazy
     def is_degenerate(self) -> bool:
         """Whether some channel relates nothing to nothing (both v and v' constant): never accepted."""
         return not (self.has_encode or self.has_decode) and bool(((self.den == 0) & (self.num == 0)).any())
@@ -149,8 +155,11 @@ class Storage:
         if self is other or (self.den is other.den and self.num is other.num and self.off is other.off):
             return True
         try:
+            regular = (self.has_encode or other.has_encode) and (self.has_decode or other.has_decode)
+            if regular and _apart(self, other):
+                return False
             scales = _close(self.den * other.num, other.den * self.num)
-            if (self.has_encode or other.has_encode) and (self.has_decode or other.has_decode):
+            if regular:
                 if not scales.all():
                     return False
                 if self.is_scale and other.is_scale:
@@ -167,12 +176,31 @@ class Storage:
             return False
 
 
+def _ones(shape: tuple[int, ...]) -> Array:
+    return _same_ones(shape) if math.prod(shape) <= SMALL else np.ones(shape)
+
+
+@lru_cache(maxsize=64)
+def _same_ones(shape: tuple[int, ...]) -> Array:
+    found = np.ones(shape)
+    found.flags.writeable = False
+    return found
+
+
 @cache
 def _identity(rank: int) -> Storage:
     one, zero = np.ones((1,) * rank), np.zeros((1,) * rank)
     for shared in (one, zero):
         shared.flags.writeable = False
     return Storage(one, one, zero)
+
+
+def _apart(one: Storage, other: Storage) -> bool:
+    """Whether the scales of the first channel differ already."""
+    if not (one.den.size and one.num.size and other.den.size and other.num.size):
+        return False
+    x, y = one.den.item(0) * other.num.item(0), other.den.item(0) * one.num.item(0)
+    return bool(abs(x - y) > AGREE * max(abs(x), abs(y)))
 
 
 def _close(x: Array, y: Array) -> NDArray[np.bool_]:

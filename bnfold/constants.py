@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from bnfold.affine import Array
-from bnfold.source import FLOATS, array_of, check_size, is_mapped
+from bnfold.source import FLOATS, array_of, check_size, is_beside, is_external, reader_of
 
 Value = NDArray[np.generic]
 
@@ -99,12 +99,16 @@ class Constant:
 def from_initializer(tensor: TensorProto, base_dir: Path | None) -> Constant:
     """The constant that an initializer holds."""
     kept: list[Value] = []
+    readers: list[Callable[[], Value]] = []
 
     def load() -> Value:
         if kept:
             return kept[0]
+        if is_beside(tensor):
+            readers[:] = readers or [reader_of(tensor, base_dir)]
+            return readers[0]()
         value = array_of(tensor, base_dir)
-        if value.nbytes <= SMALL or is_mapped(tensor):
+        if value.nbytes <= SMALL or is_external(tensor):
             value.flags.writeable = False
             kept.append(value)
         return value

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from types import MappingProxyType
 
 import onnx
@@ -17,6 +16,7 @@ from onnx import AttributeProto
 from bnfold import shapes, skeleton
 from bnfold.constants import EVALUATED, Constant, Room, evaluate, from_initializer
 from bnfold.errors import ModelError
+from bnfold.lazy import lazy
 from bnfold.malformed import check_names, is_malformed
 from bnfold.protos import bodies
 from bnfold.sorting import check_acyclic
@@ -40,7 +40,7 @@ class Node:
     memo: dict[str, object] = field(default_factory=dict)
     """What others worked out about the node, so that it is worked out once."""
 
-    @cached_property
+    @lazy
     def op(self) -> str:
         """Operator name; with its domain where that is not ONNX's own, or `malformed` where it breaks its rules."""
         op, domain = self.proto.op_type, self.proto.domain
@@ -53,17 +53,17 @@ class Node:
         """The ONNX opset that the model imports."""
         return self.graph.model.opset
 
-    @cached_property
+    @lazy
     def inputs(self) -> tuple[str, ...]:
         """Input names; '' where an optional input is left out."""
         return tuple(self.proto.input)
 
-    @cached_property
+    @lazy
     def outputs(self) -> tuple[str, ...]:
         """Output names; '' where an optional output is left out."""
         return tuple(self.proto.output)
 
-    @cached_property
+    @lazy
     def attributes(self) -> dict[str, AttributeProto]:
         """Attributes by name."""
         return {attribute.name: attribute for attribute in self.proto.attribute}
@@ -195,22 +195,22 @@ class Graph:
             graph = graph.parent
         return None
 
-    @cached_property
+    @lazy
     def input_set(self) -> frozenset[str]:
         """Names of the graph's inputs."""
         return frozenset(self.inputs)
 
-    @cached_property
+    @lazy
     def output_set(self) -> frozenset[str]:
         """Names of the graph's outputs."""
         return frozenset(self.outputs)
 
-    @cached_property
+    @lazy
     def initializers(self) -> dict[str, onnx.TensorProto]:
         """The graph's own initializers by name."""
         return {tensor.name: tensor for tensor in self.proto.initializer}
 
-    @cached_property
+    @lazy
     def annotated(self) -> frozenset[str]:
         """Tensors that a quantization annotation names."""
         return frozenset(entry.tensor_name for entry in self.proto.quantization_annotation)

@@ -75,7 +75,7 @@ def is_malformed(node: onnx.NodeProto, opset: int) -> bool:
 
 
 def _has_odd_numbers(found: Mapping[str, AttributeProto]) -> bool:
-    if any([found[name].i < 1 for name in _POSITIVE & found.keys()]):
+    if any(found[name].i < 1 for name in _POSITIVE & found.keys()):
         return True
     lists = [found[name].ints for name in _COUNTS if name in found]
     if any(min(each, default=0) < 1 for each in lists):

@@ -43,7 +43,7 @@ class Names:
     """The names of a model's tensors and nodes, so that a new one can be told from them."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self._taken = set(_names(model.graph))
+        self._taken = _names(model.graph)
         self._last: dict[str, int] = {}
 
     def fresh(self, wanted: str) -> str:
@@ -56,15 +56,17 @@ class Names:
         return name
 
 
-def _names(graph: onnx.GraphProto) -> Iterator[str]:
-    stack = [graph]
+def _names(graph: onnx.GraphProto) -> set[str]:
+    found, stack = set[str](), [graph]
     while stack:
         graph = stack.pop()
         for group in (graph.input, graph.output, graph.value_info, graph.initializer):
-            yield from (item.name for item in group)
-        yield from (sparse.values.name for sparse in graph.sparse_initializer)
+            found.update([item.name for item in group])
+        found.update([sparse.values.name for sparse in graph.sparse_initializer])
         for node in graph.node:
-            yield node.name
-            yield from node.input
-            yield from node.output
-            stack += [body for _, body in bodies(node)]
+            found.add(node.name)
+            found.update(node.input)
+            found.update(node.output)
+            if node.attribute:
+                stack += [body for _, body in bodies(node)]
+    return found

@@ -86,7 +86,7 @@ class _Completion:
         if shape is None or None in shape:
             return True
         own = f"?{name}:"
-        return any([isinstance(size, str) and size.startswith(own) for size in shape])
+        return any(isinstance(size, str) and size.startswith(own) for size in shape)
 
     def _learn(self, name: str, shape: Shape | None) -> None:
         """Take over what is better known than before; a size that no tensor can have says nothing."""

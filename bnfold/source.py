@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -322,14 +323,7 @@ def array_of(tensor: TensorProto, base_dir: Path | None) -> NDArray[np.generic]:
         ModelError: the data is missing, or of another size than the shape says.
     """
     if is_external(tensor):
-        dtype, shape = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims)
-        data = mapped_data(tensor)
-        if data is None:
-            data = _data_beside(tensor, base_dir)
-        if tensor.data_type in PACKED:
-            packed = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=data.tobytes())
-            return np.asarray(numpy_helper.to_array(packed))
-        return data.view(dtype).reshape(shape)
+        return reader_of(tensor, base_dir)()
     if tensor.HasField("raw_data") and np.little_endian and (plain := _PLAIN.get(tensor.data_type)):
         raw, shape = tensor.raw_data, tuple(tensor.dims)
         if len(raw) == math.prod(shape) * plain.itemsize and len(shape) <= _MOST_AXES:
@@ -342,13 +336,29 @@ def array_of(tensor: TensorProto, base_dir: Path | None) -> NDArray[np.generic]:
         raise ModelError(f"tensor {tensor.name!r} does not hold what its shape says ({error})") from None
 
 
-def _data_beside(tensor: TensorProto, base_dir: Path | None) -> Bytes:
+def reader_of(tensor: TensorProto, base_dir: Path | None) -> Callable[[], NDArray[np.generic]]:
+    """Reads an external tensor as often as asked, each time through a map that is not older than need be."""
+    data = mapped_data(tensor)
+    look_at = _look_beside(tensor, base_dir) if data is None else lambda: data
+    dtype, shape = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims)
+
+    def unpacked() -> NDArray[np.generic]:
+        packed = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=look_at().tobytes())
+        return np.asarray(numpy_helper.to_array(packed))
+
+    return unpacked if tensor.data_type in PACKED else lambda: look_at().view(dtype).reshape(shape)
+
+
+def _look_beside(tensor: TensorProto, base_dir: Path | None) -> Callable[[], Bytes]:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     offset, length = entries.get("offset", "0"), tensor_nbytes(tensor)
     plain = base_dir is not None and offset.isdecimal() and entries.get("length", str(length)) == str(length) and length
-    if not plain:
+    if plain:
+        path, start = f"{base_dir}/{entries.get('location', '')}", int(offset)
+        return lambda: look(path, start, length, lambda: external_range(tensor, base_dir).path)
+
+    def opened() -> Bytes:
         where = external_range(tensor, base_dir)
         return open_map(where.path)[where.offset : where.offset + where.length] if where.length else np.zeros(0, "u1")
-    return look(
-        f"{base_dir}/{entries.get('location', '')}", int(offset), length, lambda: external_range(tensor, base_dir).path
-    )
+
+    return opened

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 Buffer = bytes | memoryview
 
@@ -36,12 +35,8 @@ class Payload:
     length: int
 
 
-class _Field(NamedTuple):
-    number: int
-    kind: int
-    start: int
-    value: int
-    end: int
+_Field = tuple[int, int, int, int, int]
+"""Number, kind, start, where its value begins, end."""
 
 
 def detach(data: Buffer, least: int, mark: Callable[[Payload, bool], bytes]) -> tuple[bytes, list[Payload]]:
@@ -56,20 +51,20 @@ def detach(data: Buffer, least: int, mark: Callable[[Payload, bool], bytes]) -> 
     Raises:
         UnusualError: the bytes are no model, or not one as writers make it.
     """
-    graph = _graph(data)
+    first, inside, last = _graph(data)
     pieces: list[Buffer] = []
     payloads: list[Payload] = []
-    kept = graph.value
-    for index, (start, value, end) in enumerate(_entries(data, graph.value, graph.end, _INITIALIZER)):
+    kept = inside
+    for index, (start, value, end) in enumerate(_entries(data, inside, last, _INITIALIZER)):
         if end - value > least and (found := _payload(data, value, end, index, least)) is not None:
             payload, says, around = found
             around.append(mark(payload, says))
             pieces += [data[kept:start], _header(_INITIALIZER, sum(map(len, around))), *around]
             payloads.append(payload)
             kept = end
-    pieces.append(data[kept : graph.end])
+    pieces.append(data[kept:last])
     header = _header(_GRAPH, sum(map(len, pieces)))
-    return b"".join([data[: graph.start], header, *pieces, data[graph.end :]]), payloads
+    return b"".join([data[:first], header, *pieces, data[last:]]), payloads
 
 
 def spliced(data: bytes, lengths: Mapping[int, int]) -> Iterator[bytes | int]:
@@ -79,62 +74,63 @@ def spliced(data: bytes, lengths: Mapping[int, int]) -> Iterator[bytes | int]:
         data: a serialised ModelProto in which `raw_data` of these initializers is present and empty.
         lengths: bytes of data, by index of the initializer.
     """
-    graph = _graph(data)
+    first, inside, last = _graph(data)
     pieces: list[bytes | int] = []
-    kept = graph.value
-    for index, (start, value, end) in enumerate(_entries(data, graph.value, graph.end, _INITIALIZER)):
+    kept = inside
+    for index, (start, value, end) in enumerate(_entries(data, inside, last, _INITIALIZER)):
         if index in lengths:
-            raw = next(field for field in _fields(data, value, end) if field.number == _RAW_DATA)
-            before, after = data[value : raw.start] + _header(_RAW_DATA, lengths[index]), data[raw.end : end]
+            _, _, raw, _, behind = next(field for field in _fields(data, value, end) if field[0] == _RAW_DATA)
+            before, after = data[value:raw] + _header(_RAW_DATA, lengths[index]), data[behind:end]
             inner = len(before) + lengths[index] + len(after)
             pieces += [data[kept:start] + _header(_INITIALIZER, inner) + before, index, after]
             kept = end
-    pieces.append(data[kept : graph.end])
+    pieces.append(data[kept:last])
     total = sum(lengths[piece] if isinstance(piece, int) else len(piece) for piece in pieces)
-    yield data[: graph.start] + _header(_GRAPH, total)
+    yield data[:first] + _header(_GRAPH, total)
     yield from pieces
-    yield data[graph.end :]
+    yield data[last:]
 
 
-def _graph(data: Buffer) -> _Field:
-    """The main graph; where there are several, protobuf appends what the others hold."""
-    found = next((field for field in _fields(data, 0, len(data)) if field.number == _GRAPH), None)
-    if found is None or found.kind != _BYTES:
+def _graph(data: Buffer) -> tuple[int, int, int]:
+    """Start, value and end of the main graph; where there are several, protobuf appends what the others hold."""
+    found = next((field for field in _fields(data, 0, len(data)) if field[0] == _GRAPH), None)
+    if found is None or found[1] != _BYTES:
         raise UnusualError
-    return found
+    return found[2:]
 
 
 def _payload(data: Buffer, value: int, end: int, index: int, least: int) -> tuple[Payload, bool, list[Buffer]] | None:
     """A tensor's data, whether it says that this is inside, and what stands around it; None where it stays."""
-    raw, says, kept, around = None, False, value, list[Buffer]()
-    for field in _fields(data, value, end):
-        if field.number == _EXTERNAL_DATA:
+    raw: Payload | None = None
+    says, kept, around = False, value, list[Buffer]()
+    for number, kind, first, inside, last in _fields(data, value, end):
+        if number == _EXTERNAL_DATA:
             return None
-        if field.number not in (_RAW_DATA, _DATA_LOCATION):
+        if number not in (_RAW_DATA, _DATA_LOCATION):
             continue
-        if field.number == _DATA_LOCATION:
-            if says or field.kind != _VARINT or data[field.value] != 0:
+        if number == _DATA_LOCATION:
+            if says or kind != _VARINT or data[inside] != 0:
                 return None
             says = True
-        elif field.kind != _BYTES or field.end - field.value < least:
+        elif kind != _BYTES or last - inside < least:
             return None
         else:
-            raw = field  # of several the last one counts
-        around.append(data[kept : field.start])
-        kept = field.end
+            raw = Payload(index, inside, last - inside)  # of several the last one counts
+        around.append(data[kept:first])
+        kept = last
     if raw is None:
         return None
     around.append(data[kept:end])
-    return Payload(index, raw.value, raw.end - raw.value), says, around
+    return raw, says, around
 
 
 def _entries(data: Buffer, at: int, end: int, number: int) -> Iterator[tuple[int, int, int]]:
     """Start, value and end of every entry of one repeated message."""
-    for field in _fields(data, at, end):
-        if field.number == number:
-            if field.kind != _BYTES:
+    for found, kind, start, value, stop in _fields(data, at, end):
+        if found == number:
+            if kind != _BYTES:
                 raise UnusualError
-            yield field.start, field.value, field.end
+            yield start, value, stop
 
 
 def _fields(data: Buffer, at: int, end: int) -> Iterator[_Field]:
@@ -154,7 +150,7 @@ def _fields(data: Buffer, at: int, end: int) -> Iterator[_Field]:
             raise UnusualError
         if at > end:
             raise UnusualError
-        yield _Field(tag >> 3, kind, start, value, at)
+        yield tag >> 3, kind, start, value, at
 
 
 def _varint(data: Buffer, at: int, end: int) -> tuple[int, int]:

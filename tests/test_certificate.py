@@ -269,6 +269,20 @@ def test_a_bias_behind_a_matmul_in_old_opsets(case: str) -> None:
     assert kinds(check(model, optimized, witness)) == {"node"}
 
 
+def test_of_many_alike_nodes_that_left_the_wrong_one_is_named() -> None:
+    convs = "".join(f"c{i} = Conv(x{i}, w{i}) {bn(f'x{i + 1}', f'c{i}', f'p{i}_bn')} " for i in range(4))
+    weights: dict[str, tuple[int, ...]] = {f"w{i}": (5, 5, 1, 1) for i in range(4)} | {
+        f"p{i}_bn": (5,) for i in range(4)
+    }
+    model = build(f"(float[N,5,3,4] x0) => (float[N,5,3,4] x4) {{ {convs} }}", weights)
+    optimized, witness = fold(model)
+    assert check(model, optimized, witness).ok
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "p2_bn_b")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) * np.float32(1.0001), bias.name))
+    failures = check(model, optimized, witness).failures
+    assert [(failure.node, failure.kind) for failure in failures] == [("x3", "node")]
+
+
 def test_an_unfolded_model_passes() -> None:
     model = right("conv")
     certificate = check(model, model, Witness())

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 import bnfold
-from bnfold import mapped, wire
+from bnfold import mapped, wire, write
 from bnfold.certificate import certify
 from bnfold.errors import ModelError
 from bnfold.graph import Model
 from bnfold.mapped import attach
+from bnfold.plan import NewConstant
 from bnfold.source import Source, array_of, is_beside, is_mapped, read, read_lean
+from bnfold.threads import ahead, in_two
 from bnfold.witness import Witness
 from tests.builder import Builder
+from tests.features import FEATURES, with_feature
 
 Change = Callable[[onnx.ModelProto], None]
 
@@ -212,3 +218,52 @@ def test_lengths_of_any_size() -> None:
         made = b"".join(bytes(length) if isinstance(piece, int) else piece for piece in pieces)
         whole.graph.initializer[0].raw_data = bytes(length)
         assert made == whole.SerializeToString()
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_the_direct_walk_finds_what_graphsurgeon_finds(name: str) -> None:
+    source = read(with_feature(name, fold=True))
+    for one, other in zip(Model(source).graphs, Model(source, direct=True).graphs, strict=True):
+        made = [{name: node.index for name, node in graph.producers.items()} for graph in (one, other)]
+        uses = [
+            {name: [(node.index, slot) for node, slot in uses] for name, uses in graph.consumers.items()}
+            for graph in (one, other)
+        ]
+        assert made[0] == made[1] and uses[0] == uses[1]
+
+
+def test_large_constants_are_the_same_made_in_two_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path, outputs = tmp_path / "model.onnx", [tmp_path / "one.onnx", tmp_path / "two.onnx"]
+    path.write_bytes(conv_bn().SerializeToString())
+    threads: set[int] = set()
+    pieces = write._pieces
+
+    def noted(edit: NewConstant, type_: int) -> Iterator[NDArray[Any]]:
+        for piece in pieces(edit, type_):
+            threads.add(threading.get_ident())
+            yield piece
+
+    monkeypatch.setattr("bnfold.write._pieces", noted)
+    monkeypatch.setattr("bnfold.write.PIECE", 1)  # every row is one
+    monkeypatch.setattr("bnfold.certificate.rounding.CHUNK", 1)
+    for output, many in zip(outputs, (1 << 40, 0), strict=True):
+        threads.clear()
+        monkeypatch.setattr("bnfold.write.MANY", many)
+        monkeypatch.setattr("bnfold.certificate.rounding.MANY", many)
+        result = bnfold.optimize(path, output, verify=False)
+        assert result.certificate is not None and result.certificate.ok
+        assert (threads == {threading.get_ident()}) == (many > 0)
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+
+
+def test_pieces_come_in_order_and_so_does_what_goes_wrong() -> None:
+    def pieces(last: int) -> Iterator[int]:
+        yield from range(last)
+        raise OSError(last)
+
+    assert list(ahead(iter(range(100)))) == list(range(100)) == list(in_two(int, range(100)))
+    found: list[int] = []
+    with pytest.raises(OSError, match="20"):
+        found.extend(ahead(pieces(20)))
+    with pytest.raises(ZeroDivisionError):
+        list(in_two(lambda n: 1 // (n - 3), range(5)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -149,21 +150,24 @@ def plainly_removed(graph: GraphPair, nodes: Iterable[Node]) -> set[int]:
     for node in nodes:
         try:
             s, t, t_size, x, y = _removed(graph, node)
-        except (NotCertifiedError, ValueError, IndexError):
-            continue
+        except (NotCertifiedError, ValueError, IndexError, MemoryError):
+            continue  # `check_removed` says so
         arrays = (s, t, t_size, x.den, x.num, x.off, y.den, y.num, y.off)
-        if sum([array.size for array in arrays]) <= LARGE:
+        if sum(array.size for array in arrays) <= LARGE and len({array.ndim for array in arrays}) == 1:
             alike.setdefault(tuple([array.shape for array in arrays]), []).append((node.index, arrays))
     found = set[int]()
-    for group in alike.values():
-        step = max(1, LARGE // max(array.size for array in group[0][1]))
+    for shapes, group in alike.items():
+        try:
+            step = max(1, LARGE // max(1, math.prod(np.broadcast_shapes(*shapes))))
+        except ValueError:
+            continue
         for start in range(0, len(group), step):
             part = group[start : start + step]
             s, t, t_size, *ends = (np.stack(arrays) for arrays in zip(*(arrays for _, arrays in part), strict=True))
             with np.errstate(all="ignore"):
                 gap = _gap(Storage(*ends[:3]), Storage(*ends[3:]), s, t, t_size)
-            fine = (gap <= SLACK * EPS).reshape(len(part), -1).all(axis=1)
-            found |= {index for (index, _), passes in zip(part, fine, strict=True) if passes}
+            worst = np.max(gap.reshape(len(part), -1), axis=1, initial=0.0).tolist()
+            found |= {index for (index, _), most in zip(part, worst, strict=True) if most <= SLACK * EPS}
     return found
 
 

@@ -50,7 +50,7 @@ def _restored(graph: GraphPair, pair: Pair) -> bool:
     node = pair.old
     indifferent = INDIFFERENT.get(node.op)
     used = [name for slot, name in enumerate(node.inputs) if slot != indifferent]
-    return any([graph.storage(name) is not None for name in (*used, *node.outputs) if name])
+    return any(graph.storage(name) is not None for name in (*used, *node.outputs) if name)
 
 
 def check_node(graph: GraphPair, pair: Pair, draws: Draws) -> int:

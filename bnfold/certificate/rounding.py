@@ -15,12 +15,16 @@ from onnx import TensorProto
 from bnfold.affine import Array
 from bnfold.constants import Constant, Value
 from bnfold.source import is_external
+from bnfold.threads import in_two
 
 EPS = 2.0**-52
 """Twice the largest relative error of one float64 operation: one for each side of a comparison."""
 
 CHUNK = 1 << 16
 """Elements of a constant that are looked at in one go: few enough for a processor's cache."""
+
+MANY = 1 << 22
+"""Elements of a constant from which on it is looked at in two threads."""
 
 _PRECISION: dict[int, tuple[int, int]] = {
     TensorProto.FLOAT: (24, -149),
@@ -145,12 +149,13 @@ def compare(stored: Constant, exact: Exact) -> float:
     stored = in_memory(stored)
     if stored.shape != exact.shape:
         return _compare_shapes(stored, exact)
-    worst = 0.0
-    for start, stop in spans(stored.shape):
-        held, value = _cut(stored.load(), start, stop), exact.rows(start, stop)
-        doubts = partial(exact.doubts, start, stop, value)
-        worst = max(worst, _rounding_error(held, value, doubts, stored.type))
-    return worst
+
+    def error(span: tuple[int, int]) -> float:
+        held, value = _cut(stored.load(), *span), exact.rows(*span)
+        return _rounding_error(held, value, partial(exact.doubts, *span, value), stored.type)
+
+    large = math.prod(stored.shape) >= MANY
+    return max((in_two if large else map)(error, spans(stored.shape)), default=0.0)
 
 
 def _compare_shapes(stored: Constant, exact: Exact) -> float:

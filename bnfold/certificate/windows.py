@@ -231,7 +231,7 @@ def convolve(
     columns = seen.reshape(batch, group, channels // group * taps, count)
     if transposed:
         weight = weight.reshape(group, channels // group, -1, taps).transpose(0, 2, 1, 3)
-    y = np.matmul(weight.reshape(group, -1, columns.shape[2]), columns).reshape(batch, -1, *positions(axes))
+    y: Array = np.matmul(weight.reshape(group, -1, columns.shape[2]), columns).reshape(batch, -1, *positions(axes))
     return y if bias is None else y + bias.reshape(-1, *(1,) * len(axes))
 
 

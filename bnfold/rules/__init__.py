@@ -5,6 +5,9 @@ Adding an operator is one function and one line here, and its rows in the case t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from bnfold.graph import Node
 from bnfold.rules import (
     activation,
     border,
@@ -124,6 +127,17 @@ _QUANTIZED = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantize", "QAt
 """How the names of operators on integers begin, in ONNX's domain and in ONNX Runtime's."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Manner:
+    """What an operator does with demands, whatever these are."""
+
+    rule: Rule | None
+    moving: frozenset[int]
+    """The input slots that may be stored differently."""
+    constant: bool
+    """Whether every output is known before the model runs."""
+
+
 def apply(view: View) -> list[Accept]:
     """Ask the node's rule.
 
@@ -133,8 +147,31 @@ def apply(view: View) -> list[Accept]:
     node = view.node
     if all(port.storage.is_identity for port in view.ports.values()):
         return [Accept()]  # as when a fold is taken back
-    if all(node.graph.constant(name) is not None for name in node.outputs if name):
+    manner = node.memo.get("manner")
+    if manner is None:
+        manner = node.memo["manner"] = _manner(node)
+    assert isinstance(manner, _Manner)
+    if manner.constant:
         return [Accept()]  # CastLike(constant, x) and the like: no value of x matters
+    for key, port in view.ports.items():
+        if key >= 0 and key not in manner.moving and not port.storage.is_identity:
+            text = f"{port.name!r} steers {node.op}; only its data may be stored differently"
+            raise view.refuse("opaque-op", text, f"compute {port.name!r} from something else")
+    if manner.rule is None and node.proto.op_type.startswith(_QUANTIZED):
+        raise quantization.quantized(view, f"{node.op} computes with integers")
+    if manner.rule is None:
+        raise view.refuse(
+            "opaque-op",
+            f"{node.op} is not affine in this tensor, or has no rule",
+            LAYER_BETWEEN,
+        )
+    try:
+        return manner.rule(view)
+    except MemoryError:
+        raise view.refuse("search-limit", "the demand takes more memory than there is", LAYER_BETWEEN) from None
+
+
+def _manner(node: Node) -> _Manner:
     rule = RULES.get(node.op)
     if node.op in ("Mul", "Div") and scaling.is_factor(node):
         rule = scaling.constant_factor
@@ -143,22 +180,8 @@ def apply(view: View) -> list[Accept]:
     moving = set(range(len(node.inputs))) if node.op in _ALL_INPUTS else _SOME_INPUTS.get(node.op, {0})
     if node.op in _WEIGHTED or rule is scaling.constant_factor:
         moving = {slot for slot in range(len(node.inputs)) if node.constant(slot) is None}
-    for key, port in view.ports.items():
-        if key >= 0 and key not in moving and not port.storage.is_identity:
-            text = f"{port.name!r} steers {node.op}; only its data may be stored differently"
-            raise view.refuse("opaque-op", text, f"compute {port.name!r} from something else")
-    if rule is None and node.proto.op_type.startswith(_QUANTIZED):
-        raise quantization.quantized(view, f"{node.op} computes with integers")
-    if rule is None:
-        raise view.refuse(
-            "opaque-op",
-            f"{node.op} is not affine in this tensor, or has no rule",
-            LAYER_BETWEEN,
-        )
-    try:
-        return rule(view)
-    except MemoryError:
-        raise view.refuse("search-limit", "the demand takes more memory than there is", LAYER_BETWEEN) from None
+    constant = all(node.graph.constant(name) is not None for name in node.outputs if name)
+    return _Manner(rule, frozenset(moving), constant)
 
 
 __all__ = ["RULES", "Accept", "Refused", "Rule", "Source", "View", "apply", "as_source"]

@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.affine import Array, Storage
+from bnfold.affine import SMALL, Array, Storage
 from bnfold.constants import Constant
 from bnfold.graph import Node, Shape
 from bnfold.plan import Edit, NewConstant
@@ -175,7 +176,7 @@ def faults(mask: Mask, values: Array) -> tuple[tuple[int, ...], tuple[float, ...
 
 def lift(array: Array, rank: int) -> Array:
     """The array with leading ones, to this rank."""
-    return array.reshape((1,) * (rank - array.ndim) + array.shape)
+    return array if array.ndim == rank else array.reshape((1,) * (rank - array.ndim) + array.shape)
 
 
 def compress(array: Array) -> Array:
@@ -192,8 +193,8 @@ def compress(array: Array) -> Array:
 
 def varies_on(storage: Storage) -> set[int]:
     """The axes along which the storage is not constant."""
-    arrays = storage.den, storage.num, storage.off
-    return {axis for array in arrays for axis, size in enumerate(array.shape) if size != 1}
+    shapes = {storage.den.shape, storage.num.shape, storage.off.shape}
+    return {axis for shape in shapes for axis, size in enumerate(shape) if size != 1}
 
 
 def affordable(view: View, sizes: Iterable[int]) -> None:
@@ -210,7 +211,15 @@ def only_axis(view: View, port: Port, axis: int, size: int) -> Storage:
         text = f"the demand on {port.name!r} varies on axis {min(others)}, where {view.node.op} has no weights"
         raise view.refuse("row-axis", text, UNIFORM)
     affordable(view, [size])
+    if port.storage is Storage.identity(port.rank) and size <= SMALL:
+        return _as_it_was(size)
     return port.storage.map(lambda array: array.reshape(-1) if array.size == size else np.full(size, array.reshape(())))
+
+
+@lru_cache(maxsize=64)
+def _as_it_was(size: int) -> Storage:
+    """The identity, as vectors."""
+    return Storage.identity(1).map(lambda array: np.full(size, array.reshape(())))
 
 
 def need_encode(view: View, storage: Storage) -> tuple[Array, Array]:

@@ -34,7 +34,8 @@ def conv(view: View) -> list[Accept]:
             *faults(beta != 0, beta),
         )
     tail = (1,) * (len(shape) - 2)
-    per_input = _group_rows(alpha, group, out_channels).reshape(*_group_rows(alpha, group, out_channels).shape, *tail)
+    rows = _group_rows(alpha, group, out_channels)
+    per_input = rows.reshape(*rows.shape, *tail)
     factors = _not_one(per_input, a.reshape(-1, 1, *tail))
 
     def moved() -> Array:

@@ -48,13 +48,12 @@ def fitted_scale(view: View, key: int, scale: Array) -> Storage:
 
 
 def _drop_axes(view: View, port: Port, array: Array, shape: Shape, rank: int) -> Array:
-    array = lift(compress(array), rank)
-    padded: Shape = (1,) * (rank - len(shape)) + tuple(shape)
-    lacking = [axis for axis in range(rank) if array.shape[axis] != 1 and padded[axis] == 1]
-    if lacking:
+    array, missing = lift(compress(array), rank), rank - len(shape)
+    padded: Shape = (1,) * missing + tuple(shape)
+    if array.size != 1 and (lacking := [axis for axis in range(rank) if array.shape[axis] != 1 and padded[axis] == 1]):
         text = f"operand {port.name!r} of {view.node.op} has no axis {lacking[0]} to vary on"
         raise view.refuse("lacks-axis", text, f"compute {port.name!r} in full, not broadcast, or {UNIFORM}")
-    return array.reshape(array.shape[rank - len(shape) :])
+    return array.reshape(array.shape[missing:]) if missing else array
 
 
 def constant_edits(view: View, slots: Sequence[int], hint: str) -> tuple[Edit, ...]:

@@ -114,8 +114,8 @@ def _batchnorm_source(node: Node) -> Source | Reason:
     gamma, bias, mean, variance = (p.float64() for p in parameters)
     total = variance + node.get_float("epsilon", float(np.float32(1e-5)))
     with np.errstate(invalid="ignore"):
-        bad = ~(total > 0) | ~np.isfinite(total) | ~np.isfinite(gamma) | ~np.isfinite(bias) | ~np.isfinite(mean)
-    if np.any(bad):
+        bad = ~((total > 0) & np.isfinite(total) & np.isfinite(gamma) & np.isfinite(bias) & np.isfinite(mean))
+    if bad.any():
         text = f"in {channel_count(bad)} var + epsilon <= 0, or a parameter is not finite"
         return no("invalid-statistics", text, "repair or prune these channels", *faults(bad, total))
     scale = gamma / np.sqrt(total)
@@ -123,7 +123,7 @@ def _batchnorm_source(node: Node) -> Source | Reason:
     shift = bias - scale * mean
     exact, small = shift, negligible(shift, bias, gamma, node.graph.type(node.outputs[0]))
     note = ""
-    if np.any(small):
+    if small.any():
         shift = np.where(small, 0.0, shift)
         note = (
             f"the shift of {np.count_nonzero(small)} channels counts as zero: below half a unit in the last place "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bnfold.affine import Storage
 from bnfold.graph import Node
@@ -23,6 +23,9 @@ RETRIES = 250
 
 NOTHING: frozenset[int] = frozenset()
 
+ABSORBERS = frozenset({"Conv", "ConvTranspose", "BatchNormalization"})
+"""Operators whose rules never ask whether a port is fixed."""
+
 
 @dataclass(eq=False)
 class Attempt:
@@ -31,6 +34,8 @@ class Attempt:
     decided: dict[str, Storage]
     asked: dict[int, Node]
     """Every node that was asked, by index."""
+    settled: dict[int, Accept] = field(default_factory=dict)
+    """What some of them answered, by index, where that is their answer to all that was decided."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +77,7 @@ class Search:
         Raises:
             Refused: it refuses.
         """
-        key = node.index, tuple([decided.get(slot.own) for slot in self.state.slots(node)])
+        key = self._key(node, decided)
         answer = self.answers.get(key)
         if answer is None:
             try:
@@ -82,6 +87,20 @@ class Search:
         if isinstance(answer, Reason):
             raise Refused(answer)
         return answer
+
+    def _key(self, node: Node, decided: dict[str, Storage]) -> tuple[int, tuple[Storage | None, ...]]:
+        return node.index, tuple([decided.get(slot.own) for slot in self.state.slots(node)])
+
+    def _settled(self, walk: _Walk) -> dict[int, Accept]:
+        """The answers of nodes that would say the same were everything fixed, if they leave nothing open."""
+        found: dict[int, Accept] = {}
+        for index, node in walk.asked.items():
+            key = self._key(node, walk.decided)
+            blind = node.op in ABSORBERS and index not in self.state.leaving
+            answer = self.answers.get(key) if blind or None not in key[1] else None
+            if isinstance(answer, list) and len(answer) == 1 and not answer[0].assign:
+                found[index] = answer[0]
+        return found
 
     def run(self) -> Attempt | Failure:
         """Search until all is decided.
@@ -95,7 +114,7 @@ class Search:
             walk = _Walk(self)
             try:
                 walk.go()
-                return Attempt(walk.decided, walk.asked)
+                return Attempt(walk.decided, walk.asked, self._settled(walk))
             except Refused as refusal:
                 reason = reason or refusal.reason
             led = walk.chain()

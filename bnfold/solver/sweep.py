@@ -246,8 +246,10 @@ class GraphSolver:
             node = self.graph.nodes[index]
             if node is but:
                 continue
+            accept = attempt.settled.get(index)
             try:
-                (accept,) = self.state.ask(node, attempt.decided, everything_fixed=True)
+                if accept is None:
+                    (accept,) = self.state.ask(node, attempt.decided, everything_fixed=True)
             except Refused as refusal:
                 return refusal.reason
             assert not accept.assign, node.label

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Array, Storage
 from bnfold.graph import Graph, Node
+from bnfold.lazy import lazy
 from bnfold.rules import Source
 
 Mask = NDArray[np.bool_]
@@ -68,12 +68,12 @@ class Ends:
                 yield self._way(zero, sign, shift)
                 yield self._way(zero, size, shift)
 
-    @cached_property
+    @lazy
     def scale(self) -> Array:
         """Of the affine between what is stored."""
         return np.asarray(self.y.a * self.source.affine.scale * self.x.alpha) + 0.0 * self.y.b
 
-    @cached_property
+    @lazy
     def shift(self) -> Array:
         """Of the affine between what is stored."""
         s, t = self.source.affine.scale, self.source.affine.shift
