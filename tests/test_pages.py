@@ -70,7 +70,7 @@ def test_no_command_hides_in_a_block_that_is_not_run() -> None:
 
 
 def test_the_targets_of_make_are_there() -> None:
-    files = [ROOT / "Makefile", ROOT / "models" / "targets.mk", ROOT / "tests" / "zoo" / "targets.mk"]
+    files = [ROOT / "Makefile", *ROOT.glob("models/*.mk"), *ROOT.glob("tests/*/*.mk")]
     targets = {name for file in files for name in re.findall(r"^([\w.-]+):(?!=)", file.read_text(), re.MULTILINE)}
     for page in PAGES:
         words = re.findall(r"`make ([\w-]+)", page.read_text(encoding="utf-8"))
