@@ -19,10 +19,9 @@ docs/quantisation.md.
 import argparse
 import json
 import logging
-import platform
 import statistics
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ import bnfold
 from models.config import RECIPES, Config
 from models.data import Split, fetch_fashion, inputs
 from models.export import batchnorm_nodes, export
+from models.quantise_page import FORMS, write
 from models.train import restore, train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +51,6 @@ NETWORKS: dict[str, Config] = {
     "preact": RECIPES["preact"],
     "repvgg": RECIPES["repvgg"],
 }
-NAMES = {"bn-x5": "BN-Inception", "preact": "pre-activation ResNet", "repvgg": "RepVGG, as trained"}
 FINE: dict[str, Any] = {"UseQDQContribOps": True}
 """16 bits before opset 21 need ONNX Runtime's own operators."""
 
@@ -61,9 +60,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "weights": {"per_channel": True, "activation_type": QuantType.QInt16, "extra_options": FINE},
     "activations": {"per_channel": True, "weight_type": QuantType.QInt16, "extra_options": FINE},
 }
-COLUMNS = ("float32 %", "tensor %", "channel %", "changed, tensor %", "changed, channel %", "int8 kB")
-NOISE = ("tensor dB", "channel dB", "weights alone dB", "activations alone dB", "peak of 3x3 kernels")
-FORMS = ("exported", "ort", "bnfold")
 CALIBRATION = 512
 
 Floats = NDArray[np.float32]
@@ -89,7 +85,7 @@ class Row:
     """Of the 3x3 kernels in float32: the largest weight of an output channel over their standard deviation, median."""
 
 
-class Images(CalibrationDataReader):  # type: ignore[misc]
+class Images(CalibrationDataReader):
     """The images that the ranges of activations are taken from."""
 
     def __init__(self, batches: Sequence[Floats]) -> None:
@@ -209,85 +205,6 @@ def main() -> None:
                 numbers = f"accuracy {row['accuracy']:.4f} changed {row['changed']:.4f} {row['snr']:5.1f} dB"
                 print(f"{network}-{seed} {row['form']:9} {row['variant']:11} {numbers}", flush=True)
     write(PAGE, [json.loads(path.read_text()) for path in sorted(OUT.glob("*.json"))])
-
-
-# ------------------------------------------------------------------------------------------------------------ the page
-
-
-def write(page: Path, results: Sequence[dict[str, Any]]) -> None:
-    """The tables between the page's markers."""
-    text = page.read_text()
-    begin, end = "<!-- made by make quantise: begin -->\n", "<!-- made by make quantise: end -->"
-    head, _, rest = text.partition(begin)
-    tail = rest.partition(end)[2]
-    page.write_text(f"{head}{begin}\n{tables(results)}\n{end}{tail}")
-
-
-def tables(results: Sequence[dict[str, Any]]) -> str:
-    """Mean and standard deviation over the seeds."""
-    every = [row for result in results for row in result["rows"]]
-    seeds = len({row["seed"] for row in every})
-    versions = f"Python {platform.python_version()}, onnx {onnx.__version__}, onnxruntime {ort.__version__}"
-    return "\n".join([
-        *_table(every, ("BN left", *COLUMNS), _answers),
-        "",
-        *_table(every, NOISE, _noise),
-        "",
-        *_times([result["speed"] for result in results]),
-        "",
-        f"Fashion-MNIST, 10,000 test images, {seeds} seeds, mean ± standard deviation; {versions}, one thread.",
-        "",
-    ])  # fmt: skip
-
-
-Rows = Sequence[dict[str, Any]]
-
-
-def _table(every: Rows, columns: Sequence[str], cells: Callable[[Rows], Iterator[str]]) -> Iterator[str]:
-    yield f"| network | form | {' | '.join(columns)} |"
-    yield f"| --- | --- |{' ---: |' * len(columns)}"
-    for network, name in NAMES.items():
-        for form in FORMS:
-            mine = [row for row in every if row["network"] == network and row["form"] == form]
-            if mine:
-                yield f"| {name} | {form} | {' | '.join(cells(mine))} |"
-
-
-def _answers(mine: Rows) -> Iterator[str]:
-    yield "/".join(str(left) for left in sorted({row["batchnorm"] for row in mine}))
-    for variant in ("float32", "tensor", "channel"):
-        yield _mean(mine, variant, "accuracy", 100, 2)
-    for variant in ("tensor", "channel"):
-        yield _mean(mine, variant, "changed", 100, 2)
-    yield f"{statistics.mean(row['bytes'] for row in mine if row['variant'] == 'channel') / 1e3:.0f}"
-
-
-def _noise(mine: Rows) -> Iterator[str]:
-    for variant in VARIANTS:
-        yield _mean(mine, variant, "snr")
-    yield _mean(mine, "float32", "peak")
-
-
-def _mean(mine: Rows, variant: str, key: str, scale: float = 1.0, digits: int = 1) -> str:
-    values = [row[key] * scale for row in mine if row["variant"] == variant]
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
-
-
-def _times(found: Rows) -> Iterator[str]:
-    yield "| network | seed | exported, ms | ort, ms | bnfold, ms | bnfold against exported | bnfold against ort |"
-    yield "| --- | ---: | ---: | ---: | ---: | --- | --- |"
-    for network, name in NAMES.items():
-        for row in (row for row in found if row["network"] == network):
-            ms = " | ".join(f"{row[form]['ms']:.3f}" for form in FORMS)
-            verdicts = " | ".join(_verdict(row[form]) for form in ("exported", "ort"))
-            yield f"| {name} | {row['seed']} | {ms} | {verdicts} |"
-
-
-def _verdict(found: dict[str, Any]) -> str:
-    return (
-        found["verdict"] if found["low"] is None else f"{found['verdict']} ({found['low']:.2f} to {found['high']:.2f})"
-    )
 
 
 if __name__ == "__main__":

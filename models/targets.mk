@@ -4,7 +4,7 @@ VENV_TRAIN := .venv-train
 TRAIN_PY := $(VENV_TRAIN)/bin/python
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: .venv-train train-demo reproduce reproduce-full quantise test-train
+.PHONY: .venv-train train-demo reproduce reproduce-full quantise end-to-end test-train
 
 .venv-train: $(VENV_TRAIN)/.installed
 
@@ -36,3 +36,6 @@ reproduce-full: models/.data/usr ## the tables and plots of docs/training.md (an
 
 quantise: $(VENV_TRAIN)/.installed ## int8 by ONNX Runtime, of networks as they are and folded (docs/quantisation.md): an hour, resumable
 	@$(TRAIN_PY) -m models.quantise
+
+end-to-end: $(VENV_TRAIN)/.installed ## train, export, optimize, verify, query; by commands and by the library: three minutes (docs/end-to-end.md)
+	@$(TRAIN_PY) -m models.end_to_end

@@ -40,7 +40,7 @@ def _described(command: click.Command, context: click.Context) -> Iterator[str]:
 
 
 def _row(option: click.Option, context: click.Context) -> str:
-    names = ", ".join(f"`{name}`" for name in option.opts)
+    names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
     takes = "" if option.is_flag or option.count else f" `{option.make_metavar(context)}`"
     text, _, told = (option.help or "").partition("[default: ")
     shown = option.get_default(context) if option.show_default else told.rstrip("]").strip()
