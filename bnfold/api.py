@@ -367,6 +367,8 @@ def _merged(found: Folded) -> tuple[Merged, ...]:
 
 def _unmatched(found: Folded, wishes: Wishes) -> tuple[str, ...]:
     """A warning for every pattern that names no affine, and no node that could be merged with others."""
+    if not (wishes.keep or wishes.only):
+        return ()
     labels = {outcome.node.label for outcome in found.outcomes}
     if wishes.merge:
         labels |= {node.label for node in found.rewrite.original.nodes() if is_linear(node)}

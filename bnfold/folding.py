@@ -201,6 +201,8 @@ def _all_outcomes(first: list[Outcome], last: list[Outcome]) -> list[Outcome]:
 def _needed(rewrite: Rewrite, inlined: Inlined) -> set[Where]:
     """The calls from which nodes come that are removed, merged, changed, or fed with what is stored in another way."""
     found: set[Where] = set()
+    if not inlined.owners:
+        return found
     for node in _makers(set(_touched(rewrite))):
         found.update(inlined.owner(node.proto))
     return found | {where[:depth] for where in found for depth in range(1, len(where))}

@@ -7,7 +7,6 @@ factors in pieces. Everything is staged beside the output, synced, then moved in
 from __future__ import annotations
 
 import filecmp
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,13 +37,9 @@ from bnfold.source import (
     tensor_nbytes,
 )
 from bnfold.stage import Staged, external_data
-from bnfold.threads import ahead
 
 PIECE = 1 << 19
 """Bytes of float64 that one piece of a streamed constant may take: few enough for a processor's cache."""
-
-MANY = 1 << 22
-"""Elements of a constant from which on it is written in one thread and computed in another."""
 
 COPIED = 1 << 24
 """Bytes that are copied at once."""
@@ -89,8 +84,7 @@ def _fill(tensor: TensorProto, edit: NewConstant) -> None:
 
 
 def _data(edit: NewConstant, type_: int) -> Iterator[wire.Buffer]:
-    pieces = (_little_endian(piece) for piece in _pieces(edit, type_))
-    return ahead(pieces) if math.prod(edit.shape) >= MANY else pieces
+    return (_little_endian(piece) for piece in _pieces(edit, type_))
 
 
 def _pieces(edit: NewConstant, type_: int) -> Iterator[NDArray[np.generic]]:

@@ -59,7 +59,7 @@ def add(view: View) -> list[Accept]:
     def settled(key: int, shift: Array) -> Mapping[int, Storage]:
         return view.settle({key: fitted(view, view.port(key), a, shift, out.rank)}).assign
 
-    plain: dict[int, Mapping[int, Storage]] = {}
+    plain: dict[int, Mapping[int, Storage]] = {lead: {}}  # which is stored so already
 
     def way(extra: dict[int, Array]) -> Accept:
         assign: dict[int, Storage] = {}
