@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -48,7 +48,6 @@ class Converter:
     where: Destination | None
     clock: Clock
     say: Progress
-    _peaks: dict[int, dict[str, float]] = field(default_factory=dict)
 
     @cached_property
     def _feeds(self) -> list[Feeds] | str:
@@ -73,14 +72,18 @@ class Converter:
         Raises:
             ModelError: nothing of it can be converted.
         """
+        made = self._converted(rewrite)
+        if not made.nodes:
+            raise ModelError(self._nothing(made, rewrite.model.source))
+        return made
+
+    def _converted(self, rewrite: Rewrite) -> Converted:
         self.say(f"converting to {LONG[self.wanted.type]}")
         source = rewrite.model.source
         patched = patch(rewrite.model, rewrite.plan)
         reached, trouble = self._reached(rewrite)
         made = converted(patched, source, replace(self.wanted, peaks=reached))
         self.clock.lap("convert")
-        if not made.nodes:
-            raise ModelError(self._nothing(made, source))
         if trouble:
             text = f"whether tensors overflow in {LONG[self.wanted.type]} was not looked for: {trouble}"
             made.warnings = (*made.warnings, text)
@@ -145,7 +148,7 @@ class Converter:
             return
         self.say(f"the original in {LONG[self.wanted.type]}")
         plain = Rewrite(rewrite.original, rewrite.original, Plan([]), calls=rewrite.calls)
-        made = self.convert(plain)
+        made = self._converted(plain)
         path = self.given.source.path
         if self.where is not None:
             with staged(self.where) as stage:

@@ -182,7 +182,8 @@ class Oracle:
         if unit is None:
             scope.stored |= _constant_units(node, step.attributes)
             return results
-        scope.units |= {name: unit for name in node.output if name}
+        for name, value in zip(node.output, results, strict=False):
+            scope.units[name] = unit if is_float(value) else 0.0
         return tuple(rounding.output(node.op_type, value, unit) for value in results)
 
     def _apply(

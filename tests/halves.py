@@ -155,7 +155,7 @@ def _constant_nodes() -> onnx.ModelProto:
     b = builder()
     weight = b.node("Constant", value=numpy_helper.from_array(b.normal(6, 3, 3, 3).astype(np.float32)))
     y = b.bn(b.node("Conv", b.input(2, 3, 7, 9), weight))
-    bound = b.node("Constant", value=numpy_helper.from_array(np.float32(0.7)))
+    bound = b.node("Constant", value=numpy_helper.from_array(np.array(0.7, np.float32)))
     return b.model(b.node("Max", b.node("Add", y, bound), bound, name="largest"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import bnfold
 from bnfold.constants import from_initializer
 from bnfold.errors import ModelError, UsageError
 from bnfold.precision.values import trouble
+from bnfold.precision.wishes import CODES
 from tests.builder import Builder
 from tests.halves import (
     BRAIN,
@@ -149,6 +151,10 @@ KEPT: dict[str, tuple[Case, dict[str, str]]] = {
         small(lambda b, y: b.node("Softmax", b.node("Add", y, b.constant(-3e38 * np.eye(6)), name="at"))),
         {"at": "constant-overflow"},
     ),
+    "a mask by choice": (
+        small(lambda b, y: b.node("Where", b.node("Greater", y, b.constant(0.1)), y, b.constant(-1e9), name="at")),
+        {"at": "constant-overflow"},
+    ),
     "a constant below the range": (
         small(lambda b, y: b.node("Div", y, b.constant(3e-7), name="at")), {"at": "constant-lost"},
     ),
@@ -165,6 +171,10 @@ KEPT: dict[str, tuple[Case, dict[str, str]]] = {
         small(_quantized),
         {"conv": "quantized", "quantize": "quantized", "dequantize": "quantized", "behind": "quantized"},
     ),
+    "a sequence": (
+        small(lambda b, y: b.node("SequenceAt", b.node("SplitToSequence", y, axis=1), b.constant(1), name="at")),
+        {"splittosequence": "unknown-type", "at": "unknown-type"},
+    ),
     "an If": (lambda: captured(builder()), {"if": "body"}),
     "a Resize to computed sizes": (CASES["sizes in floats"], {"as_float": "sizes", "mul": "sizes", "floor": "sizes"}),
 }  # fmt: skip
@@ -177,6 +187,33 @@ def test_nodes_that_stay_are_named_with_their_reason(what: str) -> None:
     assert result.kept == expected
     assert result.certificate().ok
     types(result.proto)
+
+
+def test_a_call_that_cannot_be_inlined_keeps_its_types() -> None:
+    model = residual()
+    body = helper.make_function(
+        "own", "both", ["a"], ["b", "a"], [helper.make_node("Relu", ["a"], ["b"])], [helper.make_opsetid("", 17)]
+    )
+    node = next(node for node in model.graph.node if node.name == "sum")
+    node.op_type, node.domain = "both", "own"
+    node.output.append("spare")
+    model.functions.append(body)
+    model.graph.value_info.append(helper.make_tensor_value_info("sum", FLOAT, ["N", 6, 9, 12]))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    result = made(model)
+    assert result.kept == {"sum": "function"}
+    assert result.certificate().ok
+    assert types(result.proto)["sum"] == FLOAT
+
+
+def test_every_code_is_documented_and_seen() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "precision.md").read_text()
+    listed = dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", page, re.MULTILINE))
+    assert listed == CODES
+    tested = {code for _, expected in KEPT.values() for code in expected.values()}
+    assert set(CODES) - tested == {"kept-by-user", "type", "domain", "function", "overflow"}, (
+        "these have tests of their own"
+    )
 
 
 def test_an_operator_that_nobody_knows_keeps_its_types() -> None:
@@ -213,6 +250,13 @@ def test_a_weight_of_two_readers_is_there_in_both_types() -> None:
     held = constants(made(CASES["a weight of two readers"]()).proto)
     assert (held["weight"].dtype, held["weight.fp16"].dtype) == (np.float32, np.float16)
     assert np.array_equal(held["weight.fp16"], held["weight"].astype(np.float16))
+
+
+def test_a_constant_node_of_which_one_reader_stays_is_not_rounded() -> None:
+    result = made(CASES["Constant nodes"]())
+    assert result.kept == {"largest": "operator"}
+    (bound,) = (node.attribute[0].t for node in result.proto.graph.node if node.op_type == "Constant")
+    assert bound.data_type == FLOAT and numpy_helper.to_array(bound) == np.float32(0.7)
 
 
 @pytest.mark.parametrize("opset", [17, 22])
@@ -266,10 +310,32 @@ def test_tensors_that_overflow_on_the_inputs_stay_in_float32() -> None:
     assert bnfold.optimize(squares(1.0), precision="fp16").precision.kept == ()  # type: ignore[union-attr]
 
 
+def test_a_mask_stays_with_what_reads_it() -> None:
+    b = builder()
+    y = b.bn(b.conv(b.input(2, 3, 8, 8), 4, 3))
+    y = b.node("Where", b.node("Greater", y, b.constant(0.1)), y, b.constant(-1e9), name="mask")
+    result = bnfold.optimize(b.model(b.node("Softmax", b.node("Mul", y, b.constant(2.0)))), precision="fp16")
+    assert result.status == "verified" and result.precision is not None
+    kept = {kept.node: kept.code for kept in result.precision.kept}
+    assert kept == {"mask": "constant-overflow", "mul": "overflow", "softmax": "overflow"}
+
+
 def test_nothing_is_run_where_nothing_is_to_be_verified() -> None:
     result = bnfold.optimize(squares(), precision="fp16", verify=False)
     assert (result.status, result.precision.kept) == ("certified", ())  # type: ignore[union-attr]
     assert result.warnings == ("whether tensors overflow in float16 was not looked for: nothing was run (--no-verify)",)
+
+
+def test_a_layer_that_only_its_fold_makes_fit() -> None:
+    """Weights of 1e-7, and a BatchNormalization that makes numbers of them."""
+    b = builder()
+    y = b.conv(b.input(2, 3, 8, 8), 4, 3, scale=1e-7, bias=False)
+    y = b.bn(y, gamma=1.0, variance=2.5e-13, mean=0.0, epsilon=1e-20)
+    model = b.model(b.conv(b.node("Relu", y), 5, 3))
+    result = bnfold.optimize(model, precision="fp16")
+    assert (result.status, result.batchnorm.after, result.precision.kept) == ("verified", 0, ())  # type: ignore[union-attr]
+    kept = {kept.node: kept.code for kept in bnfold.optimize(model, precision="fp16", keep=["bn"]).precision.kept}  # type: ignore[union-attr]
+    assert kept == {"conv": "constant-lost", "bn": "epsilon"}
 
 
 # ------------------------------------------------------------------------------------------------------- nothing else

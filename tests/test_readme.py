@@ -53,6 +53,7 @@ def test_the_json_is_documented_key_by_key(tmp_path: Path) -> None:
     results = [
         explain(model).to_json(),
         optimize(model, keep=["first"]).to_json(),
+        optimize(model, precision="fp16", keep_fp32=["*elu*"], dry_run=True).to_json(),
         explain(rivals(False)).to_json(),
         verify(model, other).to_json(),
         verify(classifier(), classifier(), inputs={"x": np.eye(7, dtype=np.float32)}, labels=range(7)).to_json(),

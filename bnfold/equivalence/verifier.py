@@ -187,6 +187,7 @@ class Verifier:
             rounded=rounded,
         )  # fmt: skip
         self.notes.append(f"no runtime here runs the original ({reason}): both models were compared in float64")
+        self.notes += [] if self.labels is None else ["the labels were not used: no runtime here runs the original"]
         return self._result(problems, noise, status=CERTIFIED_ONLY)
 
     def _uncompared(self, reason: str, status: str) -> Verification:

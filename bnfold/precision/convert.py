@@ -158,14 +158,14 @@ class _Conversion:
         homes, copies = {}, {}
         for name, small in self.small.items():
             homes[name] = name
-            if {not small} <= self.wanted.get(name, set()):
-                other = self.names.fresh(f"{name}.{'fp32' if small else self.suffix}")
-                if small and name in self.graph.output_set:
-                    homes[name], copies[name] = self.names.fresh(f"{name}.{self.suffix}"), name
-                    self.carries[homes[name]] = name
-                else:
-                    copies[name] = other
-                    self.carries[other] = name
+            if (not small) not in self.wanted.get(name, set()):
+                continue
+            if small and name in self.graph.output_set:
+                homes[name] = new = self.names.fresh(f"{name}.{self.suffix}")
+                copies[name] = name
+            else:
+                copies[name] = new = self.names.fresh(f"{name}.{'fp32' if small else self.suffix}")
+            self.carries[new] = name
         return homes, copies
 
     def _cast(self, name: str, homes: Mapping[str, str], copies: Mapping[str, str]) -> onnx.NodeProto:

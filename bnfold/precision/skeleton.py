@@ -87,9 +87,10 @@ def _understood(choice: Choice, made: onnx.ModelProto, short: dict[str, str]) ->
     """The types in the converter's graph: a tensor's own, and those of the casts of it."""
     smaller: dict[str, bool] = {tensor.name: tensor.data_type == HALF for tensor in made.graph.initializer}
     nodes = {node.name: node for node in made.graph.node}
+    own = {f"n{node.index}" for node in choice.graph.nodes}
     for node in made.graph.node:
         casts = next((a.i == HALF for a in node.attribute if a.name == "to"), None) if node.op_type == "Cast" else None
-        if not node.name.startswith("n"):
+        if node.name not in own:
             smaller |= {name: bool(casts) for name in node.output}
     answer = Answer()
     for node in choice.graph.nodes:

@@ -14,6 +14,24 @@ _SUMS = frozenset({"ReduceMean", "GlobalAveragePool"})
 _SQUARES = frozenset({"ReduceL2"})
 
 
+CODES: dict[str, str] = {
+    "kept-by-user": "`--keep-fp32` asked for it",
+    "operator": "ONNX Runtime's converter leaves this operator in float32, or its result has a type of its own",
+    "type": "ONNX does not have the operator in this type, in the model's opset",
+    "domain": "ONNX does not define the operator",
+    "unknown-type": "it reads or makes a sequence, or something whose type is not known",
+    "body": "it has bodies (If, Loop, Scan), and the converter puts the casts of a body outside of it",
+    "function": "it calls a function of the model that cannot be inlined",
+    "quantized": "it quantizes or dequantizes, or stands between the two: scales stay as they were calibrated",
+    "constant-overflow": "one of its constants is beyond the type's range",
+    "constant-lost": "one of its constants is so small that the type holds little of it",
+    "epsilon": "its epsilon is below the smallest number of the type",
+    "overflow": "a tensor that it reads or makes comes within a factor of two of an overflow on the inputs that ran",
+    "sizes": "it computes sizes or indices in floats, which have to be exact",
+}
+"""Why a node stays in float32, by code."""
+
+
 @dataclass(frozen=True)
 class Kept:
     """A node that stays in float32."""
