@@ -12,8 +12,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bnfold.api import Audit, Explained, Optimized, audit, bench, explain, optimize, verify
     from bnfold.errors import BnfoldError
+    from bnfold.fleet import optimize_many
 
-__all__ = ["Audit", "BnfoldError", "Explained", "Optimized", "audit", "bench", "explain", "optimize", "verify"]
+__all__ = [
+    "Audit",
+    "BnfoldError",
+    "Explained",
+    "Optimized",
+    "audit",
+    "bench",
+    "explain",
+    "optimize",
+    "optimize_many",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,6 +34,10 @@ def __getattr__(name: str) -> Any:
         from bnfold.errors import BnfoldError
 
         return BnfoldError
+    if name == "optimize_many":
+        from bnfold.fleet import optimize_many
+
+        return optimize_many
     if name in __all__:
         from bnfold import api
 

@@ -307,7 +307,7 @@ def _destination(
     if output is None:
         if source.path is None:
             return None
-        output = source.path.with_name(f"{source.path.name.removesuffix('.onnx')}.folded.onnx")
+        output = manifests.default_output(source.path)
     return destination(source, Path(output), force, with_manifest)
 
 

@@ -30,6 +30,11 @@ MOST_VALUES = 8_000_000
 """Values that it may hold: each takes some dozens of bytes of memory, however short it is written."""
 
 
+def default_output(model: Path) -> Path:
+    """Where the output of a model goes that nobody named a place for."""
+    return model.with_name(f"{model.name.removesuffix('.onnx')}.folded.onnx")
+
+
 def path_for(output: Path) -> Path:
     """Where the manifest of an output is."""
     return output.with_name(output.name + ".manifest.json")

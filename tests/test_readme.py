@@ -111,7 +111,7 @@ def test_every_operator_with_a_rule_stands_in_the_table() -> None:
 
 def test_links_lead_somewhere() -> None:
     pages = [
-        ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("cli", "json", "manifest", "reasons")),
+        ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("cli", "fleet", "json", "manifest", "reasons")),
     ]  # fmt: skip
     for page in pages:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
