@@ -7,6 +7,7 @@ VENV := .venv
 TEST_VENV := .venv-test
 LOWEST_VENV := .venv-lowest
 FUZZ_VENV := .venv-fuzz
+RAY_VENV := .venv-ray
 PY := $(VENV)/bin/python
 TEST_PY := $(TEST_VENV)/bin/python
 CODE := bnfold tests models
@@ -18,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint style formatted types floors format wheel-check test-lowest reasons reference pictures proof mutants fuzz fuzz-files accidents wide load matrix clean check-python
+.PHONY: help demo test lint style formatted types floors format wheel-check test-lowest reasons reference pictures proof mutants fuzz fuzz-files accidents wide load matrix ray clean check-python
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +83,9 @@ wide: $(TEST_VENV)/.installed ## fold 100,000 nodes, 5,000 bodies, chains of 10,
 load: $(TEST_VENV)/.installed ## fold 1,000 models in one process: does its memory grow?
 	@$(TEST_PY) -m tests.load 1000
 
+ray: $(RAY_VENV)/.installed ## fold MODELS=200 on a real Ray cluster of two nodes: broken models, a lost node, interrupted, resumed
+	@$(RAY_VENV)/bin/python -m tests.cluster $(or $(MODELS),200)
+
 matrix: | check-python ## the tests on every Python here and on the oldest and newest dependencies, outputs in OpenVINO
 	@.ci/matrix
 
@@ -94,7 +98,7 @@ accidents: $(TEST_VENV)/.installed ## kill runs 200 times, interrupt them, let t
 	@mkdir -p build/small && unshare -rm sh -c 'mount -t tmpfs -o size=300k tmpfs build/small && $(TEST_PY) -m tests.accidents full build/small'
 
 clean: ## remove the environments and all build output
-	rm -rf $(VENV) $(TEST_VENV) $(LOWEST_VENV) $(FUZZ_VENV) .venv-train .venv-zoo .venv-rivals .venv-triton build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TEST_VENV) $(LOWEST_VENV) $(FUZZ_VENV) $(RAY_VENV) .venv-train .venv-zoo .venv-rivals .venv-triton build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # $(call environment,DIR,EXTRAS,CONSTRAINTS): an editable bnfold with pinned dependencies. The build backend is installed
 # first, so that it is pinned too.
@@ -119,6 +123,9 @@ $(LOWEST_VENV)/.installed: pyproject.toml constraints.txt .ci/lowest | check-pyt
 
 $(FUZZ_VENV)/.installed: pyproject.toml constraints.txt | check-python
 	$(call environment,$(FUZZ_VENV),[fuzz],constraints.txt)
+
+$(RAY_VENV)/.installed: pyproject.toml constraints.txt | check-python
+	$(call environment,$(RAY_VENV),[ray],constraints.txt)
 
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "bnfold needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing). Name one: make $(or $(MAKECMDGOALS),test) PYTHON=python3.12" >&2; exit 1; }

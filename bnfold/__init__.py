@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bnfold.api import Audit, Explained, Optimized, audit, bench, explain, optimize, verify
     from bnfold.deployment import Deployed, deploy
     from bnfold.errors import BnfoldError
+    from bnfold.fleet import optimize_many
 
 __all__ = [
     "Audit",
@@ -25,6 +26,7 @@ __all__ = [
     "deploy",
     "explain",
     "optimize",
+    "optimize_many",
     "verify",
 ]
 
@@ -39,6 +41,10 @@ def __getattr__(name: str) -> Any:
         from bnfold import deployment
 
         return getattr(deployment, name)
+    if name == "optimize_many":
+        from bnfold.fleet import optimize_many
+
+        return optimize_many
     if name in __all__:
         from bnfold import api
 

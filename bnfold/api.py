@@ -333,8 +333,7 @@ def _destination(
     if output is None:
         if source.path is None:
             return None
-        kind = "" if precision == FP32 else f".{precision}"
-        output = source.path.with_name(f"{source.path.name.removesuffix('.onnx')}.folded{kind}.onnx")
+        output = manifests.default_output(source.path, precision)
     return destination(source, Path(output), force, with_manifest)
 
 

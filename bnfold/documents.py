@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnfold import temporary
-from bnfold.errors import OutputError, UsageError
+from bnfold.errors import BnfoldError, OutputError, UsageError
 
 if TYPE_CHECKING:  # numpy and onnx stay unloaded until there is a result
     from bnfold.benchmark import Bench
     from bnfold.equivalence.result import Verification
+
+
+def shows_traceback(error: Exception) -> bool:
+    """Whether this is a bug whose traceback somebody wants to see."""
+    return bool(os.environ.get("BNFOLD_TRACEBACK")) and not isinstance(error, BnfoldError | MemoryError | OSError)
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,44 @@ class Failed:
     """One or two lines."""
     exit_code: int
 
+    @staticmethod
+    def of(error: Exception, model: Path | None) -> Failed:
+        """What went wrong, in one or two lines that say what to do."""
+        code, message = 1, ""
+        if isinstance(error, BnfoldError):
+            code, message = error.exit_code, str(error)
+        elif isinstance(error, MemoryError):
+            message = "not enough memory; save the model with external data, or use a larger machine"
+        elif isinstance(error, OSError):
+            message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        else:  # a bug: the models that wait behind this one shall not suffer
+            what = f"internal error, {type(error).__name__}: {error}".splitlines()[0]
+            message = f"{what}\nThis is a bug: please report it with the traceback that BNFOLD_TRACEBACK=1 shows."
+        return Failed(None if model is None else str(model), _printable(message), code)
+
     def to_json(self) -> dict[str, Any]:
         """The entry in the list of models."""
         error = {"message": self.message, "exit_code": self.exit_code}
         return {"model": {"path": self.model}, "error": error}
+
+
+@dataclass(frozen=True)
+class UpToDate:
+    """A model whose output is there, and is just what would be made of it; nothing was done."""
+
+    model: str
+    output: str
+    before: int
+    """BatchNormalization nodes, as its manifest says."""
+    after: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry in the list of models."""
+        return {
+            "model": {"path": self.model, "output": self.output},
+            "batchnorm": {"before": self.before, "after": self.after},
+            "status": "up-to-date",
+        }
 
 
 @dataclass(frozen=True)
@@ -110,6 +149,12 @@ def check(documents: Sequence[Document], models: Iterable[Path | None]) -> None:
         if not all(os.access(each, os.W_OK) for each in _touched(path)):
             raise OutputError(f"{path} cannot be written to; choose another place for {option}")
         taken[path.resolve()] = f"the file of {option}"
+
+
+def _printable(text: str) -> str:
+    """At most two lines, without control characters: names in a model may hold anything."""
+    lines = ["".join(char if char.isprintable() else "?" for char in line) for line in text.splitlines()[:2]]
+    return "\n".join(line[:600] for line in lines)
 
 
 def _is_special(path: Path) -> bool:

@@ -4,6 +4,7 @@ BnfoldError
 ├── UsageError          wrong options or arguments                        exit 2
 ├── ModelError          not a readable ONNX model, or one we cannot use   exit 1
 ├── OutputError         the result cannot be written                      exit 1
+├── ClusterError        a Ray cluster is missing or does not answer       exit 1
 ├── ProviderError       an execution provider is missing or fell back     exit 1
 └── NotEquivalentError  the optimized model is not the original           exit 3
 """
@@ -27,6 +28,10 @@ class ModelError(BnfoldError):
 
 class OutputError(BnfoldError):
     """The output cannot be written: it exists, the folder is read-only, the disk is full."""
+
+
+class ClusterError(BnfoldError):
+    """Ray is not installed, or no cluster answers at the address."""
 
 
 class ProviderError(BnfoldError):

@@ -41,6 +41,8 @@ class Own:
     folder: Path | None = None
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    start: Callable[[int], int] = lambda index: 0
+    """How many rows are in front of a sample."""
 
     def __iter__(self) -> Iterator[Feeds]:
         return map(self.make, range(self.count))
@@ -88,7 +90,7 @@ def _as_they_are(samples: Sequence[Feeds], specs: Sequence[InputSpec]) -> Own:
         for spec in specs:
             _must_fit(sample[spec.name], spec, spec.dims)
     sizes = [_rows(sample) or 1 for sample in samples]
-    return Own(len(samples), lambda index: samples[index], sum(sizes))
+    return Own(len(samples), lambda index: samples[index], sum(sizes), start=lambda index: sum(sizes[:index]))
 
 
 def _rows(sample: Feeds) -> int | None:
@@ -105,7 +107,8 @@ def _cut(sample: Feeds, specs: Sequence[InputSpec], by_row: bool) -> Own:
     if rows is None or not rows or (batch is None and not by_row):
         return _as_they_are([sample], specs)
     size = batch or min(rows, BATCH)
-    return Own(-(-rows // size), lambda index: _part(sample, index * size, size), rows)
+    start = size.__mul__
+    return Own(-(-rows // size), lambda index: _part(sample, start(index), size), rows, start=start)
 
 
 def _part(sample: Feeds, start: int, size: int) -> Feeds:
@@ -135,6 +138,7 @@ def _folder(
         path,
         tuple(each.relative_to(path).as_posix() for each in paths),
         () if stated or is_carried(model) else (guessed,),
+        start=batch.__mul__,
     )
 
 
@@ -153,9 +157,9 @@ def _arrays(path: Path, specs: Sequence[InputSpec]) -> Mapping[str, Array]:
 def loaded(path: Path, what: str) -> Array | Mapping[str, Array]:
     """An .npy's array, or the arrays of an .npz. Raises `UsageError` for a file that numpy does not read."""
     try:
-        found = np.load(path, allow_pickle=False)
+        found = np.load(path, mmap_mode="r", allow_pickle=False)  # an .npy may be larger than the memory
         if isinstance(found, np.ndarray):
-            return found
+            return np.asarray(found)
         with found:
             return {name: found[name] for name in found.files}
     except FileNotFoundError:

@@ -1,9 +1,10 @@
-"""Which models a command line means, and where each goes: files, folders and globs, one output for each."""
+"""Which models a command line means, and where each goes: files, folders, globs and lists, one output for each."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,12 @@ def jobs_of(models: Sequence[str], out: str | None) -> tuple[list[Job], bool]:
     """Every model once; and whether several were meant, be there only one.
 
     Raises:
-        UsageError: a folder or glob without models, or two models that would go to one file.
+        UsageError: a folder, glob or list without models, or two models that would go to one file.
     """
+    listed = any(each.startswith("@") and not Path(each).exists() for each in models)
+    models = [name for each in models for name in _listed(each)]
     found = {model.resolve(): (model, name) for each in models for model, name in _expand(each)}
-    several = len(models) > 1 or not any(Path(models[0]) == model for model, _ in found.values())
+    several = listed or len(models) > 1 or not any(Path(models[0]) == model for model, _ in found.values())
     if out is None:
         return [Job(model) for model, _ in found.values()], several
     folder = Path(out)
@@ -44,6 +47,22 @@ def jobs_of(models: Sequence[str], out: str | None) -> tuple[list[Job], bool]:
             raise UsageError(f"{taken[job.output]} and {job.model} would both become {job.output}; run them apart")
         taken[job.output] = job.model
     return jobs, several
+
+
+def _listed(argument: str) -> list[str]:
+    """The lines of `@FILE`, or of stdin for `@-`; anything else is itself."""
+    if not argument.startswith("@") or Path(argument).exists():
+        return [argument]
+    try:
+        text = sys.stdin.read() if argument == "@-" else Path(argument[1:]).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise UsageError(f"the list {argument[1:]} cannot be read: {why}") from None
+    lines = [line.strip() for line in text.splitlines()]
+    names = [line for line in lines if line and not line.startswith("#")]
+    if not names:
+        raise UsageError(f"the list {argument[1:]} names no model")
+    return names
 
 
 def _expand(argument: str) -> list[tuple[Path, Path]]:

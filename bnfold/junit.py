@@ -14,7 +14,7 @@ from importlib.metadata import version
 from xml.etree import ElementTree as ET
 
 from bnfold.auditing import Audit
-from bnfold.documents import Failed, Pair
+from bnfold.documents import Failed, Pair, UpToDate
 from bnfold.equivalence.algebra import Algebra
 from bnfold.equivalence.check import OutputCheck
 from bnfold.equivalence.parting import Parting
@@ -50,11 +50,13 @@ class Suite:
     """Warnings and notes, a line each."""
 
 
-def suite(result: Explained | Pair | Audit | Failed, command: str) -> Suite:
+def suite(result: Explained | Pair | Audit | UpToDate | Failed, command: str) -> Suite:
     """The suite of one result of `optimize` or `verify`."""
     if isinstance(result, Failed):
         outcome = FAILURE if result.exit_code == 3 else ERROR
         return Suite(result.model or "bnfold", command, (Case(command, outcome, result.message),))
+    if isinstance(result, UpToDate):
+        return Suite(result.model, command, (Case(command, SKIPPED, f"{result.output} is up to date"),))
     if isinstance(result, Audit):
         return _audited(result, command)
     if isinstance(result, Explained):

@@ -30,6 +30,16 @@ MOST_VALUES = 8_000_000
 """Values that it may hold: each takes some dozens of bytes of memory, however short it is written."""
 
 
+FP32 = "fp32"
+"""The precision that leaves types as they are."""
+
+
+def default_output(model: Path, precision: str = FP32) -> Path:
+    """Where the output of a model goes that nobody named a place for."""
+    kind = "" if precision == FP32 else f".{precision}"
+    return model.with_name(f"{model.name.removesuffix('.onnx')}.folded{kind}.onnx")
+
+
 def path_for(output: Path) -> Path:
     """Where the manifest of an output is."""
     return output.with_name(output.name + ".manifest.json")
@@ -60,7 +70,7 @@ def options(
     samples: int = 2,
     seed: int = 0,
     tf32: bool = False,
-    precision: str = "fp32",
+    precision: str = FP32,
     keep_fp32: Iterable[str] = (),
 ) -> dict[str, Any]:
     """The options of `optimize` that bear on the result or on its proof, as the manifest holds them."""

@@ -83,8 +83,9 @@ def test_every_import_of_bnfold_is_declared() -> None:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.split(".")[0])
-    third_party = imported - sys.stdlib_module_names - {"bnfold", "PIL"}
+    third_party = imported - sys.stdlib_module_names - {"bnfold", "PIL", "ray"}
     assert [Requirement(line).name for line in PROJECT["optional-dependencies"]["images"]] == ["pillow"]
+    assert [Requirement(line).name for line in PROJECT["optional-dependencies"]["ray"]] == ["ray"]
     providers = metadata.packages_distributions()
     providers = {**providers, "markupsafe": ["jinja2"]}  # jinja2's own string type
     undeclared = [name for name in third_party if RUNTIME.isdisjoint(map(canonicalize_name, providers.get(name, ())))]

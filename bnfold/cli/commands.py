@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,9 @@ from bnfold.cli.options import (
 )
 from bnfold.cli.program import CANNOT, DIFFERENT, Program, complain
 from bnfold.cli.run import Run, progress
-from bnfold.documents import Failed, Pair
+from bnfold.documents import Pair
 from bnfold.errors import UsageError
-from bnfold.jobs import jobs_of, made
+from bnfold.jobs import jobs_of
 
 
 @click.group(cls=Program, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,6 +75,8 @@ def main(context: click.Context) -> None:
     default=True,
     help="Write no OUT.manifest.json beside the output.",
 )
+@click.option("--jobs", "workers", type=click.IntRange(min=1), metavar="N", help="Models at once, a process each.")
+@click.option("--ray", metavar="ADDRESS", help="Fold on a Ray cluster: auto, local, HOST:PORT, ray://HOST:PORT.")
 @sampling
 @documents("json", "html", "junit")
 @verbose
@@ -82,33 +86,43 @@ def optimize(
     *,
     out: str | None,
     no_verify: bool,
+    workers: int | None,
+    ray: str | None,
     verbose: bool,
     **options: Any,
 ) -> None:
     """Fold MODEL, prove the result, write it.
 
-    MODEL is a file, a folder (every .onnx below it) or a glob; with several models OUT is a folder, and one bad model
-    does not stop the rest. Nothing is written that was not proved. Prints what it wrote.
+    MODEL is a file, a folder (every .onnx below it), a glob, or @FILE, a list with one of these on each line (@-: of
+    stdin); with several models OUT is a folder, one bad model does not stop the rest, and what is up to date is passed
+    over. Nothing is written that was not proved. Prints what it wrote.
     """
     jobs, several = jobs_of(models, out)
     run.check_documents(path for job in jobs for path in (job.model, job.output))
-    import bnfold
-    from bnfold import report
+    from bnfold import fleet, report
+    from bnfold.fleet.table import table
 
     _tell_both_runtimes()
     settings = options | {"verify": not no_verify}
-    for job in jobs:
-        with run.errors(job.model), made(job.folder):
-            with progress(verbose) as say:
-                result = bnfold.optimize(job.model, job.output, progress=say, **settings)
-            run.results.append(result)
-            run.report(report.optimized(result, verbose))
-            if result.output is not None:
-                run.result(str(result.output))
+
+    def here(task: fleet.Task) -> fleet.Done:
+        with progress(verbose) as say:
+            return fleet.work(replace(task, options={**task.options, "progress": say}))
+
+    def told(done: int, every: int) -> None:
+        if verbose and several:
+            complain(f"{done} of {every} models done")
+
+    resume, how = several and fleet.may_resume(settings), fleet.How(workers, ray)
+    finished = []
+    with run.errors(), closing(fleet.outcomes(jobs, settings, how=how, resume=resume, here=here, told=told)) as every:
+        for done in every:
+            finished.append(done)
+            run.finished(done.result, len(jobs) <= report.LISTED or verbose, verbose)
     run.write_documents(several)
-    if several:
-        bad = sum(isinstance(result, Failed) for result in run.results)
-        complain(f"{len(jobs) - bad} of {len(jobs)} models done")
+    if several and finished:
+        run.report(table(finished))
+        complain(fleet.total(finished))
 
 
 @main.command()
@@ -149,6 +163,9 @@ def explain(run: Run, model: Path, verbose: bool, **choice: Any) -> None:
     "--self-test",
     is_flag=True,
     help="Also corrupt a constant of each kind: how small a mistake would be seen?",
+)
+@click.option(
+    "--ray", metavar="ADDRESS", help="Run labelled inputs on a Ray cluster: auto, local, HOST:PORT, ray://..."
 )
 @documents("json", "html", "junit")
 @verbose

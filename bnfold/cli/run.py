@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from bnfold.cli.program import CANNOT, DONE, complain
-from bnfold.documents import Document, Failed, Pair, check
-from bnfold.errors import BnfoldError, UsageError
+from bnfold.cli.program import DONE, complain
+from bnfold.documents import Document, Failed, Pair, UpToDate, check, shows_traceback
+from bnfold.errors import UsageError
 
 # numpy, onnx, onnxruntime and rich are imported by the commands that use them: `bnfold --help` stays quick.
 if TYPE_CHECKING:
     from bnfold.auditing import Audit
     from bnfold.deployment import Deployed
     from bnfold.report import Line
-    from bnfold.results import Explained
+    from bnfold.results import Explained, Optimized
 
     Progress = Callable[[str], None]
 
@@ -32,7 +32,7 @@ class Run:
     def __init__(self, command: str, files: Mapping[str, str | None]) -> None:
         self.command = command
         self.code = DONE
-        self.results: list[Explained | Pair | Audit | Failed | Deployed] = []
+        self.results: list[Explained | Pair | Audit | UpToDate | Failed | Deployed] = []
         self.json, self.html, self.junit = (
             Document(f"--{kind}", file) if (file := files.get(kind)) is not None else None
             for kind in ("json", "html", "junit")
@@ -50,26 +50,33 @@ class Run:
         """Turn what goes wrong into one or two lines on stderr, and an exit code."""
         try:
             yield
-        except BnfoldError as error:
-            self._failed(error.exit_code, str(error), model)
-        except MemoryError:
-            self._failed(CANNOT, "not enough memory; save the model with external data, or use a larger machine", model)
         except BrokenPipeError:
             raise  # whoever read our output has seen enough: click ends quietly
-        except OSError as error:
-            self._failed(CANNOT, f"{error.filename}: {error.strerror}" if error.filename else str(error), model)
-        except Exception as error:  # a bug: the models that wait behind this one shall not suffer
-            if os.environ.get("BNFOLD_TRACEBACK"):
+        except Exception as error:
+            if shows_traceback(error):
                 raise
-            what = f"internal error, {type(error).__name__}: {error}".splitlines()[0]
-            hint = "This is a bug: please report it with the traceback that BNFOLD_TRACEBACK=1 shows."
-            self._failed(CANNOT, f"{what}\n{hint}", model)
+            self.failed(Failed.of(error, model))
 
-    def _failed(self, code: int, message: str, model: Path | None) -> None:
-        self.code = max(self.code, code)
-        message = _printable(message)
-        self.results.append(Failed(None if model is None else str(model), message, code))
-        complain(message)
+    def failed(self, failed: Failed) -> None:
+        """Say what went wrong, and remember it."""
+        self.code = max(self.code, failed.exit_code)
+        self.results.append(failed)
+        complain(failed.message)
+
+    def finished(self, result: Optimized | UpToDate | Failed, told: bool, verbose: bool) -> None:
+        """Take what became of one of several models; tell its report if that is wanted, and always a failure."""
+        if isinstance(result, Failed):
+            self.failed(result)
+            return
+        self.results.append(result)
+        if isinstance(result, UpToDate):
+            return
+        from bnfold import report
+
+        if told:
+            self.report(report.optimized(result, verbose))
+        if result.output is not None:
+            self.result(str(result.output))
 
     @property
     def to_stdout(self) -> bool:
@@ -114,9 +121,3 @@ def progress(verbose: bool, still: bool = False) -> Iterator[Progress]:
 
     with report.console(sys.stderr).status("starting") as status:
         yield lambda text: status.update(report.clean(text))
-
-
-def _printable(text: str) -> str:
-    """At most two lines, without control characters: names in a model may hold anything."""
-    lines = ["".join(char if char.isprintable() else "?" for char in line) for line in text.splitlines()[:2]]
-    return "\n".join(line[:600] for line in lines)

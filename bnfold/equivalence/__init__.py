@@ -48,6 +48,7 @@ def verify(
     tf32: bool = False,
     locate: bool = True,
     self_test: bool = False,
+    ray: str | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Compare two models. Nothing that is found to differ raises: it is in the result. Neither model is modified.
@@ -69,12 +70,15 @@ def verify(
         locate: where the two differ, look for the first tensor that does (`bnfold.equivalence.parting`).
         self_test: where the two agree, say how small a corruption of each kind of constant would have been seen
             (`bnfold.equivalence.sensitivity`).
+        ray: the address of a Ray cluster whose nodes share the files: both models then run there on the samples of
+            `labels`, streamed through Ray Data.
         progress: called with a line of text as the work goes on.
 
     Raises:
         UsageError: shapes, inputs or labels that do not fit the model; an unknown provider.
         ModelError: a model that cannot be read, or runs on no size that was tried.
         ProviderError: a provider that is not available here, or silently fell back to another.
+        ClusterError: Ray is not installed, or no cluster answers.
     """
     settings = Settings(
         providers=providers,
@@ -88,6 +92,7 @@ def verify(
         tf32=tf32,
         locate=locate,
         self_test=self_test,
+        ray=ray,
     )
     return verified(original, optimized, settings, progress)
 

@@ -1,19 +1,28 @@
-"""What a classifier answers before and after: accuracy on the user's labels, and how far the scores moved."""
+"""What a classifier answers before and after: accuracy on the user's labels, and how far the scores moved.
+
+Samples are counted one by one, and counts add up: memory does not grow with the samples, and it does not matter who
+counted which.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bnfold.cluster import stream
 from bnfold.equivalence.check import finite
+from bnfold.equivalence.settings import Settings
 from bnfold.errors import UsageError
 from bnfold.inputs import Own
 from bnfold.kernels.base import Array, is_float_type
 from bnfold.runtime import Session
+from bnfold.samples import input_specs
+from bnfold.source import read
 
 _TOP = 5
 
@@ -68,47 +77,124 @@ class Answers:
         }
 
 
-def answers(
-    own: Own,
-    labels: Array,
-    original: bytes | Path,
-    optimized: bytes | Path,
-    *,
-    provider: str,
-    tf32: bool = False,
-    options: Mapping[str, str] | None = None,
-) -> Answers:
-    """Run both models on every sample.
+@dataclass(frozen=True)
+class Tally:
+    """What was counted on some of the samples; `hits` before and after, of the first answer and of the first five."""
+
+    output: str
+    classes: int
+    samples: int
+    hits: tuple[int, int, int, int]
+    changed: int
+    difference: float
+    largest: float
+    wrong: int | None = None
+    """A label that is no class."""
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.output,
+            self.classes,
+            self.samples + other.samples,
+            tuple(map(sum, zip(self.hits, other.hits, strict=True))),  # type: ignore[arg-type]
+            self.changed + other.changed,
+            float(np.maximum(self.difference, other.difference)),  # NaN stays NaN
+            float(np.maximum(self.largest, other.largest)),
+            self.wrong if self.wrong is not None else other.wrong,
+        )
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Two models, and labelled samples for them: all that another process needs to count some of them."""
+
+    original: bytes | Path
+    optimized: bytes | Path
+    settings: Settings
+    provider: str
+
+    def counter(self) -> Counter:
+        """What counts, on its own sessions.
+
+        Raises:
+            UsageError: inputs or labels that cannot be read.
+            CannotRun: a model that does not load.
+        """
+        proto = read(self.original).proto
+        own, labels = self.settings.own(input_specs(proto), proto)
+        assert own is not None and labels is not None
+        return Counter(self, own, labels)
+
+
+class Counter:
+    """Both models, and the samples."""
+
+    def __init__(self, work: Labelled, own: Own, labels: Array) -> None:
+        told = work.settings.session(work.provider)
+        self._one, self._two = (Session(model, **told) for model in (work.original, work.optimized))
+        self._own, self._labels = own, labels
+
+    def __call__(self, index: int) -> Tally:
+        """Run both models on one sample.
+
+        Raises:
+            UsageError: no output has a row of scores for each image.
+            CannotRun: a model does not run.
+        """
+        sample, start = self._own.make(index), self._own.start(index)
+        outputs, rows = self._one.run(sample), next(iter(sample.values())).shape[0]
+        output = _scores(outputs, rows)
+        labels = self._labels[start : start + rows]
+        before, after = (
+            _flat(scores, rows)[: len(labels)] for scores in (outputs[output], self._two.run(sample)[output])
+        )
+        classes = before.shape[1]
+        wrong = labels[(labels < 0) | (labels >= classes)]
+        if wrong.size:
+            return Tally(output, classes, len(labels), (0, 0, 0, 0), 0, 0.0, 0.0, int(wrong[0]))
+        hits = [int(np.count_nonzero(_hits(each, labels, top))) for top in (1, _TOP) for each in (before, after)]
+        return Tally(
+            output,
+            classes,
+            len(labels),
+            (hits[0], hits[1], hits[2], hits[3]),
+            int(np.count_nonzero(before.argmax(1) != after.argmax(1))),
+            float(np.max(np.abs(before - after))),
+            float(np.max(np.abs(before))),
+        )
+
+
+def answers(work: Labelled, own: Own, labels: Array) -> Answers:
+    """Run both models on every sample: here, or on the Ray cluster that the settings name.
 
     Raises:
         UsageError: no output has a row of scores for each image, or a label is no class.
         CannotRun: a model does not run.
+        ClusterError: no cluster answers.
     """
-    one, two = (Session(model, provider=provider, tf32=tf32, options=options) for model in (original, optimized))
-    pairs: list[tuple[Array, Array]] = []
-    output = ""
-    for sample in own:
-        outputs = one.run(sample)
-        rows = next(iter(sample.values())).shape[0]
-        output = output or _scores(outputs, rows)
-        pairs.append((_flat(outputs[output], rows), _flat(two.run(sample)[output], rows)))
-    before, after = (np.concatenate(found)[: len(labels)] for found in zip(*pairs, strict=True))
-    classes = before.shape[1]
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    if wrong.size:
+    address = work.settings.ray
+    counted: Iterable[Tally] = (
+        map(Counter(work, own, labels), range(own.count))
+        if address is None
+        else stream(work.counter, own.count, address)
+    )
+    whole = reduce(Tally.__add__, counted)
+    if whole.wrong is not None:
         raise UsageError(
-            f"--labels has the class {wrong[0]}, and output '{output}' has {classes} classes, 0 to {classes - 1}"
+            f"--labels has the class {whole.wrong}, and output '{whole.output}' has {whole.classes} classes, "
+            f"0 to {whole.classes - 1}"
         )
+    shares = [Share(*(whole.hits[at + side] / whole.samples for side in (0, 1))) for at in (0, 2)]
     return Answers(
-        output,
-        provider,
-        len(labels),
-        classes,
-        _share(before, after, labels, 1),
-        _share(before, after, labels, _TOP) if classes > _TOP else None,
-        int(np.count_nonzero(before.argmax(1) != after.argmax(1))),
-        float(np.max(np.abs(before - after))),
-        float(np.max(np.abs(before))),
+        whole.output,
+        work.provider,
+        whole.samples,
+        whole.classes,
+        shares[0],
+        shares[1] if whole.classes > _TOP else None,
+        whole.changed,
+        whole.difference,
+        whole.largest,
     )
 
 
@@ -125,10 +211,6 @@ def _scores(outputs: Mapping[str, Array], rows: int) -> str:
 
 def _flat(value: Array, rows: int) -> Array:
     return value.reshape(rows, -1).astype(np.float64)
-
-
-def _share(before: Array, after: Array, labels: Array, top: int) -> Share:
-    return Share(*(float(np.mean(_hits(scores, labels, top))) for scores in (before, after)))
 
 
 def _hits(scores: Array, labels: Array, top: int) -> Array:

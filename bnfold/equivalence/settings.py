@@ -34,6 +34,7 @@ class Settings:
     tf32: bool = False
     locate: bool = True
     self_test: bool = False
+    ray: str | None = None
 
     def session(self, provider: str) -> dict[str, Any]:
         """What a session on this provider is told."""
@@ -42,6 +43,8 @@ class Settings:
 
     def own(self, specs: Sequence[InputSpec], model: onnx.ModelProto) -> tuple[Own | None, Array | None]:
         """The user's samples, and their labels. Raises as both `load` do, and for labels without inputs."""
+        if self.ray is not None and self.labels is None:
+            raise UsageError("--ray is for many labelled samples; give them with --inputs and --labels")
         if self.inputs is None:
             given = [name for name in ("labels", "preprocess") if getattr(self, name) is not None]
             if given:

@@ -10,7 +10,7 @@ from typing import Any
 from bnfold import samples
 from bnfold.equivalence import algebra
 from bnfold.equivalence.algebra import Algebra
-from bnfold.equivalence.answers import Answers, answers
+from bnfold.equivalence.answers import Answers, Labelled, answers
 from bnfold.equivalence.check import OutputCheck
 from bnfold.equivalence.choosing import affordable, any_sample, choose_samples
 from bnfold.equivalence.interface import interface_problems
@@ -269,7 +269,8 @@ class Verifier:
             return None
         self.say(f"answers to {len(self.labels)} labelled samples")
         try:
-            return answers(self.own, self.labels, self.truth.runnable, self.optimized.runnable, **self._told())
+            work = Labelled(self.truth.runnable, self.optimized.runnable, self.settings, self.providers[0])
+            return answers(work, self.own, self.labels)
         except CannotRun as error:
             self.notes.append(f"the labels were not used: {error}")
             return None

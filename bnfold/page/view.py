@@ -10,7 +10,7 @@ from bnfold import report, stays
 from bnfold.auditing import Audit
 from bnfold.benchmark import Bench
 from bnfold.certificate import Certificate
-from bnfold.documents import Failed, Pair
+from bnfold.documents import Failed, Pair, UpToDate
 from bnfold.equivalence.algebra import Algebra
 from bnfold.equivalence.parting import Parting
 from bnfold.equivalence.result import CERTIFIED_ONLY, DIFFERENT, Verification
@@ -87,8 +87,11 @@ class Section:
     raced: tuple[Raced, ...] = ()
 
 
-def section(result: Explained | Pair | Audit | Failed, command: str) -> Section:
+def section(result: Explained | Pair | Audit | UpToDate | Failed, command: str) -> Section:
     """The section of one result."""
+    if isinstance(result, UpToDate):
+        norms = Figure(BATCHNORM, f"{result.after:,}", f"{result.before:,}", tone=_fewer(result.before, result.after))
+        return Section(command, result.model, f"to {result.output}", "up to date", PLAIN, (norms,))
     if isinstance(result, Audit):
         return _audited(result, command)
     if isinstance(result, Failed):

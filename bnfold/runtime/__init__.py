@@ -20,7 +20,7 @@ from bnfold.runtime.loading import (
     runtime_version,
 )
 from bnfold.runtime.options import provider_list, provider_options
-from bnfold.runtime.session import CannotRun, Session
+from bnfold.runtime.session import CannotRun, Session, limit_threads
 
 __all__ = [
     "CPU",
@@ -33,6 +33,7 @@ __all__ = [
     "Session",
     "both_runtimes_installed",
     "import_onnxruntime",
+    "limit_threads",
     "placed_on",
     "provider_list",
     "provider_options",

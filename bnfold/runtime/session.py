@@ -18,6 +18,14 @@ from bnfold.runtime.binding import Array, Bound, has_bits, to_numpy, to_value
 from bnfold.runtime.loading import CPU, INSTALL, ORT_NAMES, TENSORRT, import_onnxruntime, muted, preload_dlls
 from bnfold.runtime.options import TF32_SWITCH, provider_list, settings
 
+_most_threads: int | None = None
+
+
+def limit_threads(count: int) -> None:
+    """Let the sessions of this process compute with so many threads, where none is told otherwise."""
+    global _most_threads  # noqa: PLW0603 - the share of a process that works beside others
+    _most_threads = count
+
 
 class CannotRun(BnfoldError):
     """No runtime here can run this model (an op, a type or an IR version that it does not know); says which."""
@@ -60,6 +68,7 @@ class Session:
         wanted.use_deterministic_compute = deterministic
         levels = runtime.GraphOptimizationLevel
         wanted.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+        threads = _most_threads if threads is None else threads
         if threads is not None:
             wanted.intra_op_num_threads = threads
         if self._folder is not None:
