@@ -11,6 +11,9 @@ PY := $(VENV)/bin/python
 TEST_PY := $(TEST_VENV)/bin/python
 CODE := bnfold tests models
 
+# Only the schema that it carries is read; what it depends on would pull older packages in.
+TRITONCLIENT := 2.73.0
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -87,10 +90,11 @@ accidents: $(TEST_VENV)/.installed ## kill runs 200 times, interrupt them, let t
 	@$(TEST_PY) -m tests.accidents kills $(or $(KILLS),200)
 	@$(TEST_PY) -m tests.accidents signals $(or $(KILLS),200)
 	@$(TEST_PY) -m tests.accidents races $(or $(KILLS),200)
+	@$(TEST_PY) -m tests.accidents deployments
 	@mkdir -p build/small && unshare -rm sh -c 'mount -t tmpfs -o size=300k tmpfs build/small && $(TEST_PY) -m tests.accidents full build/small'
 
 clean: ## remove the environments and all build output
-	rm -rf $(VENV) $(TEST_VENV) $(LOWEST_VENV) $(FUZZ_VENV) .venv-train .venv-zoo .venv-rivals build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TEST_VENV) $(LOWEST_VENV) $(FUZZ_VENV) .venv-train .venv-zoo .venv-rivals .venv-triton build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # $(call environment,DIR,EXTRAS,CONSTRAINTS): an editable bnfold with pinned dependencies. The build backend is installed
 # first, so that it is pinned too.
@@ -107,6 +111,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | check-python
 
 $(TEST_VENV)/.installed: pyproject.toml constraints.txt | check-python
 	$(call environment,$(TEST_VENV),[test],constraints.txt)
+	@$(TEST_VENV)/bin/python -m pip install -qq --no-deps tritonclient==$(TRITONCLIENT) || echo "no tritonclient: its schema is not tested" >&2
 
 $(LOWEST_VENV)/.installed: pyproject.toml constraints.txt .ci/lowest | check-python
 	@mkdir -p build && $(PYTHON) .ci/lowest > build/lowest.txt
@@ -118,4 +123,4 @@ $(FUZZ_VENV)/.installed: pyproject.toml constraints.txt | check-python
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "bnfold needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing). Name one: make $(or $(MAKECMDGOALS),test) PYTHON=python3.12" >&2; exit 1; }
 
--include models/targets.mk tests/zoo/targets.mk
+-include models/targets.mk tests/zoo/targets.mk tests/triton/targets.mk

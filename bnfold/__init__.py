@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bnfold.api import Explained, Optimized, bench, explain, optimize, verify
+    from bnfold.deployment import Deployed, deploy
     from bnfold.errors import BnfoldError
 
-__all__ = ["BnfoldError", "Explained", "Optimized", "bench", "explain", "optimize", "verify"]
+__all__ = ["BnfoldError", "Deployed", "Explained", "Optimized", "bench", "deploy", "explain", "optimize", "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,6 +23,10 @@ def __getattr__(name: str) -> Any:
         from bnfold.errors import BnfoldError
 
         return BnfoldError
+    if name in ("Deployed", "deploy"):
+        from bnfold import deployment
+
+        return getattr(deployment, name)
     if name in __all__:
         from bnfold import api
 

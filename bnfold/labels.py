@@ -32,11 +32,11 @@ def load(labels: LabelsLike, own: Own, model: onnx.ModelProto) -> Array:
     else:
         path = Path(labels)
         if path.is_dir():
-            found = _subfolders(path, own, _classes(model))
+            found = _subfolders(path, own, class_names(model))
         elif path.suffix in (".npy", ".npz"):
             found = _integers(_one_array(path), f"--labels {path}")
         elif path.suffix == ".csv":
-            found = _by_name(path, own, _classes(model))
+            found = _by_name(path, own, class_names(model))
         else:
             found = np.array([_class(word, (), f"--labels {path}") for word in _text(path).split()], np.int64)
     if len(found) != own.rows:
@@ -68,7 +68,8 @@ def _text(path: Path) -> str:
         raise UsageError(f"--labels {path} cannot be read as text ({error})") from None
 
 
-def _classes(model: onnx.ModelProto) -> tuple[str, ...]:
+def class_names(model: onnx.ModelProto) -> tuple[str, ...]:
+    """The names of its classes that a model carries; () where it carries none."""
     for entry in model.metadata_props:
         if entry.key == METADATA:
             try:

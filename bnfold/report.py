@@ -11,11 +11,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from bnfold import stays
 from bnfold.api import Affine, Explained, Optimized
 from bnfold.bench_text import benchmark
+from bnfold.deploy_text import deployed
 from bnfold.lines import BAD, FAINT, GOOD, LOUD, Line, clean, console, fact, line, show, size
 from bnfold.reasons import plural
 from bnfold.verify_text import algebra, summary, verdict, verification
 
-__all__ = ["Line", "benchmark", "clean", "console", "explained", "optimized", "show", "size", "verdict", "verification"]
+__all__ = [
+    "Line",
+    "benchmark",
+    "clean",
+    "console",
+    "deployed",
+    "explained",
+    "optimized",
+    "show",
+    "size",
+    "verdict",
+    "verification",
+]
 
 BATCHNORM = "BatchNormalization"
 

@@ -4,6 +4,7 @@
     python -m tests.accidents kills [N]         the program, killed N times at random moments (SIGKILL)
     python -m tests.accidents signals [N]       the same with SIGINT and SIGTERM, after which nothing is left behind
     python -m tests.accidents races [N]         two runs at once on one output, N times
+    python -m tests.accidents deployments       versions of a model for Triton, killed before every file operation
     python -m tests.accidents full FOLDER       on a small file system that is mounted there
 
 After each: the input is what it was; at the output's name there is nothing, what was there before, or the whole result;
@@ -22,14 +23,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 
 import bnfold
+from bnfold.deployment.files import put
+from bnfold.deployment.repository import Repository
 from bnfold.errors import BnfoldError
-from tests.program import foldable, listing, plain, saved, stubborn
+from tests.program import foldable, listing, names, plain, saved, stubborn
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -251,6 +255,43 @@ def races(times: int) -> Iterator[str]:
             yield f"turn {turn}: {codes}"
 
 
+def deployments(_: int = 0) -> Iterator[str]:
+    """Kill a deployment before each of its file operations: a new model, a version more, another configuration."""
+    shared = {"warmup/a.raw": b"a"}
+
+    def add(root: Path, config: str = "one") -> int:
+        place = Repository(root, "m", force_config=True)
+        return place.add(config, shared, lambda folder: put(folder / "model", "a model"))
+
+    whole = {"1/model", "config.pbtxt", "warmup/a.raw"}
+    for versions, config in ((0, "one"), (1, "one"), (1, "two")):
+        before = 0
+        while True:
+            with tempfile.TemporaryDirectory() as scratch:
+                root, model = Path(scratch, "models"), Path(scratch, "models", "m")
+                for _ in range(versions):
+                    add(root)
+                old = listing(root) if versions else {}
+                status, _ = fork(partial(add, root, config), before)
+                there = listing(model) if model.is_dir() else {}
+                seen = {name for name in there if not name.startswith(".")}
+                allowed = (set(), whole) if not versions else (whole, whole | {"2/model"})
+                assert seen in allowed, f"{seen} is in the repository"
+                assert not seen or there["config.pbtxt"] in (b"one", config.encode())
+                kept = {name: data for name, data in old.items() if not name.endswith("config.pbtxt")}
+                assert kept.items() <= (listing(root) if root.is_dir() else {}).items(), "an older version changed"
+                version = add(root, config)
+                assert version == max(int(name) for name in names(model) if name.isdigit())
+                assert (model / "config.pbtxt").read_text() == config
+                left = [name for place in (Path(scratch), root, model) for name in names(place) if name[0] == "."]
+                assert not left, f"{left} left behind"
+            if not os.WIFSIGNALED(status):
+                break
+            yield f"{versions} versions, {config}: operation {before}"
+            before += 1
+        assert before > 10, "the auditor heard nothing"
+
+
 def full(folder: Path) -> Iterator[str]:
     """Outputs on a file system that has room for less and less."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -293,6 +334,7 @@ def main() -> int:
         "kills": kills,
         "signals": signals,
         "races": races,
+        "deployments": deployments,
     }
     found = full(Path(rest[0])) if what == "full" else accidents[what](int(rest[0]) if rest else 20)
     count = 0

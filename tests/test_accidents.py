@@ -34,7 +34,9 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(("what", "times", "least"), [("steps", 0, 100), ("kills", 4, 4), ("races", 10, 10)])
+@pytest.mark.parametrize(
+    ("what", "times", "least"), [("steps", 0, 100), ("kills", 4, 4), ("races", 10, 10), ("deployments", 0, 40)]
+)
 def test_accidents_do_no_harm(what: str, times: int, least: int) -> None:
     said = run(*PROGRAM, what, str(times))
     assert int(said.split()[1]) >= least, said
@@ -73,6 +75,33 @@ def test_a_process_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err.splitlines()[-1]) == (143, "", "bnfold: terminated")
     assert names(tmp_path) == ["model.onnx"]
+
+
+DEAF = """
+import click, contextlib, time
+from bnfold.cli import program
+
+program.GRACE = 0.2
+
+@click.group(cls=program.Program, invoke_without_command=True)
+def deaf() -> None:
+    with contextlib.suppress(SystemExit):  # as in a destructor
+        print("asleep", flush=True)
+        time.sleep(60)
+    print("deaf", flush=True)
+    time.sleep(60)
+
+deaf()
+"""
+
+
+def test_a_process_that_loses_the_exception_ends_all_the_same() -> None:
+    with subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asleep\n"
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (143, "deaf\n")
 
 
 # -------------------------------------------------------------------------------------------- what others do meanwhile

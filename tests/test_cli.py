@@ -438,7 +438,7 @@ def options() -> list[tuple[str, str]]:
     for name, command in main.commands.items():
         for parameter in command.params:
             if isinstance(parameter, click.Option):
-                found += [(name, option) for option in parameter.opts]
+                found += [(name, option) for option in parameter.opts + parameter.secondary_opts]
     return found
 
 

@@ -48,7 +48,7 @@ def test_wheel_holds_only_bnfold(names: list[str]) -> None:
 
 
 def test_wheel_holds_every_module_template_and_the_type_marker(names: list[str]) -> None:
-    files = [*(ROOT / "bnfold").rglob("*.py"), *(ROOT / "bnfold" / "page" / "templates").iterdir()]
+    files = [*(ROOT / "bnfold").rglob("*.py"), *(ROOT / "bnfold").glob("*/templates/*")]
     expected = {path.relative_to(ROOT).as_posix() for path in files} | {"bnfold/py.typed"}
     assert {name for name in names if name.startswith("bnfold/")} == expected
 

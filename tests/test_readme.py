@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnfold import bench, explain, optimize, verify
+from bnfold import bench, deploy, explain, optimize, verify
 from bnfold.reasons import CODES
 from bnfold.rules import RULES
 from tests.program import bnfold, classifier, different, foldable, saved, stubborn
@@ -58,6 +58,7 @@ def test_the_json_is_documented_key_by_key(tmp_path: Path) -> None:
         verify(classifier(), classifier(), inputs={"x": np.eye(7, dtype=np.float32)}, labels=range(7)).to_json(),
         verify(model, model, self_test=True).to_json(),
         bench(model, other, seconds=0).to_json(),
+        deploy(model, triton=tmp_path / "models").to_json(),
     ]
     (tmp_path / "bad.onnx").write_text("no")
     several = bnfold("optimize", tmp_path / "bad.onnx", model, "-o", tmp_path / "out", "--json", "-").out

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from bnfold.cli.deploy import deploy
 from bnfold.cli.options import (
     PATH,
     documents,
@@ -194,6 +195,9 @@ def bench(run: Run, original: Path, optimized: Path, *, no_optimisations: bool, 
         for row in result.rows:
             run.result(f"{row.provider}, batch {row.batch}: {row.verdict}")
     run.write_documents()
+
+
+main.add_command(deploy)
 
 
 def _tell_both_runtimes() -> None:

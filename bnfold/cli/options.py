@@ -84,24 +84,29 @@ keep = click.option("--keep", multiple=True, metavar="NODE", help="A node (name 
 only = click.option("--only", multiple=True, metavar="NODE", help="Fold only these nodes (name or glob).")
 
 
+inputs = click.option(
+    "--inputs", type=PATH, metavar="PATH",
+    help="Your own inputs: .npz by input name, one .npy, Polygraphy's .json, or a folder of images.",
+)  # fmt: skip
+preprocess = click.option(
+    "--preprocess", metavar="KEY=VALUE,...",
+    help="How images are prepared: size=224,mean=0.5:0.5:0.5. [default: what the model's metadata say]",
+)  # fmt: skip
+seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs.")
+
+
 def sampling(command: Decorated) -> Decorated:
     """The options that say what a verification feeds."""
     for option in reversed((
-        click.option(
-            "--inputs", type=PATH, metavar="PATH",
-            help="Your own inputs: .npz by input name, one .npy, Polygraphy's .json, or a folder of images.",
-        ),
-        click.option(
-            "--preprocess", metavar="KEY=VALUE,...",
-            help="How images are prepared: size=224,mean=0.5:0.5:0.5. [default: what the model's metadata say]",
-        ),
+        inputs,
+        preprocess,
         click.option(
             "--labels", type=PATH, metavar="PATH",
             help="Classes of your inputs, for the accuracy: .npy, .txt, .csv, or the folder of the images.",
         ),
         shape,
         click.option("--samples", type=click.IntRange(min=0), default=2, show_default=True, help="Random inputs."),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs."),
+        seed,
         tf32,
     )):  # fmt: skip
         command = option(command)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +16,9 @@ import click
 
 YOUNG = 100_000
 """New objects between two searches for cycles of garbage: a model's graph is a million objects, and no garbage."""
+
+GRACE = 10.0
+"""Seconds to end in order after SIGTERM; what is left on the disk then, the next run sweeps (bnfold/temporary.py)."""
 
 DONE, CANNOT, USAGE, DIFFERENT, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -53,11 +58,30 @@ def _ended_in_order() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    threading.Thread(target=_ended_at_last, args=(told,), daemon=True).start()
     signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.set_wakeup_fd(before)
+        os.close(tell)
+
+
+def _ended_at_last(told: int) -> None:
+    """Wait for SIGTERM, then end the process if it does not do so by itself.
+
+    The signal's own exception comes only when a runtime's call returns, and is lost where Python cannot raise it: in a
+    destructor, or a callback of the garbage collector.
+    """
+    while numbers := os.read(told, 64):
+        if signal.SIGTERM in numbers:
+            time.sleep(GRACE)
+            os._exit(128 + signal.SIGTERM)
+    os.close(told)
 
 
 def complain(message: str) -> None:

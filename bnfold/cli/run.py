@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -18,6 +18,7 @@ from bnfold.errors import BnfoldError, UsageError
 
 # numpy, onnx, onnxruntime and rich are imported by the commands that use them: `bnfold --help` stays quick.
 if TYPE_CHECKING:
+    from bnfold.deployment import Deployed
     from bnfold.report import Line
     from bnfold.results import Explained
 
@@ -30,7 +31,7 @@ class Run:
     def __init__(self, command: str, files: Mapping[str, str | None]) -> None:
         self.command = command
         self.code = DONE
-        self.results: list[Explained | Pair | Failed] = []
+        self.results: list[Explained | Pair | Failed | Deployed] = []
         self.json, self.html, self.junit = (
             Document(f"--{kind}", file) if (file := files.get(kind)) is not None else None
             for kind in ("json", "html", "junit")
@@ -91,14 +92,15 @@ class Run:
         if self.json is not None and done:
             whole = {"schema": 1, "models": done} if several else done[0]
             self.json.write(json.dumps(whole, indent=1, allow_nan=False) + "\n")
+        shown = cast("list[Explained | Pair | Failed]", self.results)  # deploy has neither page nor checks for CI
         if self.html is not None:
             from bnfold import page
 
-            self.html.write(page.render([page.section(result, self.command) for result in self.results]))
+            self.html.write(page.render([page.section(result, self.command) for result in shown]))
         if self.junit is not None:
             from bnfold import junit
 
-            self.junit.write(junit.render(junit.suite(result, self.command) for result in self.results))
+            self.junit.write(junit.render(junit.suite(result, self.command) for result in shown))
 
 
 @contextlib.contextmanager

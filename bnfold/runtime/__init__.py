@@ -8,6 +8,7 @@ runs the model or an error: ONNX Runtime's habit of falling back to the CPU in s
 
 from bnfold.runtime.available import resolve_providers, unavailable
 from bnfold.runtime.binding import Bound, placed_on
+from bnfold.runtime.exporting import save_operators, save_ort_format
 from bnfold.runtime.loading import (
     CPU,
     CUDA,
@@ -35,5 +36,7 @@ __all__ = [
     "provider_list",
     "provider_options",
     "resolve_providers",
+    "save_operators",
+    "save_ort_format",
     "unavailable",
 ]

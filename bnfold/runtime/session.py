@@ -77,6 +77,7 @@ class Session:
         self.seconds_to_create = time.perf_counter() - start
         self.inputs: dict[str, str] = {tensor.name: tensor.type for tensor in self._session.get_inputs()}
         self.outputs: dict[str, str] = {tensor.name: tensor.type for tensor in self._session.get_outputs()}
+        self.output_dims: dict[str, list[int | str | None]] = {t.name: t.shape for t in self._session.get_outputs()}
 
     def _create(self, model: bytes | Path, settings: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:
         known = self._runtime.get_available_providers()
