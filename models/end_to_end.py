@@ -1,4 +1,4 @@
-"""The whole way: train, export, optimize, verify, query; by the commands, then by the library.
+"""The whole way: train, export, optimize, verify, deploy, query; by the commands, then by the library.
 
     python -m models.end_to_end                                       from training on: three minutes, needs torch
     python -m models.end_to_end --model NET.onnx --images TEST.npz    from a trained model on, no torch
@@ -9,6 +9,9 @@ answers of the folded model must be those of the original.
 
 import argparse
 import json
+import runpy
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -57,17 +60,18 @@ def prepared(samples: Path) -> tuple[Floats, NDArray[np.int64]]:
 
 
 def by_commands(model: Path, images: Path, out: Path) -> Floats:
-    """Optimize and verify as a user types it, and query. Returns the logits of the images."""
-    folded = out / "net.folded.onnx"
+    """Optimize, verify, deploy and query as a user types it. Returns the logits of the images."""
+    folded, served = out / "net.folded.onnx", out / "served"
     command("optimize", model, "-o", folded, "--force")
     command("verify", model, folded, "--inputs", images, "--labels", images)
-    return query(folded, images)
-
-
-def query(model: Path, images: Path) -> Floats:
-    """The logits of the images, on ONNX Runtime."""
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"input": prepared(images)[0]})[0], np.float32)
+    command("deploy", folded, "-o", served)
+    command("deploy", folded, "--triton", out / "repository", "--name", "net", "--backend", "python")
+    np.savez(out / "query.npz", input=prepared(images)[0])
+    print(f"\n$ python {served.name}/serve.py query.npz answers.npz", flush=True)
+    words = [str(served / "serve.py"), str(out / "query.npz"), str(out / "answers.npz")]
+    subprocess.run([sys.executable, *words], check=True)
+    with np.load(out / "answers.npz") as answers:
+        return np.asarray(answers["logits"], np.float32)
 
 
 def by_library(model: Path, images: Path, out: Path) -> Floats:
@@ -76,7 +80,9 @@ def by_library(model: Path, images: Path, out: Path) -> Floats:
     assert (optimized.status, optimized.batchnorm.after, optimized.output is not None) == ("verified", 0, True)
     verified = bnfold.verify(model, out / "net.library.onnx", inputs=images, labels=images)
     assert verified.passed and verified.answers is not None and verified.answers.changed == 0
-    return query(out / "net.library.onnx", images)
+    deployed = bnfold.deploy(out / "net.library.onnx", out / "served-library")
+    serve = runpy.run_path(str(deployed.output / "serve.py"))["Served"]()
+    return np.asarray(serve({"input": prepared(images)[0]})["logits"], np.float32)
 
 
 def main() -> None:
@@ -90,20 +96,23 @@ def main() -> None:
     if (args.model is None) != (args.images is None):
         parser.error("--model and --images belong together")
     args.out.mkdir(parents=True, exist_ok=True)
+    for deployed in ("served", "served-library", "repository"):
+        shutil.rmtree(args.out / deployed, ignore_errors=True)
     model, images = (args.model, args.images) if args.model else trained(args.out, args.steps)
     go(model, images, args.out)
 
 
 def go(model: Path, images: Path, out: Path) -> None:
     """Both ways from a trained model to answers; exits where these are not the same everywhere."""
-    print("3. by the commands: optimize, verify, query", flush=True)
+    print("3. by the commands: optimize, verify, deploy, query", flush=True)
     commands = by_commands(model, images, out)
     print("\n4. the same by the library", flush=True)
     library = by_library(model, images, out)
-    before, labels = query(model, images), prepared(images)[1]
+    inputs, labels = prepared(images)
+    before = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"input": inputs})[0]
     right = [int((logits.argmax(1) == labels).sum()) for logits in (before, commands, library)]
     same = all(np.array_equal(before.argmax(1), logits.argmax(1)) for logits in (commands, library))
-    print(f"right of {len(labels)}: original {right[0]}, by the commands {right[1]}, by the library {right[2]}")
+    print(f"right of {len(labels)}: original {right[0]}, served {right[1]}, by the library {right[2]}")
     if not same or not np.array_equal(commands, library):
         sys.exit("error: the answers differ")
     print("the same answers everywhere")

@@ -37,5 +37,5 @@ reproduce-full: models/.data/usr ## the tables and plots of docs/training.md (an
 quantise: $(VENV_TRAIN)/.installed ## int8 by ONNX Runtime, of networks as they are and folded (docs/quantisation.md): an hour, resumable
 	@$(TRAIN_PY) -m models.quantise
 
-end-to-end: $(VENV_TRAIN)/.installed ## train, export, optimize, verify, query; by commands and by the library: three minutes (docs/end-to-end.md)
+end-to-end: $(VENV_TRAIN)/.installed ## train, export, optimize, verify, deploy, query; by commands and by the library: three minutes (docs/end-to-end.md)
 	@$(TRAIN_PY) -m models.end_to_end

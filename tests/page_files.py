@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from tests.builder import Builder
 from tests.pages import ROOT
-from tests.program import different, foldable, saved, stubborn
+from tests.program import bnfold, different, foldable, saved, stubborn
 
 Make = Callable[[Path], object]
 
@@ -87,6 +87,7 @@ FILES: dict[str, Make] = {
 """Makers by name; a name that ends in / is a folder."""
 
 OF_PAGES: dict[str, dict[str, Make]] = {
+    "deploy.md": {"ort/": lambda path: bnfold("deploy", path.parent / "model.onnx", "--target", "ort", "-o", path)},
     "README.md": {"build/demo/": lambda path: path.mkdir(parents=True)},
     "cli.md": {"model.onnx": classifier},
 }

@@ -41,7 +41,7 @@ def test_the_commands_run_in_order(place: Path) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_snippet_of_a_target_runs(target: str, place: Path) -> None:
     section = PAGE.split(f"\n### {target}\n")[1].split("\n## ")[0].split("\n### ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (code,) = re.findall(r"```python[^\n]*\n(.*?)```", section, re.DOTALL)
     compile(code, target, "exec")
     if (problem := checking.not_here(target)) is not None:
         pytest.skip(problem)

@@ -24,7 +24,7 @@ def test_from_a_trained_model_to_answers(tmp_path: Path, capfd: pytest.CaptureFi
     end_to_end.go(TRAINED / "bn_inception_fashion.onnx", few(tmp_path / "few.npz"), tmp_path)
     said = capfd.readouterr().out
     assert said.rstrip().endswith("the same answers everywhere")
-    assert (tmp_path / "net.folded.onnx").exists()
+    assert (tmp_path / "repository" / "net" / "1" / "model.py").exists()
 
 
 def test_other_answers_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
