@@ -24,7 +24,7 @@ class Contents:
         self.source, self.settings, self.trial, self.seed, self.say = source, settings, trial, seed, say
         self.files: tuple[str, ...] = ()
         self.notes: list[str] = []
-        self.check = Check("not run: as asked (--no-verify)")
+        self.check = Check(trial.not_run)
 
     def plain(self, folder: Path) -> None:
         """For ONNX Runtime's backend: the model alone."""
@@ -68,9 +68,7 @@ class Contents:
 
     def _finish(self, folder: Path, model: str) -> None:
         self.files = tuple(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()))
-        if self.trial.session is None or not self.trial.feeds:
-            if self.trial.notes:
-                self.check = Check(self.trial.notes[0])
+        if self.trial.session is None:
             return
         target = self.settings.target
         self.check = checking.check(self.source, folder / model, self.settings, self.trial.feeds, self.seed, self.say)

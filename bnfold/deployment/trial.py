@@ -26,13 +26,17 @@ SAMPLES = 2
 
 @dataclass(frozen=True)
 class Trial:
-    """The model as it runs here: its interface, a session on the CPU, samples for it. `own` is the user's first one."""
+    """The model as it runs here: its interface, a session on the CPU, samples for it. `own` is the user's first one.
+
+    Where there is no session, `not_run` says why.
+    """
 
     interface: Interface
     session: Session | None
     feeds: tuple[Feeds, ...]
     own: Feeds | None
     notes: tuple[str, ...]
+    not_run: str = ""
 
     @property
     def warm(self) -> tuple[Feeds, ...]:
@@ -56,12 +60,12 @@ def attempt(
     """
     notes: list[str] = []
     interface_of(source.proto, {})  # what is no tensor is said at once
-    session = None
+    session, not_run = None, "" if verify else "not run: as asked (--no-verify)"
     if verify:
         try:
             session = Session(source.runnable, optimize=False)
         except CannotRun as error:
-            notes.append(f"not run here: {error}")
+            not_run = f"not run: {error}"
     interface = interface_of(source.proto, session.output_dims if session is not None else {})
     specs = input_specs(source.proto)
     own = None if inputs is None else own_inputs.load(inputs, specs, source.proto, preprocess)
@@ -78,9 +82,8 @@ def attempt(
         except UsageError as error:
             if shapes or any(tensor.type != "STRING" for tensor in interface.inputs):
                 raise
-            notes.append(f"not run here: {error}")
-            session = None
-    return Trial(interface, session, feeds, judged[0] if judged else None, tuple(notes))
+            session, not_run = None, f"not run: {error}"
+    return Trial(interface, session, feeds, judged[0] if judged else None, tuple(notes), not_run)
 
 
 def batching_of(trial: Trial, asked: int | None, dynamic: bool) -> Batching:
