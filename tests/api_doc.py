@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import bnfold
-from bnfold import errors
+from bnfold import errors, results
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
 
@@ -110,7 +110,7 @@ def _prose(text: str) -> str:
 def _results() -> list[type]:
     """The classes of what the functions give, and of what lies in it."""
     found: list[type] = []
-    todo: list[Any] = [typing.get_type_hints(function)["return"] for function in FUNCTIONS]
+    todo: list[Any] = [typing.get_type_hints(function, localns=vars(results))["return"] for function in FUNCTIONS]
     while todo:
         kind = todo.pop(0)
         todo += typing.get_args(kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,11 @@ def inputs(path: Path) -> None:
 def folder(path: Path) -> None:
     path.mkdir(exist_ok=True)
     saved(foldable(), path / "a.onnx")
+
+
+def old(path: Path) -> None:
+    path.touch()
+    os.utime(path, (0, 0))
 
 
 def images(path: Path) -> None:
@@ -88,6 +94,7 @@ FILES: dict[str, Make] = {
 
 OF_PAGES: dict[str, dict[str, Make]] = {
     "deploy.md": {"ort/": lambda path: bnfold("deploy", path.parent / "model.onnx", "--target", "ort", "-o", path)},
+    "fleet.md": {"list.txt": lambda path: path.write_text("models/\n"), "stamp": old},
     "README.md": {"build/demo/": lambda path: path.mkdir(parents=True)},
     "cli.md": {"model.onnx": classifier},
 }

@@ -36,6 +36,7 @@ NEEDS = {
     "docker": "needs Docker",
     "openvino": "needs OpenVINO, which is in no environment of the project",
     "server": "needs a server that runs",
+    "cluster": "needs a Ray cluster; run by `make ray`",
     "hours": "takes long, and writes what the pages show",
     "repository": "runs the project's own tests or tools in its repository",
 }

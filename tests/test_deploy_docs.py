@@ -35,7 +35,9 @@ def test_the_commands_run_in_order(place: Path) -> None:
         done = bnfold(*arguments)
         assert (program, done.code) == ("bnfold", 0), done.err
     assert (place / "models" / "model" / "1" / "model.onnx").exists()
-    assert {path.name for path in (place / "served").iterdir()} == {"model.onnx", "settings.json", "serve.py"}
+    assert {path.name for path in (place / "served").iterdir()} == {
+        "model.onnx", "model.onnx.manifest.json", "settings.json", "serve.py",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("target", TARGETS)

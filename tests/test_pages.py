@@ -22,6 +22,7 @@ NOT_RUN = {
     ("deploy.md", "server"): 1,
     ("end-to-end.md", "repository"): 1,
     ("end-to-end.md", "torch"): 2,
+    ("fleet.md", "cluster"): 1,
     ("gpu.md", "gpu"): 5,
     ("guide.md", "environment"): 1,
     ("quantisation.md", "torch"): 1,

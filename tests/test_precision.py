@@ -398,7 +398,9 @@ def test_files_large_and_beside(tmp_path: Path, external: bool) -> None:
     result = bnfold.optimize(path, precision="fp16")
     assert result.output == tmp_path / "model.folded.fp16.onnx" and result.status == "verified"
     sidecar = ["model.bin", "model.folded.fp16.onnx.data"] if external else []
-    assert names(tmp_path) == sorted(["model.folded.fp16.onnx", "model.onnx", *sidecar])
+    assert names(tmp_path) == sorted(
+        ["model.folded.fp16.onnx", "model.folded.fp16.onnx.manifest.json", "model.onnx", *sidecar]
+    )
     assert path.read_bytes() == before
     loaded = onnx.load(result.output)
     assert {array.dtype for array in constants(loaded).values()} == {np.dtype(np.float16)}

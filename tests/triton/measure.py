@@ -168,8 +168,8 @@ def compare(server: Server, pair: Pair) -> None:
                 rows = pair.rows[:size]
                 np.testing.assert_array_equal(ask(client, kind, pair, deployed, rows), direct(deployed, rows))
             client.close()
-    rows = " and ".join(map(str, pair.sizes))
-    print(f"{pair.name}: HTTP and gRPC, {rows} rows, original and folded: equal to ONNX Runtime, bit for bit")
+    sizes = " and ".join(map(str, pair.sizes))
+    print(f"{pair.name}: HTTP and gRPC, {sizes} rows, original and folded: equal to ONNX Runtime, bit for bit")
 
 
 def accuracy(server: Server, pair: Pair) -> str:
