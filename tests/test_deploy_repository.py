@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,10 @@ def test_the_next_version_is_one_more_than_the_highest(tmp_path: Path) -> None:
 def test_the_same_model_again_changes_nothing_but_the_version(model: Path, tmp_path: Path) -> None:
     bnfold.deploy(model, triton=tmp_path / "r")
     before = listing(tmp_path)
+    (data,) = (tmp_path / "r" / "net" / "warmup").iterdir()
+    stamp = data.stat()
     assert bnfold.deploy(model, triton=tmp_path / "r").version == 2
+    assert (data.stat().st_ino, data.stat().st_mtime_ns) == (stamp.st_ino, stamp.st_mtime_ns)
     assert set(listing(tmp_path)) - set(before) == {"r/net/2/model.onnx"}
     assert before.items() <= listing(tmp_path).items()
 
@@ -221,8 +225,16 @@ def test_a_configuration_that_cannot_be_replaced_takes_its_version_back(
 # -------------------------------------------------------------------------------------------------- others, and the end
 
 
-def test_many_at_once_get_a_number_each(tmp_path: Path) -> None:
+def test_many_at_once_get_a_number_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[int] = []
+    versions = Repository._versions
+
+    def slowly(repository: Repository) -> list[int]:
+        there = versions(repository)
+        time.sleep(0.02)
+        return there
+
+    monkeypatch.setattr(Repository, "_versions", slowly)
     threads = [threading.Thread(target=lambda: found.append(add(tmp_path / "r"))) for _ in range(8)]
     for thread in threads:
         thread.start()

@@ -193,6 +193,7 @@ def test_cuda(tmp_path: Path) -> None:
     assert 'gpu_execution_accelerator { name: "cuda" parameters { key: "prefer_nhwc" value: "1" }' in config
     # The backend overwrites what an accelerator says of these by the model's parameters, or by its own defaults.
     assert 'parameters { key: "cudnn_conv_algo_search" value { string_value: "0" } }' in config
+    assert config.count("cudnn_conv_algo_search") == 1
     # It fills another buffer for each batch, which a captured graph would not see.
     assert dict(result.settings.providers)["CUDAExecutionProvider"]["enable_cuda_graph"] == "1"
     assert "graph_enable" not in config and "enable_cuda_graph" not in config
