@@ -14,11 +14,10 @@ import onnx
 
 from bnfold import manifest as manifests
 from bnfold import record
-from bnfold.attempt import Attempt, Clock, Proof, Prove, Result, culprits
+from bnfold.attempt import Attempt, Clock, Proof, Prove, Result, certificate_of, culprits
 from bnfold.auditing import Audit, audit
 from bnfold.benchmark import bench
 from bnfold.calls import Functions
-from bnfold.certificate import Certificate, certify
 from bnfold.conversion import Converter
 from bnfold.equivalence import Progress, Settings, verified, verify
 from bnfold.errors import NotEquivalentError
@@ -28,9 +27,10 @@ from bnfold.hashes import Beside
 from bnfold.inputs import InputsLike
 from bnfold.labels import LabelsLike
 from bnfold.merges import is_linear
+from bnfold.naming import FP32, default_output
 from bnfold.patch import Patched, patch, tensors, witness_of
 from bnfold.plan import Rewrite
-from bnfold.precision import FP32, Converted, Wanted, type_of
+from bnfold.precision import Converted, Wanted, type_of
 from bnfold.regions import region
 from bnfold.results import Affine, Count, Explained, Facts, Merged, Optimized, Precision
 from bnfold.runtime import resolve_providers
@@ -199,7 +199,7 @@ def optimize(
 
     def certified(optimized: ModelLike, base_dir: Path | None, rewrite: Rewrite) -> Proof:
         say("certifying")
-        certificate = certificate_of(given, optimized, base_dir, rewrite)
+        certificate = certificate_of(given, optimized, base_dir, witness_of(rewrite))
         clock.lap("certify")
         return Proof(certificate, None)
 
@@ -286,13 +286,6 @@ def _precision(name: str, made: Converted, proof: Proof) -> Precision:
     return Precision(name, made.nodes, made.casts, made.kept, proof.certificate, proof.verification)
 
 
-def certificate_of(given: Model, optimized: ModelLike, base_dir: Path | None, rewrite: Rewrite) -> Certificate:
-    """The certificate of a folded model, read again from where it lies."""
-    made = read_lean(optimized)
-    output = Model(replace(made, base_dir=made.base_dir or base_dir), direct=True)
-    return certify(given, output, witness_of(rewrite))
-
-
 def _gentler(attempt: Attempt, fold: Callable[[set[str], float], Attempt], limits: list[float]) -> Attempt | None:
     """The next plan that loses fewer bits; takes the limits that it tries from the list. None where all are tried."""
     while limits:
@@ -333,7 +326,7 @@ def _destination(
     if output is None:
         if source.path is None:
             return None
-        output = manifests.default_output(source.path, precision)
+        output = default_output(source.path, precision)
     return destination(source, Path(output), force, with_manifest)
 
 

@@ -12,14 +12,16 @@ from typing import Protocol
 import onnx
 
 from bnfold import temporary
-from bnfold.certificate import Certificate
+from bnfold.certificate import Certificate, certify
 from bnfold.equivalence import DIFFERENT, Progress, Verification
 from bnfold.folding import Folded
+from bnfold.graph import Model
 from bnfold.patch import Patched, tensors
 from bnfold.plan import Rewrite
 from bnfold.precision import Converted
-from bnfold.source import ModelLike, is_beside
+from bnfold.source import ModelLike, is_beside, read_lean
 from bnfold.stage import Destination, Staged, staged
+from bnfold.witness import Witness
 from bnfold.write import folded, write
 
 
@@ -74,6 +76,12 @@ class Proof:
         """The part that speaks against the fold, or else that of what is written."""
         own_fails = self.converted is None or not replace(self, converted=None).ok
         return self if own_fails or self.converted is None else self.converted
+
+
+def certificate_of(given: Model, optimized: ModelLike, base_dir: Path | None, witness: Witness) -> Certificate:
+    """The certificate of a folded model, read again from where it lies."""
+    made = read_lean(optimized)
+    return certify(given, Model(replace(made, base_dir=made.base_dir or base_dir), direct=True), witness)
 
 
 Prove = Callable[[ModelLike, Path | None, Rewrite], Proof]

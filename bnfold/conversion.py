@@ -13,8 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bnfold import temporary
-from bnfold.attempt import Clock, Proof
-from bnfold.certificate import certify
+from bnfold.attempt import Clock, Proof, certificate_of
 from bnfold.equivalence import Progress, Settings
 from bnfold.equivalence.verifier import Verifier, sampled
 from bnfold.errors import BnfoldError, ModelError, ProviderError
@@ -25,7 +24,7 @@ from bnfold.plan import Plan, Rewrite
 from bnfold.precision import LONG, Converted, Wanted, converted, peaks
 from bnfold.precision.types import roundoff
 from bnfold.samples import Feeds
-from bnfold.source import ModelLike, Source, is_beside, read, read_lean
+from bnfold.source import ModelLike, Source, is_beside, read
 from bnfold.stage import Destination, staged
 from bnfold.write import folded, write
 
@@ -119,10 +118,8 @@ class Converter:
     def prove(self, made: Converted, optimized: ModelLike, base_dir: Path | None, rewrite: Rewrite) -> Proof:
         """The certificate of the result, and its noise beside that of the original in the same type."""
         self.say("certifying the conversion")
-        read_back = read_lean(optimized)
         witness = replace(witness_of(rewrite), narrowed=made.witness)
-        model = Model(replace(read_back, base_dir=read_back.base_dir or base_dir))
-        certificate = certify(self.given, model, witness)
+        certificate = certificate_of(self.given, optimized, base_dir, witness)
         self.clock.lap("certify")
         if self.settings is None or not certificate.ok:
             return Proof(certificate, None)

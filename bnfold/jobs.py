@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnfold.errors import UsageError
-
-_OUTPUTS = (".folded.onnx", ".folded.fp16.onnx", ".folded.bf16.onnx")
+from bnfold.naming import is_output
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def _expand(argument: str) -> list[tuple[Path, Path]]:
 
 
 def _is_original(path: Path) -> bool:
-    return not path.name.startswith(".") and not path.name.endswith(_OUTPUTS)
+    return not path.name.startswith(".") and not is_output(path)
 
 
 @contextlib.contextmanager

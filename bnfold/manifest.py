@@ -15,6 +15,7 @@ from typing import IO, Any, NoReturn
 
 from bnfold.errors import ModelError
 from bnfold.hashes import Digest
+from bnfold.naming import FP32
 
 SCHEMA = 1
 
@@ -28,16 +29,6 @@ MOST_BYTES = 1 << 30
 
 MOST_VALUES = 8_000_000
 """Values that it may hold: each takes some dozens of bytes of memory, however short it is written."""
-
-
-FP32 = "fp32"
-"""The precision that leaves types as they are."""
-
-
-def default_output(model: Path, precision: str = FP32) -> Path:
-    """Where the output of a model goes that nobody named a place for."""
-    kind = "" if precision == FP32 else f".{precision}"
-    return model.with_name(f"{model.name.removesuffix('.onnx')}.folded{kind}.onnx")
 
 
 def path_for(output: Path) -> Path:

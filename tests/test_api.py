@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto
 
 import bnfold
-from bnfold import api, folding, rules
+from bnfold import api, attempt, folding, rules
 from bnfold.api import Optimized
 from bnfold.attempt import culprits
 from bnfold.certificate import Certificate, Failure
@@ -274,7 +274,7 @@ def test_the_certificate_sees_a_wrong_fold_and_it_alone_is_dropped(
 def test_the_runtime_sees_what_a_blind_certificate_lets_through(
     wrong_rule: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "certify", lambda original, optimized, witness: Certificate(1, 1, 1))
+    monkeypatch.setattr(attempt, "certify", lambda original, optimized, witness: Certificate(1, 1, 1))
     wrong_rule("conv")
     result = bnfold.optimize(foldable())
     assert [(a.node, a.status) for a in result.affines] == [("bn", "kept"), ("bn2", "folded")]
@@ -306,7 +306,7 @@ def test_only_the_folds_that_are_wrong_are_dropped(wrong: tuple[str, ...], wrong
 def test_two_folds_that_only_the_runtime_sees_are_dropped(
     wrong_rule: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "certify", lambda original, optimized, witness: Certificate(1, 1, 1))
+    monkeypatch.setattr(attempt, "certify", lambda original, optimized, witness: Certificate(1, 1, 1))
     wrong_rule("conv", "conv3")
     result = bnfold.optimize(deep(4), samples=1, shapes={"x": (1, 3, 10, 14)})
     assert [affine.node for affine in result.affines if affine.status == "kept"] == ["bn", "bn3"]
@@ -337,7 +337,7 @@ def test_strict_raises_and_writes_nothing(wrong_rule: Callable[..., None], tmp_p
 
 def test_without_a_culprit_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failure = Certificate(1, 0, 0, (Failure("conv", "node", "it is wrong"),))
-    monkeypatch.setattr(api, "certify", lambda original, optimized, witness: failure)
+    monkeypatch.setattr(attempt, "certify", lambda original, optimized, witness: failure)
     path = saved(foldable(), tmp_path / "model.onnx")
     with pytest.raises(NotEquivalentError, match="nothing was written"):
         bnfold.optimize(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -408,6 +409,19 @@ def test_files_large_and_beside(tmp_path: Path, external: bool) -> None:
     same = bnfold.optimize(path, precision="fp16", dry_run=True, force=True)
     assert same.status == "verified" and same.model.bytes.after > 0
     assert types(loaded)[loaded.graph.output[0].name] == TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("forge", ["type", "carries"])
+def test_a_manifest_proves_a_conversion_anew(tmp_path: Path, forge: str) -> None:
+    b = builder()
+    path = saved(b.model(b.node("Relu", b.bn(b.conv(b.input(1, 3, 8, 8), 4, 3)))), tmp_path / "model.onnx")
+    manifest = Path(f"{bnfold.optimize(path, precision='fp16').output}.manifest.json")
+    assert bnfold.audit(manifest).passed
+    told = json.loads(manifest.read_text())
+    narrowed = told["witness"]["narrowed"]
+    narrowed[forge] = TensorProto.BFLOAT16 if forge == "type" else dict.fromkeys(narrowed["carries"], "x")
+    manifest.write_text(json.dumps(told, indent=1))
+    assert not bnfold.audit(manifest).passed
 
 
 def test_a_model_without_folds_is_converted_all_the_same(tmp_path: Path) -> None:

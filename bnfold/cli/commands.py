@@ -29,7 +29,7 @@ from bnfold.cli.options import (
     verbose,
 )
 from bnfold.cli.program import CANNOT, DIFFERENT, Program, complain
-from bnfold.cli.run import Run, progress
+from bnfold.cli.run import Run, progress, tell_both_runtimes
 from bnfold.documents import Pair
 from bnfold.errors import UsageError
 from bnfold.jobs import jobs_of
@@ -102,7 +102,7 @@ def optimize(
     from bnfold import fleet, report
     from bnfold.fleet.table import table
 
-    _tell_both_runtimes()
+    tell_both_runtimes()
     settings = options | {"verify": not no_verify}
 
     def here(task: fleet.Task) -> fleet.Done:
@@ -195,7 +195,7 @@ def verify(
     import bnfold
     from bnfold import report
 
-    _tell_both_runtimes()
+    tell_both_runtimes()
     with run.errors(optimized):
         with progress(verbose) as say:
             result = bnfold.verify(original, optimized, progress=say, **options)
@@ -260,7 +260,7 @@ def bench(run: Run, original: Path, optimized: Path, *, no_optimisations: bool, 
     import bnfold
     from bnfold import report
 
-    _tell_both_runtimes()
+    tell_both_runtimes()
     with run.errors(optimized):
         with progress(verbose or sys.stderr.isatty(), still=True) as say:  # a spinner would take part in the race
             result = bnfold.bench(original, optimized, progress=say, optimisations=not no_optimisations, **options)
@@ -272,11 +272,3 @@ def bench(run: Run, original: Path, optimized: Path, *, no_optimisations: bool, 
 
 
 main.add_command(deploy)
-
-
-def _tell_both_runtimes() -> None:
-    from bnfold.runtime import both_runtimes_installed
-
-    problem = both_runtimes_installed()
-    if problem:
-        complain(problem)

@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from bnfold.cli.options import PATH, documents, inputs, preprocess, provider_option, seed, shape, tf32, verbose
-from bnfold.cli.program import complain
-from bnfold.cli.run import Run, progress
+from bnfold.cli.run import Run, progress, tell_both_runtimes
 
 
 @click.command()
@@ -82,10 +81,8 @@ def deploy(
     run.check_documents([model])
     import bnfold
     from bnfold import report
-    from bnfold.runtime import both_runtimes_installed
 
-    if problem := both_runtimes_installed():
-        complain(problem)
+    tell_both_runtimes()
     with run.errors(model):
         with progress(verbose) as say:
             result = bnfold.deploy(model, output, warm_up=not no_warm_up, verify=not no_verify, progress=say, **options)

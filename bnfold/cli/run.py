@@ -111,6 +111,14 @@ class Run:
             self.junit.write(junit.render(junit.suite(result, self.command) for result in shown))
 
 
+def tell_both_runtimes() -> None:
+    """Say where two builds of onnxruntime are in each other's way."""
+    from bnfold.runtime import both_runtimes_installed
+
+    if problem := both_runtimes_installed():
+        complain(problem)
+
+
 @contextlib.contextmanager
 def progress(verbose: bool, still: bool = False) -> Iterator[Progress]:
     """Where steps are told: a spinner on a terminal; elsewhere, or where nothing may move, lines if asked for."""

@@ -17,6 +17,7 @@ from bnfold.fleet.work import Done
 from bnfold.hashes import digest
 from bnfold.jobs import Job
 from bnfold.manifest import Artifact
+from bnfold.naming import default_output
 
 THREADS = 8
 """Files that are hashed at once."""
@@ -39,7 +40,7 @@ def current(jobs: Sequence[Job], options: Mapping[str, Any]) -> dict[int, Done]:
 
 def _state(job: Job, asked: Mapping[str, Any]) -> UpToDate | Failed | None:
     """None where there is no output yet."""
-    output = job.output or manifests.default_output(job.model, asked["precision"])
+    output = job.output or default_output(job.model, asked["precision"])
     if not os.path.lexists(output) or not job.model.is_file():
         return None
     try:

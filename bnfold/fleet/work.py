@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bnfold import temporary
 from bnfold.documents import Failed, UpToDate, shows_traceback
 from bnfold.jobs import Job
-from bnfold.manifest import FP32, default_output
+from bnfold.naming import FP32, default_output
 
 if TYPE_CHECKING:
     from bnfold.results import Optimized

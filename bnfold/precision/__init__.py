@@ -5,7 +5,7 @@ and why, `skeleton` what ONNX Runtime's converter decides, `convert` puts it int
 """
 
 from bnfold.precision.convert import Converted, converted
-from bnfold.precision.types import FP32, LONG, type_of
+from bnfold.precision.types import LONG, type_of
 from bnfold.precision.wishes import Kept, Wanted, peaks
 
-__all__ = ["FP32", "LONG", "Converted", "Kept", "Wanted", "converted", "peaks", "type_of"]
+__all__ = ["LONG", "Converted", "Kept", "Wanted", "converted", "peaks", "type_of"]

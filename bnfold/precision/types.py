@@ -11,10 +11,8 @@ import onnx
 from onnx import TensorProto
 
 from bnfold.errors import UsageError
+from bnfold.naming import FP32
 from bnfold.source import FLOATS, limits_of
-
-FP32 = "fp32"
-"""What leaves all types as they are."""
 
 TYPES = {"fp16": int(TensorProto.FLOAT16), "bf16": int(TensorProto.BFLOAT16)}
 """ONNX element types by the name that `--precision` takes."""
