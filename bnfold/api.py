@@ -157,7 +157,8 @@ def optimize(
     wishes = Wishes(tuple(keep), tuple(only), merge=merge, narrow=type_)
     if verify and (providers or provider_options):
         resolve_providers(providers, provider_options)
-    asked = manifests.options(
+    asked = partial(
+        manifests.options,
         verify=verify,
         merge=merge,
         keep=wishes.keep,
@@ -207,7 +208,7 @@ def optimize(
         proof = certified(optimized, base_dir, rewrite)
         if not proof.ok or not verify:
             return proof
-        wanted = settings if final and not type_ else replace(settings, labels=None)
+        wanted = settings if final and not type_ else replace(settings, labels=None, few=True)
         run = verified(source.path or model, optimized, wanted, progress, fold=rewrite)
         clock.lap("verify")
         return Proof(proof.certificate, run)
@@ -283,7 +284,7 @@ def _optimized(folder: Folder, attempt: Attempt, result: Result, written: Path |
 
 
 def _precision(name: str, made: Converted, proof: Proof) -> Precision:
-    return Precision(name, made.nodes, made.casts, made.kept, proof.certificate, proof.verification)
+    return Precision(name, made.nodes, made.casts, made.kept, proof.certificate, proof.verification, proof.final.speed)
 
 
 def _gentler(attempt: Attempt, fold: Callable[[set[str], float], Attempt], limits: list[float]) -> Attempt | None:

@@ -25,6 +25,13 @@ def benchmark(result: Bench, original: str, optimized: str) -> list[Line]:
     return lines + [fact("note", note, LOUD) for note in result.notes]
 
 
+def brief(row: BenchRow) -> Line:
+    """One line: who is faster, and by how much."""
+    times = f"{_number(row.original.median)} -> {_number(row.optimized.median)} ms"
+    measured = f"{_interval(row.ratio, row.low, row.high)}; {times}"
+    return _verdict("speed", f"{row.provider}, batch {row.batch}: {row.verdict}", measured)
+
+
 def details(row: BenchRow, shared: bool = True) -> list[Line]:
     """Memory; and where `shared`, what is the same for every batch size of a provider: settings and sessions."""
     return (_sessions(row) if shared else []) + _memory(row.memory)

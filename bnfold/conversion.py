@@ -14,7 +14,8 @@ from pathlib import Path
 
 from bnfold import temporary
 from bnfold.attempt import Clock, Proof, certificate_of
-from bnfold.equivalence import Progress, Settings
+from bnfold.benchmark import BenchRow, bench
+from bnfold.equivalence import EQUIVALENT, Progress, Settings, Verification
 from bnfold.equivalence.verifier import Verifier, sampled
 from bnfold.errors import BnfoldError, ModelError, ProviderError
 from bnfold.graph import Model
@@ -27,6 +28,9 @@ from bnfold.samples import Feeds
 from bnfold.source import ModelLike, Source, is_beside, read
 from bnfold.stage import Destination, staged
 from bnfold.write import folded, write
+
+MEASURED = 1.0
+"""Seconds on every provider, to say whether the smaller type is quicker; making sessions may take as long again."""
 
 
 @dataclass
@@ -135,7 +139,32 @@ class Converter:
             )
             found = verifier.verify()
         self.clock.lap("verify")
-        return Proof(certificate, found)
+        return Proof(certificate, found, speed=self._speed(optimized, found))
+
+    def _speed(self, optimized: ModelLike, found: Verification) -> tuple[BenchRow, ...]:
+        """The original and the result in turns, wherever both ran and are the same; of inputs given, on the first."""
+        if self.settings is None or found.status != EQUIVALENT or not found.runtime or isinstance(self._feeds, str):
+            return ()
+        given = {name: array.shape for name, array in self._feeds[0].items()}
+        self.say("measuring the speed")
+        try:
+            measured = bench(
+                self._truth.path or self._truth.proto,
+                optimized,
+                providers=[check.provider for check in found.runtime],
+                provider_options=self.settings.provider_options,
+                shapes=self.settings.shapes if self.settings.inputs is None else given,
+                seconds=MEASURED,
+                seed=self.settings.seed,
+                tf32=self.settings.tf32,
+                memory=False,
+            )
+        except BnfoldError as error:
+            self.say(f"the speed was not measured: {error}")
+            return ()
+        finally:
+            self.clock.lap("measure")
+        return measured.rows
 
     @contextlib.contextmanager
     def _unfolded(self, rewrite: Rewrite, optimized: ModelLike) -> Iterator[ModelLike]:

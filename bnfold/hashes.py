@@ -43,6 +43,18 @@ def digest(path: Path, stop: threading.Event | None = None) -> Digest:
     return Digest(size, found.hexdigest())
 
 
+def digest_of_all(path: Path) -> str | None:
+    """SHA-256 of a file, or of the names and contents of all files below a folder. None if one cannot be read."""
+    try:
+        if not path.is_dir():
+            return digest(path).sha256
+        files = sorted(each for each in path.rglob("*") if each.is_file())
+        lines = (f"{digest(each).sha256} {each.relative_to(path).as_posix()}\n" for each in files)
+        return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    except OSError:
+        return None
+
+
 class Beside:
     """The digests of files, made by a thread of their own while others work."""
 

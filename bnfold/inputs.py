@@ -89,19 +89,19 @@ def _as_they_are(samples: Sequence[Feeds], specs: Sequence[InputSpec]) -> Own:
     for sample in samples:
         for spec in specs:
             _must_fit(sample[spec.name], spec, spec.dims)
-    sizes = [_rows(sample) or 1 for sample in samples]
+    sizes = [rows_of(sample) or 1 for sample in samples]
     return Own(len(samples), lambda index: samples[index], sum(sizes), start=lambda index: sum(sizes[:index]))
 
 
-def _rows(sample: Feeds) -> int | None:
-    """The first axis that all inputs have in common."""
+def rows_of(sample: Feeds) -> int | None:
+    """The size of the first axis, where all inputs have it in common."""
     sizes = {array.shape[0] if array.ndim else 0 for array in sample.values()}
     return sizes.pop() if len(sizes) == 1 else None
 
 
 def _cut(sample: Feeds, specs: Sequence[InputSpec], by_row: bool) -> Own:
     """One sample, or several where the model's batch is fixed, or where rows are what counts."""
-    rows = _rows(sample)
+    rows = rows_of(sample)
     fixed = {spec.dims[0] for spec in specs if spec.dims and isinstance(spec.dims[0], int)}
     batch = fixed.pop() if len(fixed) == 1 else None
     if rows is None or not rows or (batch is None and not by_row):

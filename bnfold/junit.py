@@ -123,7 +123,7 @@ def _properties(run: Verification) -> dict[str, str]:
     found = {"inputs": fed(run), "samples": str(run.samples), "seed": str(run.seed), "reference": run.noise.status}
     if run.answers is not None:
         shares = {name: f"{share.before:.2%} -> {share.after:.2%}" for name, share in run.answers.shares}
-        found |= {"labelled samples": str(run.answers.samples), **shares, "answers": moved(run.answers)}
+        found |= {"all inputs": str(run.answers.samples), **shares, "answers": moved(run.answers)}
     return found
 
 

@@ -11,10 +11,10 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, TypeGuard
 
 from bnfold.errors import ModelError
-from bnfold.hashes import Digest
+from bnfold.hashes import Digest, digest_of_all
 from bnfold.naming import FP32
 
 SCHEMA = 1
@@ -64,7 +64,10 @@ def options(
     precision: str = FP32,
     keep_fp32: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """The options of `optimize` that bear on the result or on its proof, as the manifest holds them."""
+    """The options of `optimize` that bear on the result or on its proof, as the manifest holds them.
+
+    Reads inputs and labels once, for their digests.
+    """
     found: dict[str, Any] = {"merge": merge, "keep": sorted(keep), "only": sorted(only), "strict": strict}
     found |= {"precision": precision, "keep_fp32": sorted(keep_fp32)}
     found["verify"] = None
@@ -73,8 +76,10 @@ def options(
             "providers": list(providers or ()),
             "provider_options": {name: dict(sorted(given.items())) for name, given in (provider_options or {}).items()},
             "inputs": _named(inputs),
+            "inputs_sha256": _content(inputs),
             "preprocess": dict(preprocess) if isinstance(preprocess, Mapping) else preprocess,
             "labels": _named(labels),
+            "labels_sha256": _content(labels),
             "shapes": {name: list(sizes) for name, sizes in (shapes or {}).items()},
             "samples": samples,
             "seed": seed,
@@ -87,7 +92,16 @@ def _named(given: object) -> str | None:
     """The last part of a path; what lies in memory has no name."""
     if given is None:
         return None
-    return Path(given).name if isinstance(given, str | os.PathLike) else "in memory"
+    return Path(given).name if is_path(given) else "in memory"
+
+
+def _content(given: object) -> str | None:
+    return digest_of_all(Path(given)) if is_path(given) else None
+
+
+def is_path(given: object) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether inputs or labels are in a file or folder, whose content a manifest can tell."""
+    return isinstance(given, str | os.PathLike)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def tell(
     source: Source,
     digests: Beside,
     *,
-    options: Mapping[str, Any],
+    options: Callable[[], Mapping[str, Any]],
     witness: Witness,
     copied: bool,
     result: Result,
@@ -59,7 +59,7 @@ def tell(
     counts = {"nodes": "", "batchnorm": "BatchNormalization"}
     found = {
         "versions": _versions(verification is not None),
-        "options": dict(options),
+        "options": dict(options()),
         "original": original.to_json(),
         "optimized": _made(stage, original, copied).to_json(),
         "counts": {kind: {"before": before.count(op), "after": after.count(op)} for kind, op in counts.items()},

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bnfold import stays
 from bnfold.api import Affine, Audit, Explained, Optimized
-from bnfold.bench_text import benchmark
+from bnfold.bench_text import benchmark, brief
 from bnfold.certificate import Certificate
 from bnfold.deploy_text import deployed
 from bnfold.equivalence.result import Verification
@@ -130,7 +130,7 @@ def _precision(result: Optimized) -> Iterator[Line]:
     yield fact("precision", f"{converted(found)}; {plural(len(found.kept), 'node')} in float32")
     if found.verification is not None:
         yield fact("the fold before", before(found.verification), GOOD)
-    yield fact("speed", f"not measured: {measure(result)}", FAINT)
+    yield from speed(result, found)
 
 
 def converted(found: Precision) -> str:
@@ -145,12 +145,15 @@ def before(run: Verification) -> str:
     return told + (f"; algebra {apart(run.algebra)}" if run.algebra is not None and run.algebra.worst else "")
 
 
-def measure(result: Optimized) -> str:
-    """How to find out whether a smaller type is quicker."""
-    command = f"bnfold bench {result.model.path or 'ORIGINAL'} {result.model.output or 'OUTPUT'}"
-    return (
-        f"{command} (made for GPUs: without kernels for the type, ONNX Runtime's CPU computes in float32, with casts)"
-    )
+def speed(result: Optimized, found: Precision) -> Iterator[Line]:
+    """Whether the smaller type is quicker, on each provider; or how to find out."""
+    for row in found.speed:
+        yield brief(row)
+        if row.provider == "cpu" and row.verdict.endswith("slower"):
+            yield fact("", "made for GPUs: ONNX Runtime's CPU computes it in float32, with casts", FAINT)
+    if not found.speed:
+        command = f"bnfold bench {result.model.path or 'ORIGINAL'} {result.model.output or 'OUTPUT'}"
+        yield fact("speed", f"not measured, for nothing ran here: {command}", FAINT)
 
 
 def _in_float32(kept: Sequence[Kept], verbose: bool) -> Iterator[Line]:

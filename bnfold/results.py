@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 
+from bnfold.benchmark import BenchRow
 from bnfold.certificate import Certificate
 from bnfold.equivalence.check import finite
 from bnfold.equivalence.result import Verification
@@ -163,6 +164,8 @@ class Precision:
     """Of the fold before it was converted; None where nothing folds."""
     verification: Verification | None
     """The same."""
+    speed: tuple[BenchRow, ...] = ()
+    """How fast the result is beside the original, by provider; empty where nothing ran, or `bnfold bench` is to say."""
 
     def to_json(self) -> dict[str, Any]:
         """The report's `precision`."""
@@ -175,6 +178,7 @@ class Precision:
                 "certificate": self.certificate.to_json() if self.certificate else {},
                 "verify": self.verification.to_json() if self.verification else {},
             },
+            "speed": [row.to_json() for row in self.speed],
         }
 
 

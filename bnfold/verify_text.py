@@ -110,19 +110,21 @@ def summary(run: Verification) -> Iterator[Line]:
 
 
 def _answers(found: Answers | None) -> Iterator[Line]:
-    if found is not None:
+    if found is None:
+        return
+    where, style = f"({found.provider}, optimisations on); {moved(found)}", LOUD if found.changed else ""
+    if found.shares:
         accuracy = ", ".join(f"{name} {share.before:.2%} -> {share.after:.2%}" for name, share in found.shares)
-        yield fact(
-            "accuracy",
-            f"{accuracy} of {found.samples:,} ({found.provider}, optimisations on); {moved(found)}",
-            LOUD if found.changed else "",
-        )
+        yield fact("accuracy", f"{accuracy} of {found.samples:,} {where}", style)
+    else:
+        yield fact("all inputs", f"{found.samples:,} {where}", style)
 
 
 def moved(found: Answers) -> str:
     """How many first answers are others, and how far the scores moved."""
+    what = "a score" if found.output else "an output"
     return (
-        f"{found.changed} answers changed, largest difference of a score {found.difference:.1e} of {found.largest:.3g}"
+        f"{found.changed} answers changed, largest difference of {what} {found.difference:.1e} of {found.largest:.3g}"
     )
 
 

@@ -154,7 +154,7 @@ def resumed(given: Path, base: Path, address: str) -> None:
 
 
 def counted(base: Path, address: str) -> None:
-    """Accuracy by Ray Data, and here."""
+    """Accuracy by Ray Data, and here; and the same without labels."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 7, 5000)
     inputs = (np.eye(7)[labels] + 0.4 * rng.normal(size=(5000, 7))).astype(np.float32)
@@ -168,6 +168,11 @@ def counted(base: Path, address: str) -> None:
         found.append(json.loads(report.read_text())["answers"])
     assert found[0] == found[1] and found[0]["samples"] == 5000 and found[0]["changed"] > 0, found
     say(f"the same numbers of {found[0]['samples']} labelled samples by Ray Data: {found[0]['top1']}")
+    report = base / "unlabelled.json"
+    run("verify", one, two, "--inputs", base / "x.npy", "--json", report, "--ray", address)
+    unlabelled = json.loads(report.read_text())["answers"]
+    assert unlabelled == found[0] | {"top1": None, "top5": None}, unlabelled
+    say(f"and without labels: {unlabelled['changed']} answers changed")
 
 
 if __name__ == "__main__":

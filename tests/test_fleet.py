@@ -5,6 +5,7 @@ What needs a Ray cluster is in tests/cluster.py, `make ray`.
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import io
 import json
@@ -27,6 +28,7 @@ from bnfold.errors import ClusterError, UsageError
 from bnfold.fleet import processes
 from bnfold.fleet.work import Task
 from bnfold.jobs import Job, jobs_of
+from bnfold.kernels.base import Array
 from bnfold.results import Optimized
 from tests.accidents import ROOT
 from tests.program import bnfold as program
@@ -219,6 +221,35 @@ def test_what_is_not_up_to_date_is_in_the_way(name: str, zoo: Path, tmp_path: Pa
     assert states(zoo, *more) == ["up-to-date"] * 11
 
 
+def _encoded(array: Array) -> str:
+    np.save(data := io.BytesIO(), array)
+    return base64.b64encode(data.getvalue()).decode()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_inputs_count_by_what_is_in_them(folder: bool, tmp_path: Path) -> None:
+    models, inputs = tmp_path / "models", tmp_path / "inputs.npz"
+    models.mkdir()
+    one, _ = (saved(foldable(), models / name) for name in ("one.onnx", "two.onnx"))
+    if folder:
+        (inputs := tmp_path / "inputs").mkdir()
+        polygraphy = {"x": {"array": _encoded(np.zeros((2, 3, 10, 14), np.float32)), "polygraphy_class": "ndarray"}}
+        (inputs / "a.json").write_text(json.dumps([polygraphy]))
+    else:
+        np.savez(inputs, x=np.zeros((2, 3, 10, 14), np.float32))
+    asked = ("optimize", models, "-o", tmp_path / "out", "--inputs", inputs)
+    assert program(*asked).code == 0 and program(*asked).err.endswith("2 of 2 models done, 2 of them before\n")
+    if folder:
+        (inputs / "a.json").rename(inputs / "b.json")
+    else:
+        np.savez(inputs, x=np.ones((2, 3, 10, 14), np.float32))
+    done = program(*asked)
+    assert done.code == 1 and "made with other options or inputs" in done.err
+    given = {"x": np.zeros((2, 3, 10, 14), np.float32)}
+    (failed,) = bnfold.optimize_many(one, tmp_path / "out", inputs=given)
+    assert isinstance(failed, Failed) and "exists; use --force" in failed.message
+
+
 @pytest.mark.parametrize("option", ["--force", "--dry-run"])
 def test_nothing_is_passed_over_where_all_is_asked_for(option: str, zoo: Path) -> None:
     states(zoo)
@@ -288,12 +319,10 @@ def test_without_ray_the_way_to_it_is_told(zoo: Path, tmp_path: Path) -> None:
         bnfold.verify(model, model, inputs=inputs, labels=labels, ray="auto")
 
 
-def test_ray_is_for_labelled_samples(tmp_path: Path) -> None:
+def test_ray_is_for_inputs_of_ones_own(tmp_path: Path) -> None:
     model = saved(foldable(), tmp_path / "model.onnx")
     done = program("verify", model, model, "--ray", "auto")
-    assert (done.code, complaint(done)) == (
-        2, "--ray is for many labelled samples; give them with --inputs and --labels",
-    )  # fmt: skip
+    assert (done.code, complaint(done)) == (2, "--ray is for your own inputs; give them with --inputs")
 
 
 def tallies() -> Iterator[Tally]:

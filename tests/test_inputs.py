@@ -432,6 +432,7 @@ def test_accuracy_before_and_after() -> None:
     # On top of 5 the first class passes 6.
     moved = int((rows[:, 0] == 5).sum())
     assert worse.answers.changed == moved > 0
+    assert worse.answers.top1 is not None
     assert worse.answers.top1.after == pytest.approx((50 - (rows[:50, 0] == 5).sum()) / 70)
     assert worse.answers.difference == 1.5
 
@@ -440,8 +441,42 @@ def test_the_first_of_many_samples_are_judged(monkeypatch: pytest.MonkeyPatch) -
     many = [{"x": row.reshape(1, 7)} for row in scores()[0][:9]]
     found = verify(classifier(), classifier(), inputs=many, samples=0)
     assert (found.samples, found.notes) == (4, ("the first 4 of your 9 samples were judged",))
+    assert found.answers is not None and found.answers.samples == 9
+    assert verify(classifier(), classifier(), inputs=many[:4], samples=0).answers is None
     monkeypatch.setattr("bnfold.equivalence.choosing._AFFORDABLE", 100)  # two products of 7 by 7
     assert verify(classifier(), classifier(), inputs=many, samples=0).samples == 2
+
+
+def test_all_inputs_are_run_without_labels_too() -> None:
+    """The last one shows what the judged ones do not."""
+    rows = scores()[0]
+    many = [
+        {"x": row.reshape(1, 7)} for row in [*rows[rows[:, 0] < 5][:8], np.array([5, 0, 1, 2, 3, 6, 4], np.float32)]
+    ]
+    found = verify(classifier(), classifier(1.5), inputs=many, samples=0).answers
+    assert found is not None
+    assert (found.top1, found.top5, found.changed, found.difference, found.samples) == (None, None, 1, 1.5, 9)
+    told = found.to_json()
+    assert (told["top1"], told["top5"], told["output"]) == (None, None, "scores")
+
+
+def test_of_a_model_without_scores_all_outputs_are_compared() -> None:
+    """Floats by their difference, integers by whether they differ; a row that fills up the batch does not count."""
+
+    def made(shift: float) -> onnx.ModelProto:
+        b = Builder(type_=TensorProto.FLOAT)
+        shifted = b.node("Add", b.input(2, 3, 2), b.constant([float(shift)]))
+        largest = b.node("ArgMax", b.node("Mul", shifted, shifted), axis=1, keepdims=0)
+        return b.model(b.node("Sqrt", shifted), b.node("Cast", largest, to=TensorProto.INT64))
+
+    values = np.ones((11, 3, 2), np.float32)
+    values[10] = np.array([[1, 1], [0.5, 0.5], [0.25, 0.25]])
+    found = verify(made(0), made(0), inputs={"x": values}, samples=0).answers
+    assert found is not None and (found.output, found.classes, found.samples, found.changed) == ("", 0, 11, 0)
+    other = verify(made(0), made(-1.125), inputs={"x": values}, samples=0)
+    assert other.answers is not None and other.answers.changed == 1
+    assert np.isnan(other.answers.difference)
+    assert "on all inputs: an output has no number, or another shape, where the original's has one" in other.problems
 
 
 def test_few_classes_have_no_top_5() -> None:
@@ -450,6 +485,7 @@ def test_few_classes_have_no_top_5() -> None:
     found = verify(three, three, inputs={"x": np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)}, labels=[0, 1, 1])
     assert found.answers is not None
     assert found.answers.top5 is None
+    assert found.answers.top1 is not None
     assert found.answers.top1.before == pytest.approx(2 / 3)
 
 

@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
+from bnfold import conversion
 from bnfold.constants import from_initializer
 from bnfold.errors import ModelError, UsageError
 from bnfold.precision.values import trouble
@@ -36,6 +37,13 @@ from tests.halves import (
     types,
 )
 from tests.program import names, saved
+
+
+@pytest.fixture(autouse=True)
+def little_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How fast the result is does not matter here."""
+    monkeypatch.setattr(conversion, "MEASURED", 0.01)
+
 
 # ------------------------------------------------------------------------------------------------- every kind of model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,13 @@ from tests.program import bnfold as program
 from tests.program import complaint, foldable, names, saved
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def little_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How fast the result is does not matter here."""
+    monkeypatch.setattr(conversion, "MEASURED", 0.01)
+
 
 # ----------------------------------------------------------------------------------------------------- the certificate
 
@@ -287,13 +295,33 @@ def test_bfloat16_is_certified_and_evaluated_with_every_tensor_rounded() -> None
 # --------------------------------------------------------------------------------------------------------- the program
 
 
+def test_the_speed_is_measured_where_both_ran(tmp_path: Path) -> None:
+    """On every provider, on the sizes asked for or those of the inputs given; not without a run."""
+    path = saved(foldable(), tmp_path / "model.onnx")
+    result = bnfold.optimize(path, precision="fp16", shapes={"x": (5, 3, 10, 14)})
+    assert result.precision is not None
+    (row,) = result.precision.speed
+    assert (row.provider, row.batch, row.shapes) == ("cpu", 5, {"x": (5, 3, 10, 14)})
+    assert row.ratio > 0 and row.original.median > 0 and row.blocks >= 6
+    told = result.to_json()["precision"]["speed"]
+    assert [(each["provider"], each["ratio"]) for each in told] == [("cpu", row.ratio)]
+    inputs = {"x": np.zeros((3, 3, 10, 14), np.float32)}
+    given = bnfold.optimize(path, precision="fp16", inputs=inputs, dry_run=True, force=True)
+    assert given.precision is not None
+    assert [row.shapes for row in given.precision.speed] == [{"x": (3, 3, 10, 14)}]
+    unrun = bnfold.optimize(path, precision="fp16", verify=False, force=True)
+    assert unrun.precision is not None and unrun.precision.speed == ()
+
+
 def test_the_program_converts_says_so_and_skips_its_outputs(tmp_path: Path) -> None:
     path = saved(foldable(), tmp_path / "model.onnx")
     done = program("optimize", path, "--precision", "fp16", "--keep-fp32", "relu*", "--keep-fp32", "no", "-v")
     output = tmp_path / "model.folded.fp16.onnx"
     assert (done.code, done.out) == (0, f"{output}\n")
     assert "precision           fp16: 2 nodes, 4 casts; 2 nodes in float32" in done.err
-    assert f"speed               not measured: bnfold bench {path} {output}" in done.err
+    assert re.search("  speed               cpu, batch 1: .*ratio .* ms", done.err)
+    unrun = program("optimize", path, "--precision", "fp16", "--no-verify", "--force")
+    assert f"  speed               not measured, for nothing ran here: bnfold bench {path} {output}" in unrun.err
     assert "the fold before     " in done.err
     assert "relu   Relu: kept-by-user: --keep-fp32 asked for it" in done.err.replace("  Relu", "   Relu", 1)
     assert "warning: --keep-fp32 'no' matches no node of the folded model" in done.err
@@ -330,7 +358,7 @@ def test_labels_say_what_the_type_costs() -> None:
     result = bnfold.optimize(model, precision="fp16", inputs=data, labels=data, dry_run=True)
     assert result.verification is not None and result.verification.answers is not None
     answers = result.verification.answers
-    assert answers.samples == 1000 and answers.top1.before > 0.9
+    assert answers.samples == 1000 and answers.top1 is not None and answers.top1.before > 0.9
     assert 1e-4 < answers.difference / answers.largest < 0.02
     assert abs(answers.top1.after - answers.top1.before) <= 0.005
     assert result.precision is not None and result.precision.verification is not None

@@ -52,7 +52,7 @@ def test_accuracy_before_and_after() -> None:
     assert "top-5 of 1,200 99.00% → 99.00%" in said
     assert said.count(moved) == 1
     told = properties(junit_of(run))
-    assert (told["top-1"], told["top-5"], told["labelled samples"]) == ("91.50% -> 91.75%", "99.00% -> 99.00%", "1200")
+    assert (told["top-1"], told["top-5"], told["all inputs"]) == ("91.50% -> 91.75%", "99.00% -> 99.00%", "1200")
     assert told["answers"] == moved
     few = replace(run, answers=replace(ANSWERS, top5=None))
     assert "top-5" not in page_of(few)

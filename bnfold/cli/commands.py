@@ -164,9 +164,7 @@ def explain(run: Run, model: Path, verbose: bool, **choice: Any) -> None:
     is_flag=True,
     help="Also corrupt a constant of each kind: how small a mistake would be seen?",
 )
-@click.option(
-    "--ray", metavar="ADDRESS", help="Run labelled inputs on a Ray cluster: auto, local, HOST:PORT, ray://..."
-)
+@click.option("--ray", metavar="ADDRESS", help="Run all inputs on a Ray cluster: auto, local, HOST:PORT, ray://...")
 @documents("json", "html", "junit")
 @verbose
 def verify(

@@ -70,8 +70,8 @@ def verify(
         locate: where the two differ, look for the first tensor that does (`bnfold.equivalence.parting`).
         self_test: where the two agree, say how small a corruption of each kind of constant would have been seen
             (`bnfold.equivalence.sensitivity`).
-        ray: the address of a Ray cluster whose nodes share the files: both models then run there on the samples of
-            `labels`, streamed through Ray Data.
+        ray: the address of a Ray cluster whose nodes share the files: both models then run there on all of `inputs`,
+            streamed through Ray Data.
         progress: called with a line of text as the work goes on.
 
     Raises:

@@ -1,4 +1,6 @@
-"""What a classifier answers before and after: accuracy on the user's labels, and how far the scores moved.
+"""Both models on all of the user's inputs: how far outputs moved, and of a classifier how many answers are others.
+
+With labels the accuracy of both, too.
 
 Samples are counted one by one, and counts add up: memory does not grow with the samples, and it does not matter who
 counted which.
@@ -18,7 +20,7 @@ from bnfold.cluster import stream
 from bnfold.equivalence.check import finite
 from bnfold.equivalence.settings import Settings
 from bnfold.errors import UsageError
-from bnfold.inputs import Own
+from bnfold.inputs import Own, rows_of
 from bnfold.kernels.base import Array, is_float_type
 from bnfold.runtime import Session
 from bnfold.samples import input_specs
@@ -41,21 +43,31 @@ class Share:
 
 @dataclass(frozen=True)
 class Answers:
-    """Both models on every labelled sample, on `provider` with its optimisations on.
+    """Both models on every sample, on `provider` with its optimisations on.
 
-    `top5` is None for fewer than six classes. `changed` counts samples whose first answer is another; `difference` is
-    the largest absolute difference of a score, `largest` the largest absolute score of the original.
+    `output` is the one with the scores; empty, and `classes` 0, where there is none, which labels do not allow. `top1`
+    is None without labels, `top5` also for fewer than six classes. `changed` counts samples whose first answer is
+    another, or without scores those with other integers; `difference` is the largest absolute difference of a score,
+    or of any output, `largest` the largest absolute one of the original.
     """
 
     output: str
     provider: str
     samples: int
     classes: int
-    top1: Share
+    top1: Share | None
     top5: Share | None
     changed: int
     difference: float
     largest: float
+
+    @property
+    def problem(self) -> str:
+        """What speaks against the optimized model, if anything does."""
+        if np.isfinite(self.difference):
+            return ""
+        what = f"output '{self.output}'" if self.output else "an output"
+        return f"on all inputs: {what} has no number, or another shape, where the original's has one"
 
     @property
     def shares(self) -> tuple[tuple[str, Share], ...]:
@@ -69,7 +81,7 @@ class Answers:
             "provider": self.provider,
             "samples": self.samples,
             "classes": self.classes,
-            "top1": self.top1.to_json(),
+            "top1": self.top1 and self.top1.to_json(),
             "top5": self.top5 and self.top5.to_json(),
             "changed": self.changed,
             "difference": finite(self.difference),
@@ -105,8 +117,8 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Two models, and labelled samples for them: all that another process needs to count some of them."""
+class Both:
+    """Two models, and samples for them: all that another process needs to count some of them."""
 
     original: bytes | Path
     optimized: bytes | Path
@@ -122,14 +134,14 @@ class Labelled:
         """
         proto = read(self.original).proto
         own, labels = self.settings.own(input_specs(proto), proto)
-        assert own is not None and labels is not None
+        assert own is not None
         return Counter(self, own, labels)
 
 
 class Counter:
     """Both models, and the samples."""
 
-    def __init__(self, work: Labelled, own: Own, labels: Array) -> None:
+    def __init__(self, work: Both, own: Own, labels: Array | None) -> None:
         told = work.settings.session(work.provider)
         self._one, self._two = (Session(model, **told) for model in (work.original, work.optimized))
         self._own, self._labels = own, labels
@@ -138,37 +150,37 @@ class Counter:
         """Run both models on one sample.
 
         Raises:
-            UsageError: no output has a row of scores for each image.
+            UsageError: there are labels, and no output has a row of scores for each image.
             CannotRun: a model does not run.
         """
         sample, start = self._own.make(index), self._own.start(index)
-        outputs, rows = self._one.run(sample), next(iter(sample.values())).shape[0]
-        output = _scores(outputs, rows)
-        labels = self._labels[start : start + rows]
-        before, after = (
-            _flat(scores, rows)[: len(labels)] for scores in (outputs[output], self._two.run(sample)[output])
-        )
-        classes = before.shape[1]
-        wrong = labels[(labels < 0) | (labels >= classes)]
-        if wrong.size:
-            return Tally(output, classes, len(labels), (0, 0, 0, 0), 0, 0.0, 0.0, int(wrong[0]))
-        hits = [int(np.count_nonzero(_hits(each, labels, top))) for top in (1, _TOP) for each in (before, after)]
-        return Tally(
-            output,
-            classes,
-            len(labels),
-            (hits[0], hits[1], hits[2], hits[3]),
-            int(np.count_nonzero(before.argmax(1) != after.argmax(1))),
-            float(np.max(np.abs(before - after))),
-            float(np.max(np.abs(before))),
-        )
+        one, two = self._one.run(sample), self._two.run(sample)
+        rows = rows_of(sample) or 1
+        own = min(rows, self._own.rows - start)  # the last sample may be filled up
+        output = _scores(one, rows)
+        if output is None and self._labels is not None:
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in one.items())
+            raise UsageError(f"--labels: no output has one row of class scores for each of {rows} samples ({shapes})")
+        if output is None or one[output].shape != two[output].shape:
+            return _unscored(output or "", one, two, own)
+        before, after = (_flat(scores[output], rows)[:own] for scores in (one, two))
+        hits, wrong = (0, 0, 0, 0), None
+        if self._labels is not None:
+            labels = self._labels[start : start + own]
+            beyond = labels[(labels < 0) | (labels >= before.shape[1])]
+            if beyond.size:
+                wrong = int(beyond[0])
+            else:
+                hits = tuple(_hits(each, labels, top) for top in (1, _TOP) for each in (before, after))  # type: ignore[assignment]
+        changed = int(np.count_nonzero(before.argmax(1) != after.argmax(1)))
+        return Tally(output, before.shape[1], own, hits, changed, *_apart(before, after), wrong)
 
 
-def answers(work: Labelled, own: Own, labels: Array) -> Answers:
+def answers(work: Both, own: Own, labels: Array | None) -> Answers:
     """Run both models on every sample: here, or on the Ray cluster that the settings name.
 
     Raises:
-        UsageError: no output has a row of scores for each image, or a label is no class.
+        UsageError: labels for which no output has a row of scores for each image, or one that is no class.
         CannotRun: a model does not run.
         ClusterError: no cluster answers.
     """
@@ -184,7 +196,9 @@ def answers(work: Labelled, own: Own, labels: Array) -> Answers:
             f"--labels has the class {whole.wrong}, and output '{whole.output}' has {whole.classes} classes, "
             f"0 to {whole.classes - 1}"
         )
-    shares = [Share(*(whole.hits[at + side] / whole.samples for side in (0, 1))) for at in (0, 2)]
+    shares: list[Share | None] = [None, None]
+    if labels is not None:
+        shares = [Share(*(whole.hits[at + side] / whole.samples for side in (0, 1))) for at in (0, 2)]
     return Answers(
         whole.output,
         work.provider,
@@ -198,23 +212,47 @@ def answers(work: Labelled, own: Own, labels: Array) -> Answers:
     )
 
 
-def _scores(outputs: Mapping[str, Array], rows: int) -> str:
-    """The first output that has at least two numbers for each row, and nothing else."""
+def _scores(outputs: Mapping[str, Array], rows: int) -> str | None:
+    """The first output that has at least two numbers for each row, and nothing else; None where there is none."""
     for name, value in outputs.items():
         if value.ndim < 2 or value.shape[0] != rows or not is_float_type(value.dtype):
             continue
         if 1 < max(value.shape[1:]) == value.size // rows:
             return name
-    shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
-    raise UsageError(f"--labels: no output has one row of class scores for each of {rows} samples ({shapes})")
+    return None
+
+
+def _unscored(output: str, one: Mapping[str, Array], two: Mapping[str, Array], rows: int) -> Tally:
+    """Of a model without scores: how far apart its floats are, and in how many of its rows other outputs differ."""
+    differs = np.zeros(rows, bool)
+    difference = largest = 0.0
+    for before, after in ((one[name], two[name]) for name in one):
+        if before.shape != after.shape:
+            difference = np.inf
+        elif is_float_type(before.dtype):
+            apart, size = _apart(before.astype(np.float64), after.astype(np.float64))
+            difference, largest = float(np.maximum(difference, apart)), float(np.maximum(largest, size))
+        elif before.ndim and len(before) >= rows:
+            differs |= (before != after).reshape(len(before), -1)[:rows].any(1)
+        else:
+            differs |= bool(np.any(before != after))
+    return Tally(output, 0, rows, (0, 0, 0, 0), int(differs.sum()), difference, largest)
+
+
+def _apart(before: Array, after: Array) -> tuple[float, float]:
+    """The largest absolute difference, and the largest absolute value before. NaN is NaN, and infinite is infinite."""
+    same = (before == after) | (np.isnan(before) & np.isnan(after))
+    with np.errstate(invalid="ignore"):
+        apart = np.where(same, 0.0, np.abs(before - after))
+    return float(np.max(apart, initial=0.0)), float(np.max(np.abs(before), initial=0.0))
 
 
 def _flat(value: Array, rows: int) -> Array:
     return value.reshape(rows, -1).astype(np.float64)
 
 
-def _hits(scores: Array, labels: Array, top: int) -> Array:
-    """Whether fewer than `top` classes score higher than the right one; of equals the first comes first."""
+def _hits(scores: Array, labels: Array, top: int) -> int:
+    """Where fewer than `top` classes score higher than the right one; of equals the first comes first."""
     right = np.take_along_axis(scores, labels[:, None], 1)
     ahead = (scores > right) | ((scores == right) & (np.arange(scores.shape[1]) < labels[:, None]))
-    return np.asarray(np.count_nonzero(ahead, axis=1) < top)
+    return int(np.count_nonzero(np.count_nonzero(ahead, axis=1) < top))

@@ -35,6 +35,8 @@ class Settings:
     locate: bool = True
     self_test: bool = False
     ray: str | None = None
+    few: bool = False
+    """Only those of the user's inputs are run that are judged."""
 
     def session(self, provider: str) -> dict[str, Any]:
         """What a session on this provider is told."""
@@ -43,12 +45,12 @@ class Settings:
 
     def own(self, specs: Sequence[InputSpec], model: onnx.ModelProto) -> tuple[Own | None, Array | None]:
         """The user's samples, and their labels. Raises as both `load` do, and for labels without inputs."""
-        if self.ray is not None and self.labels is None:
-            raise UsageError("--ray is for many labelled samples; give them with --inputs and --labels")
         if self.inputs is None:
-            given = [name for name in ("labels", "preprocess") if getattr(self, name) is not None]
+            given = [name for name in ("labels", "preprocess", "ray") if getattr(self, name) is not None]
             if given:
                 raise UsageError(f"--{given[0]} is for your own inputs; give them with --inputs")
             return None, None
-        own = inputs.load(self.inputs, specs, model, self.preprocess, by_row=self.labels is not None)
+        own = inputs.load(
+            self.inputs, specs, model, self.preprocess, by_row=self.labels is not None or self.ray is not None
+        )
         return own, None if self.labels is None else labels.load(self.labels, own, model)

@@ -10,7 +10,7 @@ from typing import Any
 from bnfold import samples
 from bnfold.equivalence import algebra
 from bnfold.equivalence.algebra import Algebra
-from bnfold.equivalence.answers import Answers, Labelled, answers
+from bnfold.equivalence.answers import Answers, Both, answers
 from bnfold.equivalence.check import OutputCheck
 from bnfold.equivalence.choosing import affordable, any_sample, choose_samples
 from bnfold.equivalence.interface import interface_problems
@@ -82,6 +82,7 @@ class Verifier:
         self.feeds: list[Feeds] = []
         self.own: Own | None = None
         self.labels: Array | None = None
+        self.some = False
         self.runs: Runs | None = None
         self.reference: Reference | None = None
         self.algebra: Algebra | None = None
@@ -130,6 +131,7 @@ class Verifier:
         if self.own is not None:
             self.notes += self.own.notes
             if len(judged) < self.own.count:
+                self.some = True
                 self.notes.append(f"the first {len(judged)} of your {self.own.count} samples were judged")
         self.say("choosing inputs")
         count = max(self.settings.samples, not judged)
@@ -169,7 +171,9 @@ class Verifier:
         )
         problems += [problem for check in checks for problem in check.problems]
         problems += said(stored.checks, "in float64, ") + said(rounded, "with every tensor rounded, ") + lost
-        return self._result(problems, noise, checks, answers=self._answers())
+        answered = self._answers()
+        problems += [answered.problem] if answered is not None and answered.problem else []
+        return self._result(problems, noise, checks, answers=answered)
 
     def _certified_only(self, reason: str) -> Verification:
         """No runtime runs the original: both models in float64, under the noise that Monte Carlo rounding shows."""
@@ -264,15 +268,19 @@ class Verifier:
             return []
 
     def _answers(self) -> Answers | None:
-        """Both models on every labelled sample, as they are deployed: on the first provider, with optimisations."""
-        if self.own is None or self.labels is None:
+        """Both models on every input of the user, as they are deployed: on the first provider, with optimisations.
+
+        Where all were judged, and there are no labels, that would say nothing new.
+        """
+        settings = self.settings
+        if self.own is None or settings.few or not (self.some or self.labels is not None or settings.ray):
             return None
-        self.say(f"answers to {len(self.labels)} labelled samples")
+        self.say(f"all {self.own.rows} inputs")
         try:
-            work = Labelled(self.truth.runnable, self.optimized.runnable, self.settings, self.providers[0])
+            work = Both(self.truth.runnable, self.optimized.runnable, self.settings, self.providers[0])
             return answers(work, self.own, self.labels)
         except CannotRun as error:
-            self.notes.append(f"the labels were not used: {error}")
+            self.notes.append(f"not all inputs were run: {error}")
             return None
 
     def _located(self, found: Verification) -> Verification:

@@ -16,6 +16,7 @@ from bnfold.documents import Failed, UpToDate
 from bnfold.fleet.current import current
 from bnfold.fleet.work import Done, Task, work
 from bnfold.jobs import Job, jobs_of, made
+from bnfold.manifest import is_path
 
 if TYPE_CHECKING:
     from bnfold.results import Optimized
@@ -126,5 +127,6 @@ def total(every: Sequence[Done]) -> str:
 
 
 def may_resume(options: Mapping[str, Any]) -> bool:
-    """Whether models may be passed over with these options of `bnfold.optimize`."""
-    return bool(options.get("manifest", True)) and not options.get("force") and not options.get("dry_run")
+    """Whether models may be passed over with these options of `bnfold.optimize`: not for what no manifest tells."""
+    told = all(options.get(name) is None or is_path(options[name]) for name in ("inputs", "labels"))
+    return told and bool(options.get("manifest", True)) and not options.get("force") and not options.get("dry_run")

@@ -49,7 +49,7 @@ def _state(job: Job, asked: Mapping[str, Any]) -> UpToDate | Failed | None:
         found = UpToDate(str(job.model), str(output), int(counts["before"]), int(counts["after"]))
         why = (
             "another version of bnfold made it" if told.versions.get("bnfold") != version("bnfold")
-            else "it was made with other options" if told.options != asked
+            else "it was made with other options or inputs" if told.options != asked
             else "it was made from another model" if not _is(job.model, told.original)
             else "it has changed since it was made" if not _is(output, told.optimized)
             else ""

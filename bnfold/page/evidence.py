@@ -93,6 +93,8 @@ def figures(run: Verification) -> Iterator[Figure]:
 
 def _accuracy_figures(found: Answers) -> Iterator[Figure]:
     note, tone = verify_text.moved(found), LOUD if found.changed else PLAIN
+    if not found.shares:
+        yield Figure("answers changed", f"{found.changed:,}", note=f"of {found.samples:,} inputs; {note}", tone=tone)
     for name, share in found.shares:
         yield Figure(f"{name} of {found.samples:,}", f"{share.after:.2%}", f"{share.before:.2%}", note, tone)
         note = ""  # said once, of both

@@ -129,7 +129,9 @@ def _folded(result: Explained, command: str) -> Section:
     if isinstance(result, Optimized) and result.precision is not None:
         if result.precision.verification is not None:
             made_by += (("the fold before", report.before(result.precision.verification)),)
-        made_by += (("speed", f"not measured: {report.measure(result)}"),)
+        made_by += tuple(
+            (each.head.strip() or "speed", each.body.plain) for each in report.speed(result, result.precision)
+        )
     return Section(
         command,
         model.path or "the model",
