@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from google.protobuf.message import Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-NEW = re.compile(r".*\.folded(\.\d+)?$")
+NEW = re.compile(r".*\.(folded|merged)(\.\d+)?$")
 """Names of new constants."""
 
 ADDED = re.compile(r".*\.add_bias(\.\d+)?$")
@@ -23,8 +24,28 @@ PLACE = frozenset({"location", "offset", "length", "checksum"})
 OPERATORS = ({"Max", "Min"}, {"ReduceMax", "ReduceMin"}, {"ArgMax", "ArgMin"})
 """Operators that become each other where a scale is negative."""
 
+WINDOW = frozenset(
+    ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "alpha", "beta", "transA", "transB")
+)
+"""Attributes that a merge may change."""
 
-def unintended(before: ModelProto, after: ModelProto, left: Collection[str], numbers: bool = False) -> list[str]:
+
+@dataclass(frozen=True)
+class Merge:
+    """What a report says: the names of `nodes` that became one, the one of them that stayed, and its operator."""
+
+    nodes: tuple[str, ...]
+    into: str
+    op: str
+
+
+def unintended(
+    before: ModelProto,
+    after: ModelProto,
+    left: Collection[str],
+    numbers: bool = False,
+    merges: Collection[Merge] = (),
+) -> list[str]:
     """What differs although no fold asks for it; one line for each.
 
     Args:
@@ -32,10 +53,33 @@ def unintended(before: ModelProto, after: ModelProto, left: Collection[str], num
         after: the model as it is.
         left: names of the nodes that folds took away; their first outputs where they have no name of their own.
         numbers: whether attributes that hold a number may change, as those of Clip, Gemm and LeakyRelu do.
+        merges: what became one node.
     """
     found = list(_rest("model", before, after, "graph"))
     gone = {id(node): node for node in _labelled(before.graph, left)}
-    return found + _Graphs("graph", before.graph, after.graph, gone, numbers, before.ir_version < 4, None).found
+    groups: dict[int, _Group] = {}
+    for merge in merges:
+        group = _Group(
+            merge.op, list(_labelled(before.graph, merge.nodes)), next(_labelled(before.graph, [merge.into]))
+        )
+        groups |= {id(node): group for node in group.nodes}
+        gone |= {id(node): node for node in group.nodes if node is not group.into}
+        gone.pop(id(group.into), None)
+    return found + _Graphs("graph", before.graph, after.graph, gone, groups, numbers, before.ir_version < 4, None).found
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Nodes that became one."""
+
+    op: str
+    nodes: list[NodeProto]
+    into: NodeProto
+
+    @property
+    def inputs(self) -> set[str]:
+        """What the nodes read and none of them makes."""
+        return {name for node in self.nodes for name in node.input} - {n for node in self.nodes for n in node.output}
 
 
 def _labelled(graph: GraphProto, labels: Collection[str]) -> Iterator[NodeProto]:
@@ -96,18 +140,20 @@ class _Graphs:
         old: GraphProto,
         new: GraphProto,
         left: dict[int, NodeProto],
+        groups: dict[int, _Group],
         numbers: bool,
         listed: bool,
         outer: _Graphs | None,
     ) -> None:
         self.where, self.old, self.new, self.left, self.numbers, self.listed = where, old, new, left, numbers, listed
-        self.outer = outer
+        self.outer, self.groups = outer, groups
         self.found: list[str] = []
         own = {tensor.name for tensor in old.initializer}
         self.fresh = {t.name for t in new.initializer if t.name not in own and NEW.match(t.name)}
         self.read_after = set(_read(new))
         self.aliases: dict[str, set[str]] = {}
         self.names_left = {name for node in old.node if self._has_left(node) for name in node.output}
+        self.behind = {node.input[0]: node.output[0] for node in new.node if ADDED.match(node.name)}
         pairs, gone = self._aligned()
         self._names(pairs, gone)
         for one, other in pairs:
@@ -139,6 +185,11 @@ class _Graphs:
 
     def _is_one(self, node: NodeProto, other: NodeProto) -> bool:
         """Whether `other` can be what became of `node`: one without a name keeps its output, or takes one that left."""
+        group = self.groups.get(id(node))
+        if group is not None and group.into is node:
+            made = {*node.output, *self.names_left}
+            outputs = {self.behind.get(name, name) for name in other.output}
+            return other.op_type == group.op and other.name == node.name and made >= outputs
         if _key(node) != _key(other):
             return False
         return bool(node.name) or all(name in node.output or name in self.names_left for name in other.output)
@@ -151,11 +202,17 @@ class _Graphs:
 
     def _names(self, pairs: Iterable[tuple[NodeProto, NodeProto]], gone: Iterable[NodeProto]) -> None:
         """What every tensor may be called now."""
-        behind = {node.input[0]: node.output[0] for node in self.new.node if ADDED.match(node.name)}
+        behind = self.behind
         for one, other in pairs:
             for name, renamed in zip(one.output, other.output, strict=False):
                 self.aliases[name] = {behind.get(renamed, renamed)}
+        for group in {id(group): group for group in self.groups.values()}.values():
+            merged = next((other for one, other in pairs if one is group.into), None)
+            for name in (name for node in group.nodes for name in node.output if merged is not None):
+                self.aliases[name] = {behind.get(merged.output[0], merged.output[0])}
         for node in gone:
+            if id(node) in self.groups:
+                continue
             through = set().union(*(self._now(name) for name in node.input if name))
             for name in node.output:
                 self.aliases[name] = through
@@ -171,6 +228,9 @@ class _Graphs:
     def _node(self, one: NodeProto, other: NodeProto) -> None:
         where = f"{self.where}.node[{_label(one)}]"
         self.found += _rest(where, one, other, "op_type", "input", "output", "attribute")
+        if id(one) in self.groups:
+            self._merged(where, self.groups[id(one)], other)
+            return
         same = {one.op_type, other.op_type}
         if len(same) > 1 and same not in OPERATORS:
             self.found.append(f"{where} became {other.op_type}")
@@ -181,6 +241,17 @@ class _Graphs:
         if len(other.input) < len(one.input) or len(other.output) != len(one.output):
             self.found.append(f"{where} has another number of inputs or outputs")
         self._attributes(where, one, other)
+
+    def _merged(self, where: str, group: _Group, other: NodeProto) -> None:
+        """One node instead of several: it reads what they read, and new constants."""
+        known = set().union(*(self._now(name) for name in group.inputs)) | self._fresh_anywhere()
+        self.found += [f"{where} reads {name!r}" for name in other.input if name and name not in known]
+        old = {a.name: a for a in group.into.attribute}
+        for a in other.attribute:
+            if a.name not in WINDOW and (a.name not in old or list(_rest("", old[a.name], a))):
+                self.found.append(f"{where}.{a.name} changed")
+        gone = set(old) - {a.name for a in other.attribute} - WINDOW
+        self.found += [f"{where}.{name} is gone" for name in sorted(gone)]
 
     def _attributes(self, where: str, one: NodeProto, other: NodeProto) -> None:
         old, new = list(one.attribute), list(other.attribute)
@@ -199,7 +270,7 @@ class _Graphs:
             graphs = [[*([x.g] if x.HasField("g") else []), *x.graphs] for x in (a, b)]
             for i, (inner, changed) in enumerate(zip(*graphs, strict=True)):
                 place = f"{where}.{a.name}{i or ''}"
-                self.found += _Graphs(place, inner, changed, self.left, self.numbers, False, self).found
+                self.found += _Graphs(place, inner, changed, self.left, self.groups, self.numbers, False, self).found
 
     def _gone(self, gone: Sequence[NodeProto]) -> None:
         """A node that left and was no affine computed constants that nothing reads any more, but something did."""
