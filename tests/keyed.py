@@ -206,10 +206,9 @@ class _Graphs:
         for one, other in pairs:
             for name, renamed in zip(one.output, other.output, strict=False):
                 self.aliases[name] = {behind.get(renamed, renamed)}
-        for group in {id(group): group for group in self.groups.values()}.values():
-            merged = next((other for one, other in pairs if one is group.into), None)
-            for name in (name for node in group.nodes for name in node.output if merged is not None):
-                self.aliases[name] = {behind.get(merged.output[0], merged.output[0])}
+        for one, other in pairs:
+            for node in self.groups[id(one)].nodes if id(one) in self.groups else ():
+                self.aliases |= {name: {behind.get(other.output[0], other.output[0])} for name in node.output}
         for node in gone:
             if id(node) in self.groups:
                 continue
