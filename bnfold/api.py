@@ -21,7 +21,7 @@ from bnfold.calls import Functions
 from bnfold.conversion import Converter
 from bnfold.equivalence import Progress, Settings, verified, verify
 from bnfold.errors import NotEquivalentError
-from bnfold.folding import Folded, Folder, Wishes
+from bnfold.folding import BATCHNORM, Folded, Folder, Wishes
 from bnfold.graph import Model
 from bnfold.hashes import Beside
 from bnfold.inputs import InputsLike
@@ -53,8 +53,6 @@ __all__ = [
     "optimize",
     "verify",
 ]
-
-BATCHNORM = "BatchNormalization"
 
 STRICTER = (6.0, 5.0, 4.0, 3.0, 1.5, 0.0)
 """Bits that tensors of several readers may lose, tried in turn where a certified fold turns out to be too noisy."""

@@ -22,6 +22,7 @@ from bnfold.plan import Rewrite
 from bnfold.precision import Converted
 from bnfold.source import ModelLike, is_beside, read_lean
 from bnfold.stage import Destination, Staged, staged
+from bnfold.validity import check_valid
 from bnfold.witness import Witness
 from bnfold.write import folded, write
 
@@ -82,9 +83,16 @@ class Proof:
 
 
 def certificate_of(given: Model, optimized: ModelLike, base_dir: Path | None, witness: Witness) -> Certificate:
-    """The certificate of a folded model, read again from where it lies."""
+    """The certificate of a folded model, read again from where it lies.
+
+    Raises:
+        ModelError: it does not hold, and the original breaks ONNX's rules.
+    """
     made = read_lean(optimized)
-    return certify(given, Model(replace(made, base_dir=made.base_dir or base_dir), direct=True), witness)
+    found = certify(given, Model(replace(made, base_dir=made.base_dir or base_dir), direct=True), witness)
+    if not found.ok:
+        check_valid(given.source)
+    return found
 
 
 Prove = Callable[[ModelLike, Path | None, Rewrite], Proof]

@@ -25,6 +25,7 @@ from bnfold.plan import Plan, Rewrite
 from bnfold.protos import every_node
 from bnfold.reasons import Reason
 from bnfold.rules import Source
+from bnfold.rules.unlocks import VALID
 from bnfold.solver import Outcome, is_matmul_bias, opted_out, solve
 from bnfold.witness import Where
 
@@ -43,6 +44,10 @@ class Folded:
         merged = [merge.root.label for merge in self.rewrite.merges]
         return [outcome.node.label for outcome in self.outcomes if outcome.folded and outcome.way != MERGED] + merged
 
+
+BATCHNORM = "BatchNormalization"
+
+MALFORMED = f"it has inputs, outputs or attributes that {BATCHNORM} has not"
 
 MERGED = "merge"
 """The way of an affine that became part of a merged node."""
@@ -91,18 +96,22 @@ class Folder:
         return replace(found, outcomes=_all_outcomes(first.outcomes, found.outcomes))
 
     def hidden(self) -> list[tuple[str, str, Reason]]:
-        """Label, operator and reason of every BatchNormalization in calls that cannot be replaced."""
-        found: list[tuple[str, str, Reason]] = []
+        """Label, operator and reason of every malformed BatchNormalization, and of those in calls that stay."""
+        found = [
+            (node.label, BATCHNORM, Reason("unsupported-form", MALFORMED, node.label, VALID))
+            for node in self.given.nodes()
+            if node.op == f"malformed.{BATCHNORM}"
+        ]
         for label, function, obstacle in self._everything[1].kept:
             text = f"it is part of the model-local function {function.name!r}, which cannot be inlined: {obstacle}"
             reason = Reason("inside-function", text, label, "export without functions, or inline it by hand")
-            found += [(f"{label}/{name}", "BatchNormalization", reason) for name in self._batchnorms(function)]
+            found += [(f"{label}/{name}", BATCHNORM, reason) for name in self._batchnorms(function)]
         return found
 
     def _batchnorms(self, function: onnx.FunctionProto) -> list[str]:
         """Names of the BatchNormalization nodes in a function, but not in functions that it calls itself."""
         nodes = [node for node in every_node(function.node) if callee(node) not in self.functions.by_key]
-        return [n.name or next(iter(n.output), "") for n in nodes if n.op_type == "BatchNormalization"]
+        return [n.name or next(iter(n.output), "") for n in nodes if n.op_type == BATCHNORM]
 
     @cached_property
     def _everything(self) -> tuple[Model, Inlined]:

@@ -7,6 +7,7 @@ import numpy as np
 from bnfold.affine import Array
 
 
+@np.errstate(over="ignore", invalid="ignore")  # weights that are not finite
 def exact_sum(terms: Array) -> Array:
     """Sum over the last axis: pairwise, with the rounding error of every addition carried along (TwoSum, Knuth)."""
     total, error = terms, np.zeros_like(terms)

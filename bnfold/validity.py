@@ -14,7 +14,8 @@ import onnx
 
 from bnfold import skeleton
 from bnfold.errors import BnfoldError, ModelError, NotEquivalentError
-from bnfold.source import ModelLike, Source, read
+from bnfold.operand_shapes import odd_operand
+from bnfold.source import ModelLike, Source, read_lean
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -30,30 +31,35 @@ def blames_the_model(
         try:
             return function(model, *rest, **options)
         except NotEquivalentError as error:
-            _blame(read(model), error)
+            check_valid(read_lean(model), error)
             raise
         except (BnfoldError, MemoryError, OSError):
             raise
         except Exception as error:
-            _blame(read(model), error)
+            check_valid(read_lean(model), error)
             raise
 
     return told
 
 
-def _blame(source: Source, error: Exception) -> None:
+def check_valid(source: Source, cause: Exception | None = None) -> None:
+    """See that a model on which something went wrong is valid.
+
+    Raises:
+        ModelError: it is not, which explains what went wrong.
+    """
     problem = problem_of(source.proto)
     if problem:
-        raise ModelError(f"{source.label} is not a valid ONNX model: {problem}") from error
+        raise ModelError(f"{source.label} is not a valid ONNX model: {problem}") from cause
 
 
 def problem_of(model: onnx.ModelProto) -> str:
-    """What ONNX's own checker and its strict shape inference have against a model; '' for nothing."""
+    """What ONNX's own checker, its strict shape inference and `odd_operand` have against a model; '' for nothing."""
     try:
         bare = skeleton.without_weights(model)
         onnx.checker.check_model(bare)
-        onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True)
+        known = onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True)
+        return odd_operand(known.graph)
     except Exception as error:  # noqa: BLE001 - C++ code raises what it likes, protobuf what is no text
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return lines[0][:300] if lines else type(error).__name__
-    return ""

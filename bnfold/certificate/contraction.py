@@ -30,7 +30,7 @@ def letters(node: Node) -> tuple[str, str, str]:
         raise NotCertifiedError("the rank of its operands is not known")
     first, second = (int(rank or 0) for rank in ranks)
     if node.op == "Gemm":
-        a, b = ("mk", "km")[node.get_int("transA", 0)], ("kn", "nk")[node.get_int("transB", 0)]
+        a, b = ("mk", "km")[bool(node.get_int("transA", 0))], ("kn", "nk")[bool(node.get_int("transB", 0))]
         return a, b, "mn"
     if node.op == "MatMul":
         batch = string.ascii_uppercase[: max(first, second, 2) - 2]

@@ -80,3 +80,8 @@ def require(error: NDArray[np.float64], limit: float, text: str) -> None:
     worst = float(np.max(np.where(np.isnan(error), np.inf, error), initial=0.0))
     if worst > limit:
         raise WrongError("node", text, worst)
+
+
+def lost_alike(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Where two results are NaN both, or the same infinity."""
+    return np.asarray((np.isnan(one) & np.isnan(other)) | (np.isinf(one) & (one == other)))

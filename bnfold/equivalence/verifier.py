@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from bnfold import samples
 from bnfold.equivalence import algebra
 from bnfold.equivalence.algebra import Algebra
@@ -97,6 +99,7 @@ class Verifier:
         rows = sensitivity(self.optimized, self._seen, self.say)
         return replace(found, sensitivity=rows, seconds=time.perf_counter() - self.start)
 
+    @np.errstate(over="ignore", invalid="ignore")  # weights that are not finite
     def _verified(self) -> Verification:
         """All layers."""
         problems = interface_problems(self.original.proto, self.optimized.proto)

@@ -80,7 +80,7 @@ def _weight(view: View) -> tuple[Constant | None, tuple[int, ...]]:
     if len(shape) < view.port(1).rank:
         raise view.refuse("unknown-shape", f"the shape of the weights of {view.node.op} is not known", SIZED)
     group = view.node.get_int("group", 1)
-    if len(shape) < 3 or group < 1 or shape[0] % group:
+    if len(shape) < 3 or len(shape) != view.port(0).rank or group < 1 or shape[0] % group:
         raise view.refuse("unsupported-form", f"the weights of {view.node.op} have shape {shape}", VALID)
     return weight, shape
 
@@ -144,6 +144,9 @@ def bias_edit(
         raise view.refuse("dynamic-weight", f"the bias of {view.node.op} is computed at run time", CONSTANT)
     if moved is None and (b == 0).all() and (old is None or (a == 1).all()):
         return ()
+    if old is not None and not (old.is_float and old.shape == a.shape):
+        text = f"the bias of {view.node.op} is no vector of {a.size} floats"
+        raise view.refuse("unsupported-form", text, VALID)
     shift = (lambda: b) if moved is None else (lambda: a * moved() + b)
     return (NewConstant(slot, "bias", old.type if old else type_, a.shape, old, (a,) if old else (), shift),)
 

@@ -85,13 +85,15 @@ def _addend(view: View) -> Port | None:
 
 def _new_addend(product: Product, met: Met, b: Array) -> tuple[Edit, ...]:
     """The new C: a C + (a arrived + b) / q."""
-    node, a, beta = product.view.node, met.a, met.beta
+    view, node, a, beta = product.view, product.view.node, met.a, met.beta
     q = node.get_float("beta", 1.0)
     used = bool(node.input(2)) and q != 0
     old = node.constant(2) if used else None
     shifted = bool(np.any(beta != 0)) or bool(np.any(b != 0))
     if not shifted and (not used or np.all(a == 1)):
         return ()
+    if old is not None and not _fits(view, old):
+        raise view.refuse("unsupported-form", f"the bias of Gemm, of shape {old.shape}, does not fit its result", VALID)
     divisor = q if used else 1.0
     shape = _addend_shape(product, old, a, b, beta)
 
@@ -106,6 +108,12 @@ def _new_addend(product: Product, met: Met, b: Array) -> tuple[Edit, ...]:
     if node.version < 7 and not node.get_int("broadcast", 0):
         edits += (SetAttribute("broadcast", 1),)
     return edits
+
+
+def _fits(view: View, addend: Constant) -> bool:
+    """Whether C may be added to what Gemm makes."""
+    sizes = zip(reversed(addend.shape), reversed(view.port(OUT).shape), strict=False)
+    return addend.is_float and len(addend.shape) <= 2 and all(n in (1, of) or isinstance(of, str) for n, of in sizes)
 
 
 def _addend_type(product: Product, old: Constant | None) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from bnfold.affine import Array
 from bnfold.rules.base import OUT, Accept, View, compress
 from bnfold.rules.indexing import Along, Positions, along_axis, picks
-from bnfold.rules.unlocks import CONSTANT
+from bnfold.rules.unlocks import CONSTANT, VALID
 
 
 def _gather(view: View, index: Positions, _: int, along: Along) -> Positions:
@@ -22,7 +22,11 @@ def _gather(view: View, index: Positions, _: int, along: Along) -> Positions:
         return index
     if constant is None:
         raise view.refuse("opaque-op", "the indices of Gather are computed at run time", CONSTANT)
-    return np.take(index, np.asarray(constant.load(), np.int64).reshape(-1), axis)
+    picked = np.asarray(constant.load(), np.int64).reshape(-1)
+    size = index.shape[axis]
+    if np.any((picked < -size) | (picked >= size)):
+        raise view.refuse("unsupported-form", f"Gather picks what axis {axis} of {size} does not have", VALID)
+    return np.take(index, picked, axis)
 
 
 def _compressed(view: View, index: Positions, _: int, along: Along) -> Positions:

@@ -13,7 +13,7 @@ from bnfold.constants import Constant
 from bnfold.graph import Node
 from bnfold.plan import Edit, NewConstant, SetAttribute
 from bnfold.rules.base import OUT, Accept, Refused, View, channels_where, compress, need_decode, need_encode
-from bnfold.rules.unlocks import CONSTANT, UNIFORM
+from bnfold.rules.unlocks import CONSTANT, UNIFORM, VALID
 
 RECIPE = "fold before quantising: run bnfold on the float model, then quantise"
 
@@ -44,9 +44,11 @@ def _along_an_axis(view: View, scale: Constant, a: Array) -> tuple[Edit, ...]:
     if len(varying) > 1 or (blocked == (varying[0] == axis) and not (by_tensor and not blocked)):
         text = f"the demand varies on axis {varying[0]}, where {node.op} has no scales of its own"
         raise view.refuse("row-axis", text, UNIFORM)
+    size = a.shape[varying[0]]
+    if not by_tensor and scale.shape[varying[0] if blocked else 0] != size:
+        raise view.refuse("unsupported-form", f"the scales of {node.op} have shape {scale.shape}", VALID)
     if blocked:
         return (_scaled(scale, scale.shape, a),)
-    size = a.shape[varying[0]]
     edits: tuple[Edit, ...] = (_scaled(scale, (size,), a.reshape(-1)),)
     if not by_tensor:
         return edits

@@ -1,0 +1,143 @@
+"""Models that break ONNX's rules: one clear line or an explained stay, from a path as from memory. Never a bug."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import ArrayLike
+from onnx import numpy_helper, parser
+
+import bnfold
+from bnfold.errors import ModelError, NotEquivalentError
+from bnfold.operand_shapes import odd_operand
+from bnfold.validity import problem_of
+from tests.program import saved
+
+INVALID = "is not a valid ONNX model"
+FIT = "does not fit the others"
+STAYS = "unsupported-form"
+CONV = "c = Conv(x, w, k) y = BatchNormalization(c, g, b, m, v)"
+BN = "d = BatchNormalization(x, g, b, m, v)"
+
+
+def floats(*shape: int) -> ArrayLike:
+    return np.random.default_rng(len(shape)).uniform(0.5, 1.5, shape).astype(np.float32)
+
+
+def model(graph: str, /, x: str = "1,4,5,6", y: str = "A,B,C,D", **arrays: ArrayLike) -> onnx.ModelProto:
+    header = '<ir_version: 8, opset_import: ["" : 17]>'
+    made = parser.parse_model(f"{header} g (float[{x}] x) => (float[{y}] y) {{ {graph} }}")
+    given = dict.fromkeys("gbmvk", floats(4)) | {"w": floats(4, 4, 1, 1)} | arrays
+    made.graph.initializer.extend(numpy_helper.from_array(np.asarray(each), name) for name, each in given.items())
+    return made
+
+
+INTEGERS = np.ones(4, np.int64)
+
+MODELS: dict[str, tuple[onnx.ModelProto, str]] = {
+    "an integer bias": (model(CONV, k=INTEGERS), STAYS),
+    "a bias that is too short": (model(CONV, k=floats(3)), STAYS),
+    "a bias of one": (model(CONV, k=floats(1)), STAYS),
+    "a bias of rank 2": (model(CONV, k=floats(4, 1)), STAYS),
+    "no bias at all": (model(CONV, k=floats(0)), STAYS),
+    "weights of rank 2": (model(CONV, w=floats(4, 4)), STAYS),
+    "weights of rank 3": (model(CONV, w=floats(4, 4, 1)), STAYS),
+    "integer weights": (model(CONV, w=np.ones((4, 4, 1, 1), np.int64)), STAYS),
+    "weights larger than what they read": (model(CONV, y="1,4,5,6", w=floats(4, 4, 9, 9)), INVALID),
+    "strides of one axis": (model(CONV.replace("Conv", "Conv<strides=[1]>")), INVALID),
+    "pads that take too much": (model(CONV.replace("Conv", "Conv<pads=[-9,-9,-9,-9]>")), INVALID),
+    "a group that does not divide": (model(CONV.replace("Conv", "Conv<group=3>")), STAYS),
+    "a group of another type": (model(CONV.replace("Conv", "Conv<group=1.5>")), "opaque-op"),
+    "an image of rank 2": (model(CONV, x="1,4"), STAYS),
+    "integer statistics": (model(CONV, m=INTEGERS), STAYS),
+    "a mean that is too long": (model(CONV, m=floats(5)), "unsupported-form"),
+    "a gamma of rank 2": (model(CONV, g=floats(4, 1)), "unsupported-form"),
+    "four inputs": (model(CONV.replace(", v)", ")")), "unsupported-form"),
+    "a bias of a deconvolution": (model(CONV.replace("Conv", "ConvTranspose"), k=floats(5)), STAYS),
+    "C that is too long": (model(CONV.replace("Conv", "Gemm"), x="2,4", y="A,B", w=floats(4, 4), k=floats(7)), STAYS),
+    "C of rank 3": (model(CONV.replace("Conv", "Gemm"), x="2,4", y="A,B", w=floats(4, 4), k=floats(1, 1, 4)), STAYS),
+    "integers in an Add": (model(f"{BN} e = Add(d, k) y = Conv(e, w)", k=np.array(3)), INVALID),
+    "an index out of range": (model(f"{BN} e = Gather<axis=1>(d, k) y = Conv(e, w)", k=np.array([0, 1, 2, -9])), STAYS),
+    "indices that are floats": (model(f"{BN} e = Gather<axis=1>(d, k) y = Conv(e, w)", k=floats(4)), INVALID),
+    "scales of integer weights": (
+        model("q = DequantizeLinear<axis=0>(w, k) c = Conv(x, q) y = BatchNormalization(c, g, b, m, v)",
+              w=np.ones((4, 4, 1, 1), np.int8), k=floats(7)), STAYS),
+    "a scale of an InstanceNormalization": (
+        model("d = InstanceNormalization(x, k, b) y = BatchNormalization(d, g, b, m, v)", k=floats(7)), FIT),
+    "a scale of a LayerNormalization": (
+        model("d = LayerNormalization<axis=1>(x, k, u) y = BatchNormalization(d, g, b, m, v)",
+              k=floats(7), u=floats(4, 5, 6)), FIT),
+    "weights for other channels": (model(f"{BN} y = Conv(d, w)", w=floats(4, 5, 1, 1)), FIT),
+    "the bias of a GRU": (
+        model("t = Transpose<perm=[0,2,1]>(x) d = BatchNormalization(t, g, b, m, v) u = Transpose<perm=[0,2,1]>(d) "
+              "y = GRU<hidden_size=2>(u, w, r, k)", x="2,5,4", w=floats(1, 6, 4), r=floats(1, 6, 2), k=floats(1, 5)),
+        FIT,
+    ),
+    "a region of a Resize": (
+        model(f'{BN} e = Resize<coordinate_transformation_mode="tf_crop_and_resize">(d, k, s) y = Conv(e, w)',
+              k=floats(3), s=np.ones(4, np.float32)), FIT),
+    "a condition that is too long": (
+        model(f"{BN} e = Compress<axis=1>(d, k) y = Conv(e, w)", k=np.ones(9, np.bool_)), FIT),
+    "two sizes to work out": (
+        model("c = Conv(x, w) d = Reshape(c, k) y = BatchNormalization(d, g, b, m, v)",
+              x="1,4,5,5", y="1,4,5,5", k=np.array([-1, 4, -1])), INVALID),
+    "a window of one axis": (
+        model("c = Conv(x, w) d = MaxPool<kernel_shape=[2]>(c) y = BatchNormalization(d, g, b, m, v)"), INVALID),
+    "a circle": (model(CONV.replace("x", "y", 1)), "waits for its own result"),
+    "no opset": (model(CONV), "does not say which ONNX opset"),
+    "no graph": (onnx.ModelProto(ir_version=8), "holds no graph"),
+}  # fmt: skip
+MODELS["no opset"][0].ClearField("opset_import")
+
+
+def told(given: onnx.ModelProto | Path) -> Iterator[str]:
+    """What `optimize`, without and with verification, and `explain` say: the error, or codes and warnings."""
+    for verify in (False, True, None):
+        try:
+            found = bnfold.explain(given) if verify is None else bnfold.optimize(given, verify=verify, force=True)
+        except ModelError as error:
+            yield str(error)
+        else:
+            yield "; ".join([*(why.code for each in found.affines for why in each.reasons), *found.warnings])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_line_or_a_reason(name: str, tmp_path: Path) -> None:
+    given, words = MODELS[name]
+    for way in (given, saved(given, tmp_path / "model.onnx")):
+        plain, verified, explained = told(way)
+        assert words in plain, plain
+        assert words in verified, verified
+        assert not explained or words in explained, explained  # it may be that only a fold shows it
+        for line in (plain, verified, explained):
+            assert "\n" not in line
+            assert "report" not in line
+
+
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_weights_that_are_not_finite_fold_or_stay(lost: float) -> None:
+    weights = np.asarray(floats(4, 4, 1, 1)).copy()
+    weights[1, 2] = lost
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for graph in (CONV, f"{BN} y = Conv(d, w)"):
+            result = bnfold.optimize(model(graph, w=weights))
+            assert not result.warnings
+            assert result.status in ("verified", "certified")
+
+
+def test_valid_models_are_not_blamed() -> None:
+    valid = model(CONV)
+    assert problem_of(valid) == ""
+    assert odd_operand(onnx.shape_inference.infer_shapes(valid).graph) == ""
+
+
+def test_a_failing_fold_of_a_valid_model_is_no_fault_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnfold.write.rounded", lambda values, type_: (values * 2).astype(np.float32))
+    with pytest.raises(NotEquivalentError):
+        bnfold.optimize(model(CONV), strict=True)
