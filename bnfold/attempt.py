@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,16 +16,17 @@ from bnfold import temporary
 from bnfold.benchmark import BenchRow
 from bnfold.certificate import Certificate, certify
 from bnfold.equivalence import DIFFERENT, Progress, Verification
+from bnfold.errors import ModelError
 from bnfold.folding import Folded
 from bnfold.graph import Model
-from bnfold.patch import Patched, tensors
+from bnfold.patch import Patched, patch, tensors
 from bnfold.plan import Rewrite
 from bnfold.precision import Converted
 from bnfold.source import ModelLike, is_beside, read_lean
 from bnfold.stage import Destination, Staged, staged
 from bnfold.validity import check_valid
 from bnfold.witness import Witness
-from bnfold.write import folded, write
+from bnfold.write import fits, folded, write
 
 
 class Clock:
@@ -95,6 +97,33 @@ def certificate_of(given: Model, optimized: ModelLike, base_dir: Path | None, wi
     return found
 
 
+@contextlib.contextmanager
+def runnable(rewrite: Rewrite, patched: Patched | None = None) -> Iterator[tuple[onnx.ModelProto, ModelLike]]:
+    """The folded model that nobody wants to keep: itself, without the data that stays on disk, and as it can be run.
+
+    A file beside the original where its external data is needed too, or where protobuf could not hold it.
+
+    Raises:
+        ModelError: it is too large, and there is no place for a file.
+        OutputError: the folder of the original cannot be written to.
+    """
+    source = rewrite.original.source
+    patched = patched or patch(rewrite.model, rewrite.plan)
+    if not fits(patched):
+        if source.path is None:
+            raise ModelError("the folded model is larger than 2 GB: give the path of the model's file, and an output")
+        with staged(Destination(source.path)) as stage:
+            yield write(rewrite, stage, patched), stage.path
+        return
+    proto = folded(rewrite, patched=patched)
+    if source.path is None or not any(map(is_beside, tensors(proto))):
+        yield proto, proto
+        return
+    with temporary.file(source.path) as beside:  # whose external data is the original's
+        beside.write_bytes(proto.SerializeToString())
+        yield proto, beside
+
+
 Prove = Callable[[ModelLike, Path | None, Rewrite], Proof]
 """Proves a folded model: (the model, where its external data is, what became of the original)."""
 
@@ -158,13 +187,9 @@ class Attempt:
     def _in_memory(self, prove: Prove, patched: Patched | None = None) -> Result:
         rewrite, source = self.found.rewrite, self.found.rewrite.original.source
         self.say("writing")
-        proto = folded(rewrite, patched=patched)
-        self.clock.lap("write")
-        if any(is_beside(tensor) for tensor in tensors(proto)) and source.path is not None:
-            with temporary.file(source.path) as beside:  # whose external data is the original's
-                beside.write_bytes(proto.SerializeToString())
-                return Result(proto, prove(beside, None, rewrite))
-        return Result(proto, prove(proto, source.base_dir, rewrite))
+        with runnable(rewrite, patched) as (proto, made):
+            self.clock.lap("write")
+            return Result(proto, prove(made, source.base_dir, rewrite))
 
     @property
     def passes(self) -> bool:

@@ -12,22 +12,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from bnfold import temporary
-from bnfold.attempt import Clock, Proof, certificate_of
+from bnfold.attempt import Clock, Proof, certificate_of, runnable
 from bnfold.benchmark import BenchRow, bench
 from bnfold.equivalence import EQUIVALENT, Progress, Settings, Verification
 from bnfold.equivalence.verifier import Verifier, sampled
 from bnfold.errors import BnfoldError, ModelError, ProviderError
 from bnfold.graph import Model
 from bnfold.oracle import Oracle
-from bnfold.patch import patch, tensors, witness_of
+from bnfold.patch import Patched, patch, witness_of
 from bnfold.plan import Plan, Rewrite
 from bnfold.precision import LONG, Converted, Wanted, converted, peaks
 from bnfold.precision.types import roundoff
 from bnfold.samples import Feeds
-from bnfold.source import ModelLike, Source, is_beside, read
+from bnfold.source import ModelLike, Source, read_sparing
 from bnfold.stage import Destination, staged
-from bnfold.write import folded, write
+from bnfold.write import unwritten, write
 
 MEASURED = 1.0
 """Seconds on every provider, to say whether the smaller type is quicker; making sessions may take as long again."""
@@ -67,7 +66,7 @@ class Converter:
     @property
     def _truth(self) -> Source:
         source = self.given.source
-        return read(source.path if source.path is not None else source.proto)
+        return read_sparing(source.path if source.path is not None else source.proto)
 
     def convert(self, rewrite: Rewrite) -> Converted:
         """The folded model in the smaller type; what overflows on the samples stays in float32.
@@ -84,7 +83,7 @@ class Converter:
         self.say(f"converting to {LONG[self.wanted.type]}")
         source = rewrite.model.source
         patched = patch(rewrite.model, rewrite.plan)
-        reached, trouble = self._reached(rewrite)
+        reached, trouble = self._reached(patched, source)
         made = converted(patched, source, replace(self.wanted, peaks=reached))
         self.clock.lap("convert")
         if trouble:
@@ -100,14 +99,13 @@ class Converter:
         first, hint = made.kept[0], "".join(f"\n{warning}" for warning in made.warnings[-1:])
         return f"{source.label}: nothing of it can be converted to {name}: {first.node} stays, {first.reason}{hint}"
 
-    def _reached(self, rewrite: Rewrite) -> tuple[dict[str, float], str]:
+    def _reached(self, patched: Patched, source: Source) -> tuple[dict[str, float], str]:
         """The largest magnitude of each tensor on the samples, and why that is not known."""
         if isinstance(self._feeds, str):
             return {}, self._feeds
         self.say("looking for what overflows")
-        proto = folded(rewrite)
-        source = replace(rewrite.model.source, proto=proto, raw=None)
-        oracle = Oracle(proto, base_dir=source.base_dir)
+        source = replace(source, proto=patched.proto, raw=None)
+        oracle = Oracle(source, constants=unwritten(patched))
         found: dict[str, float] = {}
         graph = Model(source).main
         try:
@@ -129,8 +127,8 @@ class Converter:
             return Proof(certificate, None)
         with self._unfolded(rewrite, optimized) as original:
             verifier = Verifier(
-                read(original),
-                read(optimized),
+                read_sparing(original),
+                read_sparing(optimized),
                 self.settings,
                 self.say,
                 truth=self._truth,
@@ -175,16 +173,10 @@ class Converter:
         self.say(f"the original in {LONG[self.wanted.type]}")
         plain = Rewrite(rewrite.original, rewrite.original, Plan([]), calls=rewrite.calls)
         made = self._converted(plain)
-        path = self.given.source.path
         if self.where is not None:
             with staged(self.where) as stage:
                 write(plain, stage, made.patched)
                 yield stage.path
             return
-        proto = folded(plain, patched=made.patched)
-        if path is None or not any(map(is_beside, tensors(proto))):
-            yield proto
-            return
-        with temporary.file(path) as beside:
-            beside.write_bytes(proto.SerializeToString())
-            yield beside
+        with runnable(plain, made.patched) as (_, model):
+            yield model

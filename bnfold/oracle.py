@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -67,15 +68,19 @@ class Oracle:
 
     def __init__(
         self,
-        model: source.ModelLike,
+        model: source.ModelLike | source.Source,
         *,
         base_dir: Path | None = None,
+        constants: Mapping[int, Callable[[], Array]] = MappingProxyType({}),
         max_macs: float = MAX_MACS,
         max_bytes: float = MAX_BYTES,
     ) -> None:
-        read = source.read(model)
+        """A model; `constants` makes the values of initializers that hold none yet, by the id of their tensor."""
+        read = model if isinstance(model, source.Source) else source.read(model)
         self._proto = read.proto
         self._base_dir = base_dir or read.base_dir
+        self._map = read.mapped  # its tensors live as long
+        self._constants = constants
         self._opsets = _opsets(read.proto.opset_import)
         self._functions = {(f.domain, f.name, f.overload): f for f in read.proto.functions}
         self._prepared: dict[tuple[int, tuple[str, ...]], tuple[Any, Prepared]] = {}
@@ -162,11 +167,22 @@ class Oracle:
             if isinstance(tensor, onnx.SparseTensorProto):
                 return dense(tensor)
             if tensor is not None:
-                array = source.array_of(tensor, self._base_dir)
+                make = self._constants.get(id(tensor))
+                array = source.array_of(tensor, self._base_dir) if make is None else make()
                 scope.stored[name] = _unit_of(array.dtype)
                 return to_float64(np.asarray(array))
             at = at.outer
         raise ModelError(f"tensor '{name}' is used, and nothing makes it; export the model again")
+
+    def _is_held(self, scope: _Scope, name: str) -> bool:
+        """Whether what `_lookup` gives belongs to somebody else too."""
+        at: _Scope | None = scope
+        while at is not None and name not in at.values:
+            tensor = at.graph.initializers.get(name)
+            if tensor is not None:
+                return id(tensor) in self._constants
+            at = at.outer
+        return at is not None
 
     def _step(self, step: Step, scope: _Scope, rounding: Rounding | None) -> tuple[Any, ...]:
         node = step.node
@@ -176,7 +192,8 @@ class Oracle:
         inputs = [self._lookup(scope, name) if name else None for name in node.input]
         if rounding is None:
             return self._apply(node, domain, attributes, inputs, scope, None)
-        inputs = rounding.inputs(node.op_type, node.input, inputs, scope.units, scope.stored)
+        held = {name for name in node.input if self._is_held(scope, name)}
+        inputs = rounding.inputs(node.op_type, node.input, inputs, scope.units, scope.stored, held)
         results = self._apply(node, domain, attributes, inputs, scope, rounding)
         unit = result_unit(node.op_type, step.reads, scope.units, _cast_unit(node.op_type, attributes))
         if unit is None:

@@ -18,7 +18,7 @@ from typing import IO, NamedTuple
 import ml_dtypes
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
@@ -82,6 +82,9 @@ LARGE = 4096
 """Initializers of the model file with more bytes than this stay there when it is read lean."""
 
 
+HEAVY = 1 << 29
+"""Bytes of a model that is not copied without need."""
+
 Stamp = tuple[int, int, int, int]
 """Device, inode, size and time of change of a file: another one, or another content, has another stamp."""
 
@@ -114,7 +117,7 @@ class Source:
             return self.raw
         try:
             return bytes(self.proto.SerializeToString())
-        except ValueError as error:
+        except (ValueError, EncodeError) as error:
             raise ModelError("the model is larger than 2 GB: give the path of its file") from error
 
 
@@ -155,6 +158,12 @@ def read_lean(model: ModelLike) -> Source:
     if any(nbytes_or_none(tensors[payload.index]) != payload.length for payload in payloads):
         return read(model)
     return Source(proto, path, path.resolve().parent, mapped=whole, stamp=stamp)
+
+
+def read_sparing(model: ModelLike) -> Source:
+    """As `read`, and of a file that is large as `read_lean`: few need its weights in memory all at once."""
+    stamp = None if isinstance(model, bytes | onnx.ModelProto) else stamp_of(Path(model))
+    return read_lean(model) if stamp is not None and stamp[2] > HEAVY else read(model)
 
 
 def _opened(path: Path) -> IO[bytes]:

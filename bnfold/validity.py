@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
 import onnx
+from google.protobuf.message import EncodeError
 
 from bnfold import skeleton
 from bnfold.errors import BnfoldError, ModelError, NotEquivalentError
@@ -35,6 +36,8 @@ def blames_the_model(
             raise
         except (BnfoldError, MemoryError, OSError):
             raise
+        except EncodeError as error:
+            raise ModelError("the model is larger than 2 GB: give the path of its file") from error
         except Exception as error:
             check_valid(read_lean(model), error)
             raise

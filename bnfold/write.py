@@ -7,9 +7,11 @@ factors in pieces. Everything is staged beside the output, synced, then moved in
 from __future__ import annotations
 
 import filecmp
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -22,7 +24,7 @@ from onnx import TensorProto
 from bnfold import wire
 from bnfold.affine import Array
 from bnfold.errors import ModelError
-from bnfold.mapped import attach, hollow
+from bnfold.mapped import attach, hollow, mapped_data
 from bnfold.patch import Patched, patch, tensors
 from bnfold.plan import NewConstant, Rewrite
 from bnfold.source import (
@@ -43,6 +45,9 @@ PIECE = 1 << 19
 
 COPIED = 1 << 24
 """Bytes that are copied at once."""
+
+KEPT = 1 << 26
+"""Bytes of a constant that is not made twice."""
 
 ALIGNMENT = 4096
 """External tensors start at multiples of this many bytes, so that they can be mapped."""
@@ -78,6 +83,29 @@ def folded(rewrite: Rewrite, exact: bool = False, patched: Patched | None = None
     return patched.proto
 
 
+def unwritten(patched: Patched, exact: bool = False) -> dict[int, Callable[[], NDArray[np.generic]]]:
+    """What makes the values of a plan's new constants, by the id of their tensor; `exact` as for `folded`.
+
+    Large ones are made anew each time, so that only those are in memory that are in use.
+    """
+
+    def maker(edit: NewConstant, type_: int) -> Callable[[], NDArray[np.generic]]:
+        dtype = rounded(np.zeros(0), type_).dtype
+
+        def make() -> NDArray[np.generic]:
+            values, at = np.empty(edit.shape or (1,), dtype), 0
+            for piece in _pieces(edit, type_):
+                rows = np.atleast_1d(piece)
+                values[at : at + len(rows)] = rows
+                at += len(rows)
+            return values.reshape(edit.shape)
+
+        return make if math.prod(edit.shape) * dtype.itemsize > KEPT else cache(make)
+
+    double = TensorProto.DOUBLE
+    return {id(t): maker(edit, double if exact and edit.type in FLOATS else t.data_type) for t, edit in patched.pending}
+
+
 def _fill(tensor: TensorProto, edit: NewConstant) -> None:
     tensor.ClearField("data_location")
     tensor.raw_data = b"".join(_data(edit, tensor.data_type))
@@ -98,6 +126,12 @@ def _pieces(edit: NewConstant, type_: int) -> Iterator[NDArray[np.generic]]:
 def _little_endian(values: NDArray[np.generic]) -> wire.Buffer:
     values = np.ascontiguousarray(values if np.little_endian else values.byteswap())
     return values.reshape(-1).view(np.uint8).data
+
+
+def fits(patched: Patched) -> bool:
+    """Whether protobuf could hold the new model, with the data that it has in the model file."""
+    held = sum(data.size for tensor in patched.proto.graph.initializer if (data := mapped_data(tensor)) is not None)
+    return int(patched.proto.ByteSize()) + held + patched.missing_bytes <= MAX_PROTO
 
 
 def write(rewrite: Rewrite, stage: Staged, patched: Patched | None = None) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ import pytest
 from bnfold.equivalence import Settings, algebra, verified
 from bnfold.equivalence.algebra import ROUNDED, TOLERANCE, compare
 from bnfold.graph import Model
+from bnfold.patch import Patched, patch
 from bnfold.plan import Edit, NewConstant, Plan, Rewrite
 from bnfold.solver import solve
 from bnfold.solver.state import State
@@ -145,12 +146,12 @@ def test_what_cannot_be_evaluated_is_said() -> None:
 def test_a_folded_model_that_cannot_be_evaluated_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of(network())
 
-    def broken(*arguments: object, exact: bool) -> onnx.ModelProto:
-        model = folded(Rewrite.of(plan), exact=exact)
-        model.graph.node[2].input[0] = "nothing makes this"
-        return model
+    def broken(model: Model, plan: Plan) -> Patched:
+        made = patch(model, plan)
+        made.proto.graph.node[2].input[0] = "nothing makes this"
+        return made
 
-    monkeypatch.setattr(algebra, "folded", broken)
+    monkeypatch.setattr(algebra, "patch", broken)
     found = compare(Rewrite.of(plan), FEEDS)
     assert not found.passed
     assert found.problem.startswith("in float64 the folded model is broken: tensor 'nothing makes this'")

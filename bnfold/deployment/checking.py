@@ -91,7 +91,7 @@ def check(source: Source, model: Path, settings: Settings, feeds: Sequence[Feeds
     except (CannotRun, ProviderError) as error:
         raise NotEquivalentError(f"{source.label} was copied and does not run: {error}; nothing was written") from error
     runs = _original(source, feeds)
-    reference = reference_of(source, Oracle(source.proto, base_dir=source.base_dir), feeds, runs, seed, say)
+    reference = reference_of(source, Oracle(source), feeds, runs, seed, say)
     checks = judge_level("on", runs, outputs, reference)
     for each in checks:
         if not each.passed:

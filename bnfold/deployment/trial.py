@@ -71,7 +71,7 @@ def attempt(
     own = None if inputs is None else own_inputs.load(inputs, specs, source.proto, preprocess)
     if inputs is None and preprocess is not None:
         raise UsageError("--preprocess is for your own inputs; give them with --inputs")
-    oracle = Oracle(source.proto, base_dir=source.base_dir)
+    oracle = Oracle(source)
     judged = [] if own is None else affordable(oracle, own)
     notes += [] if own is None else list(own.notes)
     feeds: tuple[Feeds, ...] = tuple(judged)

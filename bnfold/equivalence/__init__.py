@@ -16,7 +16,7 @@ from bnfold.equivalence.verifier import Verifier
 from bnfold.inputs import InputsLike
 from bnfold.labels import LabelsLike
 from bnfold.plan import Rewrite
-from bnfold.source import ModelLike, read
+from bnfold.source import ModelLike, read_sparing
 
 __all__ = [
     "CERTIFIED_ONLY",
@@ -106,4 +106,4 @@ def verified(
 ) -> Verification:
     """As `verify`. `fold` is what `optimized` was made from: how tensors are stored, and the unrounded constants."""
     say = progress or (lambda text: None)
-    return Verifier(read(original), read(optimized), settings, say, fold).verify()
+    return Verifier(read_sparing(original), read_sparing(optimized), settings, say, fold).verify()

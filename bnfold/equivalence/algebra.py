@@ -8,7 +8,7 @@ both models have, v' against a*v + b, so that an output that saturates hides not
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,11 @@ from bnfold.equivalence.spread import Sketch, growth, restored
 from bnfold.errors import BnfoldError, ModelError
 from bnfold.graph import Graph
 from bnfold.oracle import Oracle
-from bnfold.patch import witness_of
+from bnfold.patch import patch, witness_of
 from bnfold.plan import NewConstant, Plan, Rewrite, SetAttribute
 from bnfold.source import FLOATS
 from bnfold.witness import Witness
-from bnfold.write import folded
+from bnfold.write import unwritten
 
 TOLERANCE = 1e-12
 """Relative to the largest magnitude of the tensor. Right folds of 138 networks differ by at most 4e-13 (`make zoo`)."""
@@ -115,11 +115,13 @@ def compare(
     model, before, after = rewrite.original, known or Sketch(), Sketch()
     try:
         if known is None or rewrite.calls:  # a function's tensors are inner ones only where its call is replaced
-            Oracle(model.proto, base_dir=model.source.base_dir).run(feeds, watch=before)
+            Oracle(model.source).run(feeds, watch=before)
     except BnfoldError as error:
         return Algebra(f"not run: {error}")
+    made = patch(rewrite.model, rewrite.plan)
+    source = replace(rewrite.model.source, proto=made.proto)
     try:
-        Oracle(folded(rewrite, exact=True), base_dir=model.source.base_dir).run(feeds, watch=after)
+        Oracle(source, constants=unwritten(made, exact=True)).run(feeds, watch=after)
     except ModelError as error:
         return Algebra(f"{BROKEN}{error}")
     except BnfoldError as error:

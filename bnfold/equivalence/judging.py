@@ -110,7 +110,7 @@ def judge_stored(
 
     `rounds` is the model that the other one is allowed as much noise as, where its weights are not those of the truth.
     """
-    oracle = Oracle(optimized.proto, base_dir=optimized.base_dir)
+    oracle = Oracle(optimized)
     units = _output_units(original.proto)
     inside, trouble = Sketch(), ""
     checks: list[OutputCheck] = []
@@ -152,7 +152,7 @@ def judge_rounded(
 
     Returns what was judged, and the outputs that overflow. Raises what the oracle raises.
     """
-    oracle, units = Oracle(optimized.proto, base_dir=optimized.base_dir), _output_units(optimized.proto)
+    oracle, units = Oracle(optimized), _output_units(optimized.proto)
     checks: list[OutputCheck] = []
     lost: list[str] = []
     for index, (sample, truth) in enumerate(zip(feeds, reference.truth, strict=True)):

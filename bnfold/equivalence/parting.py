@@ -134,7 +134,7 @@ def _in_order(model: onnx.ModelProto, sample: Feeds) -> list[Array]:
 def _seen(source: Source, samples: Sequence[Feeds], rounding: int | None) -> dict[str, _Seen]:
     """Every tensor that nodes of the main graph make, in order; Constants are no results."""
     makers = {name: node for node in source.proto.graph.node for name in node.output if node.op_type != "Constant"}
-    oracle = Oracle(source.proto, base_dir=source.base_dir)
+    oracle = Oracle(source)
     seen: dict[str, _Seen] = {}
 
     def watch(name: str, value: Any) -> None:

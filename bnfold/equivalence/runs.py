@@ -59,6 +59,7 @@ def run_both(
         if level == "off":
             runs.nudged = [[session.run(nudged(sample, turn)) for turn in range(NUDGES)] for sample in feeds]
         runs.placements[f"original {level}"] = session.placement()
+        del session  # a large model is not held twice
         try:
             session = Session(optimized.runnable, **told)
             runs.optimized[level] = [session.run(sample) for sample in feeds]
@@ -66,6 +67,7 @@ def run_both(
             runs.problems.append(f"{provider}, optimisations {level}: the optimized model fails: {error}")
             continue
         runs.placements[f"optimized {level}"] = session.placement()
+        del session
     return runs
 
 

@@ -78,8 +78,8 @@ class Verifier:
         self.providers = resolve_providers(settings.providers, settings.provider_options)
         self.truth, self.unit = truth or original, unit
         self.witness = witness if fold is None else witness_of(fold)
-        self.oracle = Oracle(self.truth.proto, base_dir=self.truth.base_dir)
-        self.rounds = None if truth is None else Oracle(original.proto, base_dir=original.base_dir)
+        self.oracle = Oracle(self.truth)
+        self.rounds = None if truth is None else Oracle(original)
         self.notes: list[str] = []
         self.feeds: list[Feeds] = []
         self.own: Own | None = None
@@ -115,7 +115,8 @@ class Verifier:
             if session is not None:
                 raise
             return self._uncompared(reason, f"not run: {reason}, nor can the float64 evaluator")
-        return self._certified_only(reason) if session is None else self._compared()
+        runs, session = session is not None, None  # what runs next makes its own
+        return self._compared() if runs else self._certified_only(reason)
 
     def _session(self) -> tuple[Session | None, str]:
         """The original on the first asked provider, or why it cannot run there."""

@@ -10,7 +10,7 @@ Only what depends on the model's inputs is rounded: sizes and scales that a grap
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -61,19 +61,30 @@ class Rounding:
         self._pool = self._random.uniform(-1, 1, _POOL)
 
     def inputs(
-        self, op: str, names: Sequence[str], values: list[Any], units: Mapping[str, float], stored: Mapping[str, float]
+        self,
+        op: str,
+        names: Sequence[str],
+        values: list[Any],
+        units: Mapping[str, float],
+        stored: Mapping[str, float],
+        held: Container[str] = (),
     ) -> list[Any]:
-        """A node's inputs with its weights rounded; `stored` has the unit roundoff of the constants."""
+        """A node's inputs with its weights rounded.
+
+        `stored` has the unit roundoff of the constants; those that are not `held` elsewhere may be overwritten.
+        """
         if op not in WEIGHTED or not any(name in units for name in names):
             return values
         return [
-            value if name in units or not is_float(value) or value.size < 2 else self._weight(name, value, stored)
+            value
+            if name in units or not is_float(value) or value.size < 2
+            else self._weight(name, value, stored, name not in held)
             for name, value in zip(names, values, strict=True)
         ]
 
-    def _weight(self, name: str, value: Array, stored: Mapping[str, float]) -> Array:
+    def _weight(self, name: str, value: Array, stored: Mapping[str, float], ours: bool) -> Array:
         # Placed by name: a shared weight is rounded once.
-        return self._rounded(value, stored.get(name, _DEFAULT_UNIT), zlib.crc32(name.encode()) % _POOL)
+        return self._rounded(value, stored.get(name, _DEFAULT_UNIT), zlib.crc32(name.encode()) % _POOL, ours)
 
     def output(self, op: str, value: Any, unit: float) -> Any:
         """A node's result, rounded where the node rounds."""
@@ -81,9 +92,10 @@ class Rounding:
             return value
         return self._rounded(value, unit or _DEFAULT_UNIT, int(self._random.integers(_POOL)))
 
-    def _rounded(self, value: Array, unit: float, start: int) -> Array:
-        """value * (1 + unit * r), r from the pool beginning at `start`."""
-        result = np.array(value, np.float64, order="C")
+    def _rounded(self, value: Array, unit: float, start: int, ours: bool = False) -> Array:
+        """value * (1 + unit * r), r from the pool beginning at `start`; in place where the array is `ours`."""
+        whole = ours and value.flags.owndata and value.flags.writeable and value.flags.c_contiguous
+        result = value if whole and value.dtype == np.float64 else np.array(value, np.float64, order="C")
         flat, at, place = result.reshape(-1), 0, start
         while at < flat.size:
             count = min(_POOL - place, flat.size - at)
@@ -103,7 +115,13 @@ class Nearest(Rounding):
         super().__init__(0)
 
     def inputs(
-        self, op: str, names: Sequence[str], values: list[Any], units: Mapping[str, float], stored: Mapping[str, float]
+        self,
+        op: str,
+        names: Sequence[str],
+        values: list[Any],
+        units: Mapping[str, float],
+        stored: Mapping[str, float],
+        held: Container[str] = (),
     ) -> list[Any]:
         """The inputs as they are: constants have their type already."""
         return values
