@@ -134,6 +134,10 @@ def shared_weights(b: Builder) -> str:
     return b.node("Add", b.node("Conv", x, weight, **SAME), b.node("Conv", x, weight, **SAME))
 
 
+def rows_shifted(b: Builder) -> str:
+    return b.node("Add", b.node("Relu", b.input(3, 6)), b.constant(b.normal(3, 1)))
+
+
 BRANCHES = [
     Row(
         "square Gemms that transpose their input",
@@ -467,6 +471,28 @@ CHAINS = [
         ),
         "Conv",
     ),
+    Row(
+        "a shift of each row in front of two Gemm",
+        lambda b: b.gemm(b.gemm(b.node("Add", b.input(3, 6), b.constant(b.normal(3, 1))), 8), 5),
+        "Gemm",
+    ),
+    Row(
+        "a shift of each row between two Gemm",
+        lambda b: b.gemm(b.node("Mul", b.gemm(rows_shifted(b), 8), b.constant(b.normal(8))), 5),
+        "Relu Gemm",
+    ),
+    Row(
+        "a shift of each row in front of two MatMul",
+        lambda b: b.matmul(b.matmul(b.node("Add", b.input(2, 4, 6), b.constant(b.normal(4, 1))), 8, True), 5, True),
+        "MatMul Add",
+    ),
+    Row(
+        "one number written out for every sample, between two convolutions",
+        lambda b: b.conv(
+            b.node("Mul", b.conv(b.input(3, 4, 6, 5), 8, 1), b.constant(np.full((3, 1, 1, 1), 2.5))), 5, 1
+        ),
+        "Conv",
+    ),
     Row("Gemm with another bias for each row", lambda b: b.gemm(b.gemm(b.input(3, 6), 8, (3, -1)), 5), "Gemm Gemm"),
 ]
 
@@ -544,6 +570,19 @@ def test_what_a_merge_does_not_ask_for_is_seen(name: str) -> None:
     spoil, words = UNASKED[name]
     spoil(result.proto)
     assert any(words in line for line in unasked(model, result.proto, result))
+
+
+def test_a_wrong_shift_of_one_row_is_seen() -> None:
+    b = Builder()
+    model = b.model(b.gemm(b.gemm(rows_shifted(b), 8), 5))
+    found, made = solved(model)
+    bias = next(tensor for tensor in made.graph.initializer if list(tensor.dims) == [3, 5])
+    values = onnx.numpy_helper.to_array(bias).copy()
+    values[1, 2] += 1e-9
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+    proof = certified(model, made, witness_of(found.rewrite))
+    assert not proof.ok
+    assert {failure.kind for failure in proof.failures} == {"constant"}
 
 
 def test_a_dropout_that_drops_stays() -> None:

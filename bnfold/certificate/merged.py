@@ -43,21 +43,23 @@ def check_region(graph: GraphPair, region: Region, draws: Draws) -> int:
     given, made = (storage_of(graph, root, name) for name in (region.source, root.outputs[0]))
     if not (given.has_decode and made.has_encode):
         raise NotCertifiedError("a channel at its ends is dead or lost")
-    alpha, beta = (vector(each, terms.axis, channels) for each in (given.alpha, given.beta))
-    terms.forms[region.source] = terms.start(alpha, beta)
+    terms.forms[region.source] = terms.start(
+        vector(given.alpha, terms.axis, channels), terms.along(given.beta, channels)
+    )
     for node in region.members:
         terms.step(node)
     form = terms.forms[root.outputs[0]]
-    size = len(form.shift[0])
-    a, b = (vector(each, terms.axis, size) for each in (made.a, made.b))
+    a, b = vector(made.a, terms.axis, form.channels), terms.along(made.b, form.channels)
     constants = _constants(region, form.scaled(a, b, np.abs(b)), terms)
     pair = Pair(region.kept, new, region.bias)
     for slot, exact in constants.items():
         held = None if slot == BIAS and region.bias is None else stored_constant(pair, slot)
         if held is not None or slot == 1:
             check_constant(pair, slot, exact, graph.narrowed)
-        elif np.any(np.abs(exact.value) > exact.doubts(0, size, exact.value)):
+        elif np.any(np.abs(exact.value) > exact.doubts(0, exact.shape[0], exact.value)):
             raise WrongError("constant", "it lacks a bias")
+    for array in (given.num + given.off + given.den, made.num + made.off + made.den):
+        terms.meets(array)
     for sizes in _sizes(region, shape, terms):
         _check_numerically(graph, region, constants, sizes, draws)
     return len(constants)
@@ -91,7 +93,7 @@ def _constants(region: Region, form: Form, terms: Terms) -> dict[int, Exact]:
 def _sizes(region: Region, shape: tuple[object, ...], terms: Terms) -> Iterator[tuple[int, ...]]:
     """Shapes of x for the numeric test: the true ones, or smaller ones that meet the borders in the same way."""
     if not region.windowed:
-        yield (*(2 for _ in shape[:-1]), terms.channels)
+        yield (*terms.rows, terms.channels)
         return
     kernel = shape_of(region.new)[2:]
     strides = region.new.get_ints("strides") or [1] * len(kernel)
@@ -106,7 +108,7 @@ def _sizes(region: Region, shape: tuple[object, ...], terms: Terms) -> Iterator[
                 found.append(least + n)
             else:
                 found.append(size if size <= least else least + (size - least) % strides[i])
-        yield (2, terms.channels, *found)
+        yield (terms.rows[0], terms.channels, *found)
 
 
 FEW = 16

@@ -17,9 +17,19 @@ from bnfold.graph import Node
 
 def vector(array: Array, axis: int, size: int) -> Array:
     """An array that varies along one axis only, as a vector."""
+    if array.size > array.shape[axis]:
+        array = alike(array, [other for other in range(array.ndim) if other != axis % array.ndim])
     if array.size not in (1, size) or array.size != array.shape[axis]:
         raise NotCertifiedError("a tensor is stored in a way that varies on an axis where its weights have none")
     return array.reshape(-1) if array.size == size else np.full(size, array.reshape(()))
+
+
+def alike(array: Array, axes: Iterable[int]) -> Array:
+    """An array with one element along those of these axes on which it does not vary."""
+    for axis in axes:
+        first = array.take([0], axis)
+        array = first if array.shape[axis] > 1 and np.array_equal(np.broadcast_to(first, array.shape), array) else array
+    return array
 
 
 def decode_of(graph: GraphPair, node: Node, name: str) -> tuple[Array, Array]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from bnfold.affine import Array
 from bnfold.certificate.affines import affine_of
-from bnfold.certificate.ports import vector, weight_of
+from bnfold.certificate.ports import alike, vector, weight_of
 from bnfold.certificate.result import NotCertifiedError, WrongError
 from bnfold.certificate.wiring import Region
 from bnfold.graph import Node
@@ -31,9 +31,14 @@ class Form:
 
     taps: Mapping[Tap, tuple[Array, Array]]
     shift: tuple[Array, Array]
-    """Shape (groups * outputs,)."""
+    """Shape (groups * outputs,); where no window moves, behind the axes of x along which it varies."""
     stride: tuple[int, ...]
     """Places of x from one output to the next."""
+
+    @property
+    def channels(self) -> int:
+        """How many the tensor has."""
+        return int(self.shift[0].shape[-1])
 
     def scaled(self, scale: Array, shift: Array, size: Array) -> Form:
         """scale * this + shift, by channel; `size` is the magnitude of the shift."""
@@ -65,11 +70,33 @@ class Terms:
     """Of x."""
     groups: int
     forms: dict[str, Form] = field(default_factory=dict)
+    rows: list[int] = field(init=False)
+    """How large the first axes of x must be, so that what varies along them, or is written out, can be tested."""
+
+    def __post_init__(self) -> None:
+        self.rows = [2] * (1 if self.region.windowed else self.rank - 1)
+
+    def meets(self, array: Array) -> None:
+        """Note an array that is combined with a tensor."""
+        for axis, size in enumerate(array.shape[-self.rank :]):
+            at = axis + self.rank - min(array.ndim, self.rank)
+            if at < len(self.rows) and size > 1:
+                self.rows[at] = size
 
     @property
     def axis(self) -> int:
         """Where the channels are."""
         return 1 if self.region.windowed else self.rank - 1
+
+    def along(self, array: Array, size: int) -> Array:
+        """A shift by channel, and where no window moves by row too."""
+        if self.region.windowed or array.ndim < 2:
+            return vector(array, self.axis, size)
+        array = alike(array, range(array.ndim - 1))
+        if array.shape[-1] not in (1, size):
+            raise NotCertifiedError("a shift varies on another axis than the channels")
+        rows = np.broadcast_to(array, (*array.shape[:-1], size))
+        return rows.reshape(-1) if rows.size == size else rows
 
     @property
     def spatial(self) -> int:
@@ -89,7 +116,8 @@ class Terms:
 
     def _made(self, node: Node, given: list[Form]) -> Form:
         first = given[0]
-        none = np.zeros_like(first.shift[0])
+        count = first.channels
+        none = np.zeros(count)
         if node.op in ("Conv", "Gemm", "MatMul", "AveragePool"):
             return self._weighted(node, first)
         if node.op in ("Identity", "Dropout"):
@@ -104,8 +132,8 @@ class Terms:
                 total = total.plus(other, -1.0 if node.op == "Sub" else 1.0)
             return total.scaled(none + 1 / len(given), none, none) if node.op == "Mean" else total
         _, s, t, size = affine_of(node)
-        count = len(none)
-        return first.scaled(*(vector(each, self.axis, count) for each in (s, t, size)))
+        self.meets(s + t)
+        return first.scaled(vector(s, self.axis, count), self.along(t, count), self.along(size, count))
 
     def _padded(self, node: Node, form: Form) -> Form:
         """Zeros around x: an output is made of what stands so much further to the front.
@@ -129,19 +157,20 @@ class Terms:
         return Form(taps, form.shift, form.stride)
 
     def _weighted(self, node: Node, form: Form) -> Form:
-        weights, bias, group, places = _weights(node, self.spatial, len(form.shift[0]))
+        weights, bias, group, places = _weights(node, self.spatial, form.channels)
         outputs, inputs = weights.shape[:2]
         each = (outputs // self.groups, inputs * group // self.groups)
-        if group % self.groups or inputs * group != len(form.shift[0]):
+        if group % self.groups or inputs * group != form.channels:
             raise WrongError("node", f"{node.label} does not fit the groups of the merged node")
         stride = node.get_ints("strides") or [1] * self.spatial
-        moved, bound = np.zeros(outputs), np.zeros(outputs)
         taps: dict[Tap, tuple[Array, Array]] = {}
-        shift, size = (part.reshape(self.groups, -1, 1) for part in form.shift)
+        lead = form.shift[0].shape[:-1]
+        moved, bound = np.zeros((*lead, outputs)), np.zeros((*lead, outputs))
+        shift, size = (part.reshape(*lead, self.groups, -1, 1) for part in form.shift)
         for tap, place in places.items():
             matrix = _blocks(weights[at_tap(tap)], group, self.groups, *each)
-            moved += (matrix @ shift).reshape(-1)
-            bound += (np.abs(matrix) @ size).reshape(-1)
+            moved += (matrix @ shift).reshape(moved.shape)
+            bound += (np.abs(matrix) @ size).reshape(bound.shape)
             for at, (value, magnitudes) in form.taps.items():
                 where = tuple(a * s + b for a, s, b in zip(place, form.stride, at, strict=True))
                 made = matrix @ value, np.abs(matrix) @ magnitudes
