@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,11 @@ from bnfold.folding import Folder
 from bnfold.graph import Model
 from bnfold.oracle import Oracle
 from bnfold.patch import patch
-from bnfold.source import read_lean
+from bnfold.source import read, read_lean
 from bnfold.write import rounded, unwritten
 from tests import program
 from tests.builder import Builder
+from tests.law import law
 from tests.program import listing, saved
 
 ROWS, COLUMNS = 60, 80
@@ -136,6 +138,40 @@ def test_new_constants_are_made_one_at_a_time_and_weights_are_rounded_in_place(
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 1.2 * weight + spare
+
+
+IN_FRONT: dict[str, Callable[[Builder, str], str]] = {
+    "Gemm": lambda b, x: b.gemm(x, 12),
+    "Gemm, turned": lambda b, x: b.gemm(x, 12, transB=1),
+    "MatMul": lambda b, x: b.matmul(x, 12, True),
+    "Conv": lambda b, x: b.conv(b.unsqueeze(x, 2), 12, 1),
+    "Conv in groups": lambda b, x: b.conv(b.unsqueeze(x, 2), 12, 1, group=2),
+}
+
+
+@pytest.mark.parametrize("name", IN_FRONT)
+def test_a_shift_goes_into_a_weight_that_is_read_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made() -> list[onnx.TensorProto]:
+        b = Builder()
+        return list(law(b.model(IN_FRONT[name](b, b.bn(b.input(3, 8)))), left=0).model.graph.initializer)
+
+    whole = made()
+    monkeypatch.setattr("bnfold.rules.contraction.PIECE", 20)
+    monkeypatch.setattr("bnfold.rules.convolution.PIECE", 20)
+    assert made() == whole
+
+
+def test_a_shift_moves_in_little_memory() -> None:
+    rows, columns = 1200, 1100
+    b = Builder(type_=TensorProto.FLOAT)
+    model = b.model(b.node("Gemm", b.bn(b.input(2, rows)), b.constant(b.normal(rows, columns))))
+    with pytest.MonkeyPatch.context() as low:
+        low.setattr("bnfold.rules.contraction.PIECE", 1 << 14)
+        tracemalloc.start()
+        assert Folder(Model(read(model))).solve().rewrite.plan.graphs[0].removed
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 8 * rows * columns
 
 
 def test_what_is_made_is_what_would_be_written(tmp_path: Path) -> None:

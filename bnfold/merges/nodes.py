@@ -119,7 +119,7 @@ def product(node: Node, rank: int) -> Kernel:
     if weight is None or len(weight.shape) != 2:
         raise ObstacleError(f"{node.label} multiplies by no single matrix")
     if node.op == "MatMul":
-        return Kernel(*weight.shape, 1, (), lambda start, stop: weight.float64()[:, start:stop].T)
+        return Kernel(*weight.shape, 1, (), lambda start, stop: np.asarray(weight.load()[:, start:stop].T, np.float64))
     if node.get_int("transA", 0) or rank != 2:
         raise ObstacleError(f"{node.label} transposes its input")
     turned, alpha = bool(node.get_int("transB", 0)), node.get_float("alpha", 1.0)

@@ -8,11 +8,13 @@ the constant p * sum beta w.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold.affine import AGREE, ROUNDING, Array, Storage
 from bnfold.constants import Constant
@@ -24,6 +26,9 @@ from bnfold.sums import exact_sum
 
 LIMIT = 1 << 24
 """Products that a shift of several rows may take to arrive in the output."""
+
+PIECE = 1 << 21
+"""Weights that are added up at once."""
 
 Labels = tuple[str, ...]
 """A name for each axis; '' for one of size one that meets a larger one."""
@@ -201,7 +206,7 @@ def arrived(product: Product, beta: Array) -> Array:
     alone = [name for name in product.labels[product.x] if name and name not in own and name not in product.labels[OUT]]
     shift = _summed(product, shift, alone) * product.gain
     gone = product.axes(name for name in own if name not in product.labels[OUT])
-    matrix = product.joint(product.w, weight.float64())
+    matrix = product.joint(product.w, np.asarray(weight.load()))
     rows = [axis for axis, size in enumerate(shift.shape) if size > 1 and matrix.shape[axis] == 1]
     count = math.prod(shift.shape[axis] for axis in rows)
     if count > 1 and count * matrix.size > LIMIT:
@@ -213,10 +218,25 @@ def arrived(product: Product, beta: Array) -> Array:
             slice(index[rows.index(axis)], index[rows.index(axis)] + 1) if axis in rows else slice(None)
             for axis in range(shift.ndim)
         )
-        terms = np.moveaxis(matrix * shift[at], gone, range(-len(gone), 0))
+        _add_up(matrix, shift[at], gone, total[at])
+    return product.local(OUT, total)
+
+
+def _add_up(matrix: NDArray[Any], shift: Array, gone: Sequence[int], total: Array) -> None:
+    """Fill `total` with the sums of matrix * shift over the axes that are gone, in parts of the longest other one."""
+    along = max(range(matrix.ndim), key=lambda axis: (axis not in gone, matrix.shape[axis]), default=None)
+    if along is None or along in gone:
+        pieces: list[tuple[slice, ...]] = [()]
+    else:
+        size = matrix.shape[along]
+        step = max(1, PIECE // max(1, matrix.size // max(1, size)))
+        before = (slice(None),) * along
+        pieces = [(*before, slice(start, start + step)) for start in range(0, size, step)]
+    for at in pieces:
+        met = shift[at] if at and shift.shape[len(at) - 1] > 1 else shift
+        terms = np.moveaxis(matrix[at].astype(np.float64) * met, gone, range(-len(gone), 0))
         kept = terms.shape[: terms.ndim - len(gone)]
         total[at] = exact_sum(terms.reshape(*kept, -1)).reshape(total[at].shape)
-    return product.local(OUT, total)
 
 
 def arrived_shape(product: Product, beta: Array) -> tuple[int, ...]:

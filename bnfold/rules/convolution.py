@@ -5,6 +5,7 @@ Source: ONNX operators Conv-1/11/22, ConvTranspose-1/11/22.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,9 @@ from bnfold.rules.base import OUT, Accept, View, channel_count, faults, need_dec
 from bnfold.rules.unlocks import CONSTANT, CONSTANTS, NO_SHIFT, SIZED, VALID
 from bnfold.sums import exact_sum
 from bnfold.windows import axes_of
+
+PIECE = 1 << 21
+"""Weights that are added up at once."""
 
 
 def conv(view: View) -> list[Accept]:
@@ -39,9 +43,16 @@ def conv(view: View) -> list[Accept]:
     factors = _not_one(per_input, a.reshape(-1, 1, *tail))
 
     def moved() -> Array:
-        rows = _group_rows(beta, group, out_channels)
-        total = constant_weight(view, 1).float64().reshape(*shape[:2], -1) * rows[:, :, None]
-        return exact_sum(total.reshape(out_channels, -1))
+        rows, own = _group_rows(beta, group, out_channels), constant_weight(view, 1)
+        step = max(1, PIECE // max(1, math.prod(shape[1:])))
+
+        def part(start: int, stop: int) -> Array:
+            kernels = np.asarray(own.rows(start, stop), np.float64).reshape(stop - start, shape[1], -1)
+            met = rows if len(rows) == 1 else rows[start:stop]
+            return exact_sum((kernels * met[:, :, None]).reshape(stop - start, -1))
+
+        starts = range(0, out_channels, step)
+        return np.concatenate([np.zeros(0), *(part(start, min(start + step, out_channels)) for start in starts)])
 
     return [_absorbed(view, weight, factors, a, b, moved if (beta != 0).any() else None)]
 
