@@ -134,6 +134,10 @@ def shared_weights(b: Builder) -> str:
     return b.node("Add", b.node("Conv", x, weight, **SAME), b.node("Conv", x, weight, **SAME))
 
 
+def twice(b: Builder, x: str) -> str:
+    return b.matmul(b.matmul(x, 8), 4)
+
+
 def rows_shifted(b: Builder) -> str:
     return b.node("Add", b.node("Relu", b.input(3, 6)), b.constant(b.normal(3, 1)))
 
@@ -487,6 +491,23 @@ CHAINS = [
         "MatMul Add",
     ),
     Row(
+        "a scale of each row in front of two MatMul",
+        lambda b: b.conv(twice(b, b.node("Mul", b.node("Relu", b.input(2, 4, 6)), b.constant(b.normal(4, 1)))), 3, 1),
+        "Relu MatMul Conv",
+    ),
+    *(
+        Row(
+            f"a BN with {zeros} channels of scale zero behind two MatMul{old}",
+            lambda b, zeros=zeros: b.bn(  # type: ignore[misc]
+                twice(b, b.conv(b.input(2, 4, 6), 4, 1)), gamma=[0.0] * zeros + [1.5] * (4 - zeros), mean=0.3
+            ),
+            "Conv MatMul Add",
+            opset=opset,
+        )
+        for zeros in (1, 2)
+        for opset, old in ((17, ""), (6, ", opset 6"))
+    ),
+    Row(
         "one number written out for every sample, between two convolutions",
         lambda b: b.conv(
             b.node("Mul", b.conv(b.input(3, 4, 6, 5), 8, 1), b.constant(np.full((3, 1, 1, 1), 2.5))), 5, 1
@@ -583,6 +604,26 @@ def test_a_wrong_shift_of_one_row_is_seen() -> None:
     proof = certified(model, made, witness_of(found.rewrite))
     assert not proof.ok
     assert {failure.kind for failure in proof.failures} == {"constant"}
+
+
+def test_a_bias_along_another_axis_of_the_same_size_is_seen() -> None:
+    b = Builder()
+    model = b.model(b.bn(twice(b, b.conv(b.input(2, 4, 6), 4, 1)), gamma=[0.0, 1.0, 1.5, -2.0]))
+    found, made = solved(model)
+    bias = next(tensor for tensor in made.graph.initializer if list(tensor.dims) == [1, 4, 1])
+    assert certified(model, made, witness_of(found.rewrite)).ok
+    bias.dims[:] = [4]
+    assert not certified(model, made, witness_of(found.rewrite)).ok
+
+
+def test_the_bias_of_a_gemm_along_its_rows_is_seen() -> None:
+    b = Builder()
+    model = b.model(b.gemm(b.gemm(b.input(4, 6), 8), 4))
+    found, made = solved(model)
+    bias = next(tensor for tensor in made.graph.initializer if list(tensor.dims) == [4])
+    assert certified(model, made, witness_of(found.rewrite)).ok
+    bias.dims[:] = [4, 1]
+    assert not certified(model, made, witness_of(found.rewrite)).ok
 
 
 def test_a_dropout_that_drops_stays() -> None:

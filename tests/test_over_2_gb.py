@@ -16,13 +16,14 @@ from onnx import TensorProto
 
 import bnfold
 from bnfold.attempt import runnable
+from bnfold.certificate import certify
 from bnfold.errors import ModelError
 from bnfold.folding import Folder
 from bnfold.graph import Model
 from bnfold.oracle import Oracle
-from bnfold.patch import patch
+from bnfold.patch import patch, witness_of
 from bnfold.source import read, read_lean
-from bnfold.write import rounded, unwritten
+from bnfold.write import folded, rounded, unwritten
 from tests import program
 from tests.builder import Builder
 from tests.law import law
@@ -172,6 +173,18 @@ def test_a_shift_moves_in_little_memory() -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 8 * rows * columns
+
+
+def test_the_bias_of_a_large_gemm_along_its_rows_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnfold.certificate.nodes.LARGE", 100)
+    b = Builder()
+    model = b.model(b.bn(b.gemm(b.input(70, 20), 70)))
+    rewrite = Folder(Model(read(model))).solve().rewrite
+    made = folded(rewrite)
+    assert certify(Model(read(model)), Model(read(made)), witness_of(rewrite)).ok
+    next(tensor for tensor in made.graph.initializer if list(tensor.dims) == [70]).dims[:] = [70, 1]
+    found = certify(Model(read(model)), Model(read(made)), witness_of(rewrite))
+    assert any("along other axes" in failure.text for failure in found.failures)
 
 
 def test_what_is_made_is_what_would_be_written(tmp_path: Path) -> None:

@@ -9,12 +9,11 @@ import string
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnfold.affine import Array, Storage
 from bnfold.certificate.affines import storage_of
 from bnfold.certificate.formulas import BIAS, Formula
-from bnfold.certificate.ports import weight_of
+from bnfold.certificate.ports import regular, weight_of
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.rounding import EPS, Exact, read_rows, spans
 from bnfold.certificate.stored import stored_constant
@@ -45,12 +44,6 @@ def letters(node: Node) -> tuple[str, str, str]:
     return terms[0], terms[1], out if arrow else own
 
 
-def _regular(storage: Storage, gone: NDArray[np.bool_]) -> Storage:
-    """A storage in which channels of which nothing is left count as stored as they were."""
-    arrays = zip((storage.den, storage.num, storage.off), (1.0, 1.0, 0.0), strict=True)
-    return Storage(*(np.where(gone, plain, array) for array, plain in arrays))
-
-
 def _at_row(array: Array, names: str, own: str, rows: Mapping[str, int]) -> Array:
     """The array along the axes of the weights, in their order, and at one index of all others."""
     at = [slice(None) if name in own else min(rows[name], n - 1) for name, n in zip(names, array.shape, strict=True)]
@@ -70,7 +63,7 @@ def _product(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     w = weight_of(node, slot) if node.constant(slot) is not None else None
     given, made = storage_of(graph, node, x_name), storage_of(graph, node, node.outputs[0])
     rows = _row((x, given), (y, made), own)
-    given, made = _regular(given, given.num == 0), _regular(made, made.den == 0)
+    given, made = regular(given, given.num == 0), regular(made, made.den == 0)
     alpha, a, b = given.alpha, made.a, made.b
     if w is not None:
         whole = tuple(slice(0, 1) if size == 1 else slice(None) for size in w.shape)  # one that meets many is a row

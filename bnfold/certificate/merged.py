@@ -12,17 +12,19 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.affine import Array
+from bnfold.affine import Array, Storage
 from bnfold.certificate.affines import SLACK, storage_of
 from bnfold.certificate.evaluate import evaluate, magnitude
 from bnfold.certificate.formulas import BIAS
 from bnfold.certificate.ports import vector
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
-from bnfold.certificate.rounding import EPS, Exact
+from bnfold.certificate.rounding import EPS, Exact, fitted
+from bnfold.certificate.rows import Rows
 from bnfold.certificate.sample import Draws, draw
 from bnfold.certificate.stored import check_constant, stored_constant
 from bnfold.certificate.taps import Form, Terms, at_tap, places_of, shape_of
 from bnfold.certificate.wiring import GraphPair, Pair, Region
+from bnfold.constants import Constant
 from bnfold.graph import Node
 
 
@@ -41,16 +43,11 @@ def check_region(graph: GraphPair, region: Region, draws: Draws) -> int:
         raise NotCertifiedError(f"the channels of {region.source!r} are not known")
     terms = Terms(region, channels, len(shape), groups)
     given, made = (storage_of(graph, root, name) for name in (region.source, root.outputs[0]))
-    if not (given.has_decode and made.has_encode):
+    rows = None if region.windowed else Rows.of(given, made)
+    if rows is None and not (given.has_decode and made.has_encode):
         raise NotCertifiedError("a channel at its ends is dead or lost")
-    terms.forms[region.source] = terms.start(
-        vector(given.alpha, terms.axis, channels), terms.along(given.beta, channels)
-    )
-    for node in region.members:
-        terms.step(node)
-    form = terms.forms[root.outputs[0]]
-    a, b = vector(made.a, terms.axis, form.channels), terms.along(made.b, form.channels)
-    constants = _constants(region, form.scaled(a, b, np.abs(b)), terms)
+    form = _form(region, terms, given, made) if rows is None else rows.form(region, terms)
+    constants = _constants(region, form, terms)
     pair = Pair(region.kept, new, region.bias)
     for slot, exact in constants.items():
         held = None if slot == BIAS and region.bias is None else stored_constant(pair, slot)
@@ -63,6 +60,14 @@ def check_region(graph: GraphPair, region: Region, draws: Draws) -> int:
     for sizes in _sizes(region, shape, terms):
         _check_numerically(graph, region, constants, sizes, draws)
     return len(constants)
+
+
+def _form(region: Region, terms: Terms, given: Storage, made: Storage) -> Form:
+    """What the merged node should be, of x' and y'."""
+    beta = terms.along(given.beta, terms.channels)
+    form = terms.through(region, terms.start(vector(given.alpha, terms.axis, terms.channels), beta))
+    a, b = vector(made.a, terms.axis, form.channels), terms.along(made.b, form.channels)
+    return form.scaled(a, b, np.abs(b))
 
 
 def _constants(region: Region, form: Form, terms: Terms) -> dict[int, Exact]:
@@ -147,8 +152,12 @@ def _check_numerically(
     y, y_size = values[root.outputs[0]], bounds[root.outputs[0]]
     held, held_size = _evaluated(new, {new.inputs[0]: sample[1]}, {new.inputs[0]: sample[3]}, some, exact)
     if region.bias is not None:
-        bias = exact[BIAS].value
-        held, held_size = held + bias, held_size + np.abs(bias)
+        value = _as_stored(exact[BIAS].value, stored_constant(Pair(region.kept, new, region.bias), BIAS))
+        first = region.bias.constant(1) is not None
+        held, held_size = (
+            evaluate(region.bias, [y, bias] if first else [bias, y])[0]
+            for y, bias in ((held, value), (held_size, np.abs(value)))
+        )
     if y.shape != held.shape:
         raise WrongError("node", f"its output would have shape {held.shape}, not {y.shape}")
     den, num, off = result.den, result.num, result.off
@@ -156,6 +165,12 @@ def _check_numerically(
     error = np.abs(den * held - num * y - off) / np.where(size == 0, 1.0, size)
     terms = sum(math.prod(shape_of(node)[1:]) for node in (*region.members, new))
     require(error, (SLACK + terms) * EPS, f"{new.op} does not make what {root.outputs[0]!r} should hold")
+
+
+def _as_stored(value: Array, stored: Constant | None) -> Array:
+    """The value in the shape in which it is stored, which decides how it meets the other operand."""
+    fit = None if stored is None else fitted(value, stored.shape)
+    return value if fit is None else fit
 
 
 def _evaluated(
@@ -176,7 +191,7 @@ def _evaluated(
             if name in dynamic:
                 found.append(dynamic[name])
             elif exact is not None and slot in exact:
-                found.append(pick(_cut(exact[slot].value, 0, some)))
+                found.append(pick(_cut(_as_stored(exact[slot].value, constant), 0, some)))
             elif constant is None:
                 found.append(None)
             else:

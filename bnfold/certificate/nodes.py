@@ -128,6 +128,8 @@ class _Test:
             after = self._part(slot, exact.shape, exact.rows)
             stored = stored_constant(self.pair, slot)
             # The stored one's own shape decides how it meets the other operand.
+            if stored is not None and self.some and slot and _aligned(stored.shape) not in (_aligned(exact.shape), ()):
+                raise WrongError("constant", f"the constant {stored.name!r} at input {slot} lies along other axes")
             fit = None if stored is None or self.some else fitted(after, stored.shape)
             after = after if fit is None else fit
         return Sample.of(before, after)
@@ -291,6 +293,11 @@ class _Test:
             return np.take(array, self.some[2], self.some[1])
 
         return cut(storage.den), cut(storage.num), cut(storage.off)
+
+
+def _aligned(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the ones in front, which change nothing."""
+    return shape if not shape or shape[0] != 1 else _aligned(shape[1:])
 
 
 def _trimmed(values: list[Any]) -> list[Any]:

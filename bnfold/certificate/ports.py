@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bnfold.affine import Array
+from bnfold.affine import Array, Storage
 from bnfold.certificate.affines import storage_of
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.rounding import EPS, Exact, in_memory
@@ -30,6 +31,12 @@ def alike(array: Array, axes: Iterable[int]) -> Array:
         first = array.take([0], axis)
         array = first if array.shape[axis] > 1 and np.array_equal(np.broadcast_to(first, array.shape), array) else array
     return array
+
+
+def regular(storage: Storage, gone: NDArray[np.bool_]) -> Storage:
+    """A storage in which channels of which nothing is left count as stored as they were."""
+    arrays = zip((storage.den, storage.num, storage.off), (1.0, 1.0, 0.0), strict=True)
+    return Storage(*(np.where(gone, plain, array) for array, plain in arrays))
 
 
 def decode_of(graph: GraphPair, node: Node, name: str) -> tuple[Array, Array]:

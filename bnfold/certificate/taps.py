@@ -109,6 +109,13 @@ class Terms:
         eye = np.eye(each)[None] * alpha.reshape(self.groups, each, 1)
         return Form({(0,) * self.spatial: (eye, np.abs(eye))}, (beta, np.abs(beta)), (1,) * self.spatial)
 
+    def through(self, region: Region, source: Form) -> Form:
+        """The form of what the region makes of a source of this form."""
+        self.forms[region.source] = source
+        for node in region.members:
+            self.step(node)
+        return self.forms[region.members[-1].outputs[0]]
+
     def step(self, node: Node) -> None:
         """The form of a node's output."""
         given = [self.forms[name] for name in node.inputs if name in self.forms]

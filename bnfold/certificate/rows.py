@@ -1,0 +1,71 @@
+"""Products along the last axis that became one, where scales vary along the rows: those pass, also where they are 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.affine import Array, Storage
+from bnfold.certificate.ports import alike, regular
+from bnfold.certificate.result import NotCertifiedError
+from bnfold.certificate.taps import Form, Terms
+from bnfold.certificate.wiring import Region
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """How x and y are stored, row by row.
+
+    Of a `fine` row nothing is lost. Of any other all of x and all of y are: what is stored of them is a constant.
+    """
+
+    given: Storage
+    made: Storage
+    fine: NDArray[np.bool_]
+
+    @staticmethod
+    def of(given: Storage, made: Storage) -> Rows | None:
+        """None where no scale varies along the rows.
+
+        Raises:
+            NotCertifiedError: of some row a part is lost, or of all rows.
+        """
+        parts = [array for storage in (given, made) for array in (storage.den, storage.num)]
+        shared = [alike(array, range(array.ndim - 1)) for array in parts]
+        if all(array.size == array.shape[-1] for array in shared):
+            return None
+        lead = np.broadcast_shapes(*(array.shape[:-1] for array in parts))
+        there = [np.broadcast_to((array != 0).all(-1), lead) for array in parts]
+        empty = [np.broadcast_to((array == 0).all(-1), lead) for array in parts]
+        fine = np.logical_and.reduce(there)
+        lost = there[0] & empty[1] & there[2] & empty[3]
+        if not fine.any() or not (fine | lost).all():
+            raise NotCertifiedError("a channel at its ends is dead or lost")
+        return Rows(given, made, fine)
+
+    def form(self, region: Region, terms: Terms) -> Form:
+        """What the merged node should be, of x' and y': one matrix; the numeric test sees whether it fits all rows."""
+        given, made = (regular(each, ~self.fine[..., None]) for each in (self.given, self.made))
+        beta = np.broadcast_to(given.beta, (*given.beta.shape[:-1], terms.channels))
+        form = terms.through(region, terms.start(self._one(given.alpha, terms.channels), beta))
+        none = np.zeros(form.channels)
+        scaled = form.scaled(self._one(made.a, form.channels), none, none)
+        ((matrix, bound),) = ((value[0], size[0]) for value, size in scaled.taps.values())
+        held, left = self.given.off / _filled(self.given.den), self.made.off / _filled(self.made.den)
+        held = np.broadcast_to(held, (*held.shape[:-1], terms.channels))
+        kept = made.a * form.shift[0] + made.b, np.abs(made.a) * form.shift[1] + np.abs(made.b)
+        lost = left - held @ matrix.T, np.abs(left) + np.abs(held) @ bound.T
+        value, size = (np.where(self.fine[..., None], *pair) for pair in zip(kept, lost, strict=True))
+        short = alike(value, range(value.ndim))
+        gone = tuple(axis for axis, n in enumerate(short.shape) if n < value.shape[axis])
+        return Form(scaled.taps, (short, size.max(axis=gone, keepdims=True) if gone else size), scaled.stride)
+
+    def _one(self, array: Array, channels: int) -> Array:
+        """The array at the first fine row."""
+        return np.array(np.broadcast_to(array, (*self.fine.shape, channels))[self.fine][0])
+
+
+def _filled(array: Array) -> Array:
+    return np.where(array == 0, 1.0, array)
