@@ -14,6 +14,7 @@ import onnx
 from onnx import AttributeProto
 
 from bnfold.errors import ModelError
+from bnfold.protos import every_node
 
 if TYPE_CHECKING:
     from bnfold.graph import Graph
@@ -23,6 +24,13 @@ _COUNTS = ("kernel_shape", "strides", "dilations")
 
 _POSITIVE = frozenset({"group", "blocksize", "num_outputs", "hidden_size", "num_groups"})
 """Attributes that are a positive number."""
+
+
+_MOST_OF_BATCHNORM = 5
+"""Outputs, before opset 14."""
+
+_NO_STATISTICS = 14
+"""The opset from which on BatchNormalization has outputs for training only."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,16 @@ def _has_odd_numbers(found: Mapping[str, AttributeProto]) -> bool:
     if lists and "pads" in found:
         lengths.add(len(found["pads"].ints) // 2)
     return len(lengths) > 1 or ("pads" in found and len(found["pads"].ints) % 2 == 1)
+
+
+def deadly(model: onnx.ModelProto) -> str:
+    """Why ONNX Runtime (1.32) would not survive a model: it ends the process at such a node. '' where it would."""
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    for node in every_node(model.graph.node):
+        left_out = len(node.output) == _MOST_OF_BATCHNORM and not all(node.output)
+        if left_out and opset < _NO_STATISTICS and node.op_type == "BatchNormalization":
+            return f"ONNX Runtime does not survive the node '{node.name or node.output[0]}', which leaves outputs out"
+    return ""
 
 
 @lru_cache(maxsize=4096)

@@ -19,7 +19,7 @@ import onnx
 from bnfold import source
 from bnfold.errors import BnfoldError, ModelError
 from bnfold.kernels import KERNELS, Array, Call, Unsupported, is_float, to_float64
-from bnfold.kernels.base import is_float_type, unit_roundoff
+from bnfold.kernels.base import flat, is_float_type, unit_roundoff
 from bnfold.kernels.control import run_if, run_loop, run_scan
 from bnfold.kernels.cost import Cost, estimate, multiply_adds
 from bnfold.kernels.fallback import by_reference
@@ -103,7 +103,7 @@ class Oracle:
         nearest: bool = False,
         watch: Callable[[str, Any], None] | None = None,
     ) -> dict[str, Array]:
-        """The tensors named (the graph's outputs; any other tensor of the main graph too).
+        """The tensors named (the graph's outputs; any other tensor of the main graph too), as `flat` gives them.
 
         `rounding_seed` rounds every weight and result once at random (`bnfold.kernels.rounding`), to see how much the
         model's own precision moves the outputs; with `weights_only`, what storing the weights does. `nearest` rounds
@@ -129,7 +129,7 @@ class Oracle:
         rounding = Nearest() if nearest else rounding
         with np.errstate(all="ignore"):
             self._execute(scope, rounding, watch)
-            return {name: np.asarray(self._lookup(scope, name)) for name in wanted}
+            return flat({name: self._lookup(scope, name) for name in wanted})
 
     def cost(self, shapes: Mapping[str, Sequence[int]]) -> Cost:
         """What `run` would take on inputs of these shapes, by shape inference."""

@@ -22,6 +22,7 @@ from bnfold.benchmark.results import Bench, BenchRow, Memory, Timing, timing
 from bnfold.benchmark.turns import Raced, race
 from bnfold.errors import BnfoldError, ModelError, UsageError
 from bnfold.kernels.base import Array
+from bnfold.malformed import deadly
 from bnfold.runtime import CannotRun, Session, resolve_providers
 
 __all__ = ["Bench", "BenchRow", "Compared", "Memory", "Timing", "bench", "order_interval", "verdict"]
@@ -81,7 +82,10 @@ def bench(
         raise UsageError("bench needs batch sizes and a number of runs of at least 1")
     start = time.perf_counter()
     say = progress or (lambda text: None)
-    before, after = source.read(original), source.read(optimized)
+    before, after = source.read_sparing(original), source.read_sparing(optimized)
+    for model in (before, after):
+        if trouble := deadly(model.proto):
+            raise ModelError(f"{model.label}: {trouble}; drop them")
     specs = samples.input_specs(before.proto)
     rows, notes = [], []
     for provider in resolve_providers(providers, provider_options):
@@ -204,7 +208,7 @@ def _row(
 
 def _size(read: source.Source) -> int:
     """Bytes on disk: the model, and the parts of its sidecars that it names."""
-    external = [tensor for tensor in read.proto.graph.initializer if source.is_external(tensor)]
+    external = [tensor for tensor in read.proto.graph.initializer if source.is_beside(tensor)]
     own = Path(read.path).stat().st_size if read.path is not None else read.proto.ByteSize()
     try:
         return own + sum(source.external_range(tensor, read.base_dir).length for tensor in external)

@@ -25,7 +25,7 @@ from bnfold.equivalence.settings import Progress
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.inputs import InputsLike
 from bnfold.labels import class_names
-from bnfold.source import ModelLike, Source, read
+from bnfold.source import ModelLike, Source, read_sparing
 from bnfold.validity import blames_the_model
 
 
@@ -96,7 +96,7 @@ def deploy(
     where, root = (None if path is None else Path(path) for path in (output, triton))
     _check_usage(where, root, target, backend, level)
     say("reading")
-    source = read(model)
+    source = read_sparing(model)
     if root is not None:
         name = _checked_name(name, source)
         place = Repository(root, name, force_config)

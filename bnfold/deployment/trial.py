@@ -13,6 +13,7 @@ from bnfold.deployment.result import Batching
 from bnfold.equivalence.choosing import affordable, choose_samples
 from bnfold.errors import UsageError
 from bnfold.inputs import InputsLike
+from bnfold.malformed import deadly
 from bnfold.oracle import Oracle
 from bnfold.runtime import CannotRun, Session
 from bnfold.samples import Feeds, input_specs
@@ -60,8 +61,9 @@ def attempt(
     """
     notes: list[str] = []
     interface_of(source.proto, {})  # what is no tensor is said at once
-    session, not_run = None, "" if verify else "not run: as asked (--no-verify)"
-    if verify:
+    trouble = deadly(source.proto) if verify else "as asked (--no-verify)"
+    session, not_run = None, f"not run: {trouble}" if trouble else ""
+    if not trouble:
         try:
             session = Session(source.runnable, optimize=False)
         except CannotRun as error:

@@ -192,5 +192,6 @@ def _output_units(model: onnx.ModelProto) -> dict[str, float]:
     types = {
         value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         for value in model.graph.output
+        if value.type.tensor_type.elem_type
     }
     return {name: unit_roundoff(dtype) for name, dtype in types.items() if is_float_type(dtype)}

@@ -43,6 +43,7 @@ from bnfold.equivalence.settings import Progress, Settings
 from bnfold.errors import BnfoldError, ModelError
 from bnfold.inputs import Own
 from bnfold.kernels.base import Array
+from bnfold.malformed import deadly
 from bnfold.oracle import Oracle
 from bnfold.patch import witness_of
 from bnfold.plan import Rewrite
@@ -120,6 +121,8 @@ class Verifier:
 
     def _session(self) -> tuple[Session | None, str]:
         """The original on the first asked provider, or why it cannot run there."""
+        if trouble := deadly(self.original.proto) or deadly(self.optimized.proto):
+            return None, trouble
         try:
             return Session(self.original.runnable, optimize=False, **self._told()), ""
         except CannotRun as error:

@@ -91,6 +91,21 @@ def unit_roundoff(dtype: Any) -> float:
     return float(ml_dtypes.finfo(dtype).eps) / 2
 
 
+def flat(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Outputs by name: of a sequence each element, of a map keys and values, of an empty optional nothing."""
+    found: dict[str, Any] = {}
+    for name, value in outputs.items():
+        if isinstance(value, list | tuple):
+            found |= flat({f"{name}[{at}]": each for at, each in enumerate(value)})
+        elif isinstance(value, dict):
+            values = np.asarray(list(value.values()))  # of which a runtime makes Python's numbers
+            values = values.astype(np.float32) if is_float(values) else values
+            found |= {f"{name} keys": np.asarray(list(value)), f"{name} values": values}
+        elif value is not None:
+            found[name] = np.asarray(value)
+    return found
+
+
 def to_float64(array: Any) -> Any:
     """Float arrays as float64; anything else as it is."""
     return array.astype(np.float64) if is_float(array) and array.dtype != np.float64 else array

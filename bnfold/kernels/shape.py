@@ -17,6 +17,12 @@ def identity(call: Call, x: Any) -> Any:
     return x
 
 
+@kernel("Optional", "OptionalGetElement")
+def optional(call: Call, x: Any = None) -> Any:
+    """The input; nothing where there is none."""
+    return (x,)
+
+
 @kernel("Cast")
 def cast(call: Call, x: Array) -> Array:
     """To an integer type: towards zero. To any float type: float64, not rounded."""

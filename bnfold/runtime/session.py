@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bnfold.errors import BnfoldError, ProviderError, UsageError
+from bnfold.kernels.base import flat
 from bnfold.placement import Placement, read_profile
 from bnfold.runtime.binding import Array, Bound, has_bits, to_numpy, to_value
 from bnfold.runtime.loading import CPU, INSTALL, ORT_NAMES, TENSORRT, import_onnxruntime, muted, preload_dlls
@@ -113,7 +114,7 @@ class Session:
         return session
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
-        """The outputs by name. Raises `CannotRun` with ONNX Runtime's own first line."""
+        """The outputs by name, as `flat` gives them. Raises `CannotRun` with ONNX Runtime's own first line."""
         names = list(outputs) if outputs is not None else list(self.outputs)
         types = list(self.inputs.values()) + list(self.outputs.values())
         try:
@@ -122,7 +123,7 @@ class Session:
             values = self._session.run(names, dict(feeds))
         except Exception as error:
             raise CannotRun(f"ONNX Runtime cannot run it: {first_line(error)}") from error
-        return dict(zip(names, values, strict=True))
+        return flat(dict(zip(names, values, strict=True)))
 
     def _run_bits(self, feeds: Mapping[str, Array], names: list[str]) -> dict[str, Array]:
         """As `run`, for types that numpy lacks: bits in, bits out."""

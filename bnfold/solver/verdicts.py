@@ -126,6 +126,7 @@ RIVALS = 4
 """Affines that a reason names at most."""
 
 _TELLING = (
+    "overridable-weight",
     "precision-loss",
     "padded-shift",
     "negative-scale",
