@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from bnfold.api import BATCHNORM, explain
+from bnfold.api import explain
 from bnfold.calls import Functions
 from bnfold.deployment import checking, warmup
 from bnfold.deployment.bundle import check_folder, write_folder
@@ -23,6 +23,7 @@ from bnfold.deployment.triton import BACKENDS, ONNXRUNTIME, PYTHON, Service, che
 from bnfold.deployment.warmup import Request
 from bnfold.equivalence.settings import Progress
 from bnfold.errors import BnfoldError, UsageError
+from bnfold.folding import BATCHNORM
 from bnfold.inputs import InputsLike
 from bnfold.labels import class_names
 from bnfold.source import ModelLike, Source, read_sparing
