@@ -49,7 +49,8 @@ def witness_of(rewrite: Rewrite) -> Witness:
         members = {
             merge.root.index: Merged(merge.kept.index, tuple(node.index for node in merge.members)) for merge in merges
         }
-        graphs.append(GraphWitness(path, storage, removed, own.names(), members))
+        sums = () if rewrite.regrouped is None else tuple(rewrite.regrouped.sums.get(path, ()))
+        graphs.append(GraphWitness(path, storage, removed, own.names(), members, sums))
     return Witness(tuple(graphs), rewrite.calls)
 
 

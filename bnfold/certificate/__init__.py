@@ -17,6 +17,7 @@ from bnfold.certificate.calls import with_calls_replaced
 from bnfold.certificate.merged import check_region
 from bnfold.certificate.narrowed import without_casts
 from bnfold.certificate.nodes import check_node, touched
+from bnfold.certificate.regrouped import with_sums_regrouped
 from bnfold.certificate.result import Certificate, Failure, NotCertifiedError, WrongError
 from bnfold.certificate.sample import Draws
 from bnfold.certificate.wiring import GraphPair, compare_nodes, match, same_tensor
@@ -35,11 +36,11 @@ def certify(original: Model, optimized: Model, witness: Witness, *, seed: int = 
         witness: how its tensors are stored, and which nodes left.
         seed: of the random tensors.
     """
-    if witness.calls:
-        try:
-            original = with_calls_replaced(original, witness.calls)
-        except WrongError as error:
-            return Certificate(0, 0, 0, (Failure("", error.kind, str(error)),))
+    try:
+        original = with_calls_replaced(original, witness.calls) if witness.calls else original
+        original = with_sums_regrouped(original, witness)
+    except WrongError as error:
+        return Certificate(0, 0, 0, (Failure("", error.kind, str(error)),))
     failures: list[Failure] = _compare_models(original, optimized)
     if witness.narrowed.type:
         optimized, wrong = without_casts(optimized, witness.narrowed)

@@ -6,20 +6,23 @@ branches that read one tensor and are added are one convolution, and so is one c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from bnfold import witness
 from bnfold.affine import Array
 from bnfold.graph import Graph, Model, Node
 from bnfold.guards import misfits
+from bnfold.merges.gathering import gather
 from bnfold.merges.nodes import PRODUCTS, WEIGHTED, is_linear
 from bnfold.merges.search import Found, branches, chains
 from bnfold.merges.terms import Kernel
 from bnfold.plan import Edit, GraphPlan, Merge, NewBias, NewConstant, SetAttribute
+from bnfold.protos import Names
 
-__all__ = ["Almost", "Merges", "find", "is_linear"]
+__all__ = ["Almost", "Merges", "Regrouped", "find", "is_linear", "regrouped"]
 
 
 CLOSE = 2.0
@@ -44,6 +47,14 @@ class Merges:
 
     def __bool__(self) -> bool:
         return any(plan.merges for plan in self.plans)
+
+
+@dataclass(frozen=True)
+class Regrouped:
+    """Sums in another order, by path of a graph; and what almost merges once a sum is in another order."""
+
+    sums: Mapping[str, Sequence[witness.Regrouped]]
+    almost: tuple[Almost, ...] = ()
 
 
 def find(model: Model, allowed: Callable[[Node], bool] = lambda node: True) -> Merges:
@@ -77,15 +88,39 @@ def _of(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[Merge | Almos
             if not isinstance(found, Found):
                 if not found.unrelated:
                     yield Almost(root, str(found))
-            elif not found.pays:
-                times = found.merged_cost / found.cost
-                if times < CLOSE:
-                    yield Almost(root, f"one {found.kept.op} would cost {times:.2f} times as much")
-            elif misfit := _misfit(found):
-                yield Almost(root, misfit)
+            elif obstacle := _obstacle(found):
+                yield from [Almost(root, obstacle)] if obstacle != FAR else []
             else:
                 taken |= set(found.members)
                 yield _merge(found)
+
+
+def regrouped(model: Model, allowed: Callable[[Node], bool] = lambda node: True) -> Regrouped:
+    """The sums whose terms must stand in another order for branches among them to meet.
+
+    Args:
+        model: not changed.
+        allowed: whether a node may leave or change.
+    """
+    names, sums, almost = Names(model.proto), dict[str, list[witness.Regrouped]](), list[Almost]()
+    for graph in model.graphs:
+        for tree, groups, obstacles in gather(graph, allowed, _obstacle):
+            almost += [Almost(tree.root, text) for text in obstacles if text != FAR]
+            if groups and (made := tree.regrouped(groups, names)) is not None:
+                sums.setdefault(graph.path, []).append(made)
+    return Regrouped(sums, tuple(almost))
+
+
+FAR = "one node would cost much more"
+"""An obstacle that is not spoken of."""
+
+
+def _obstacle(found: Found) -> str:
+    """What speaks against a merge; '' where nothing does."""
+    if found.pays:
+        return _misfit(found)
+    times = found.merged_cost / found.cost
+    return f"one {found.kept.op} would cost {times:.2f} times as much" if times < CLOSE else FAR
 
 
 def _misfit(found: Found) -> str:

@@ -66,12 +66,22 @@ class Evaluation:
         channels = outputs_of(operand)
         return scaled(operand, *(self._along(array, channels) for array in (found.affine.scale, shift)))
 
+    def total(self, tensors: Sequence[tuple[str, int]]) -> Term:
+        """What tensors add up to, each with its sign."""
+        return self._added([(self.terms[name], sign) for name, sign in tensors])
+
     def _sum(self, node: Node, operands: Sequence[Term]) -> Term:
-        total = operands[0]
-        self.cost += sum_cost(len(operands), outputs_of(total), self._extent(total))
-        for other in operands[1:]:
-            total = added(total, _times(other, -1.0) if node.op == "Sub" else other, self.sizes)
+        total = self._added([(each, -1 if node.op == "Sub" and slot else 1) for slot, each in enumerate(operands)])
         return _times(total, 1 / len(operands)) if node.op == "Mean" else total
+
+    def _added(self, terms: Sequence[tuple[Term, int]]) -> Term:
+        (total, sign), *others = terms
+        if others:
+            self.cost += sum_cost(len(terms), outputs_of(total), self._extent(total))
+        total = total if sign > 0 else _times(total, -1.0)
+        for other, sign in others:
+            total = added(total, other if sign > 0 else _times(other, -1.0), self.sizes)
+        return total
 
     def _chain(self, node: Node, inner: Term) -> Term:
         if (node.op in PRODUCTS) == self.windowed:

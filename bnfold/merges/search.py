@@ -7,8 +7,9 @@ one is what all branches have in common; no other tensor before it could be.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from bnfold.graph import Graph, Node
 from bnfold.merges.cost import MARGIN, kernel_cost
@@ -53,13 +54,25 @@ def _size(node: Node) -> int:
     return 0 if weight is None else math.prod(weight.shape)
 
 
-def members_of(root: Node, allowed: Callable[[Node], bool], enough: Callable[[set[Node], set[str]], bool]) -> set[Node]:
+def members_of(
+    root: Node,
+    allowed: Callable[[Node], bool],
+    enough: Callable[[set[Node], set[str]], bool],
+    terms: Mapping[tuple[int, int], str] = MappingProxyType({}),
+) -> set[Node]:
     """The root, and what is looked through until it is enough.
+
+    Args:
+        root: the last node.
+        allowed: whether a node may be among them.
+        enough: whether nodes, and the tensors that they read, are what is looked for.
+        terms: what is looked through instead of what the root reads: tensors, by the node's index and the slot where
+            each is read.
 
     Raises:
         ObstacleError: a node in between cannot go.
     """
-    graph, members, front = root.graph, {root}, set(dynamic(root))
+    graph, members, front = root.graph, {root}, set(terms.values() or dynamic(root))
     while not enough(members, front):
         latest = max(front, key=lambda name: _place(graph, name))
         node = graph.producers.get(latest)
@@ -69,7 +82,8 @@ def members_of(root: Node, allowed: Callable[[Node], bool], enough: Callable[[se
             raise ObstacleError(f"it would take more than {LIMIT} nodes at once")
         if not allowed(node):
             raise ObstacleError(f"{node.label} is to stay", unrelated=True)
-        if _is_pinned(graph, latest) or any(reader not in members for reader, _ in graph.consumers[latest]):
+        readers = [(reader, slot) for reader, slot in graph.consumers[latest] if (reader.index, slot) not in terms]
+        if _is_pinned(graph, latest) or any(reader not in members for reader, _ in readers):
             raise ObstacleError(f"{latest!r} is used elsewhere too", unrelated=root.op not in SUMS)
         members.add(node)
         front.remove(latest)
@@ -92,13 +106,22 @@ def evaluated(root: Node, members: set[Node]) -> Found:
     Raises:
         ObstacleError: they are none that one node can make.
     """
+    return joined(root, members, [(root.outputs[0], 1)])
+
+
+def joined(root: Node, members: set[Node], terms: Sequence[tuple[str, int]]) -> Found:
+    """The map that tensors among the nodes add up to, each with its sign.
+
+    Raises:
+        ObstacleError: it is none that one node can make.
+    """
     nodes = tuple(sorted(members, key=lambda node: node.index))
     made = {name for node in nodes for name in node.outputs}
     (source,) = {name for node in nodes for name in dynamic(node)} - made
     work = Evaluation(root.graph, source, any(node.op == "Conv" for node in nodes))
     for node in nodes:
         work.step(node)
-    kernel = work.terms[root.outputs[0]]
+    kernel = work.total(terms)
     if not isinstance(kernel, Kernel):
         raise ObstacleError("there is no convolution or matrix product among the branches")
     return Found(root, nodes, source, kernel, work.cost, kernel_cost(kernel, work.extent), work.products)
