@@ -66,6 +66,12 @@ def all_taken_off(b: Builder) -> str:
     return b.node("Sub", other, b.node("Add", one, b.node("Sub", b.node("Sigmoid", other), two)))
 
 
+def others_taken_off_together(b: Builder) -> str:
+    one, two, other = three(b)
+    less = b.node("Sub", b.node("Sub", one, other), b.node("Sigmoid", other))
+    return b.node("Add", b.node("Sub", b.node("Relu", other), less), two)
+
+
 def two_tensors(b: Builder) -> str:
     x = image(b)
     y = b.node("Relu", x)
@@ -144,6 +150,7 @@ ROWS = [
     Row("the input itself", its_input, "Conv Tanh Add"),
     Row("taken off twice", taken_off_twice, "Conv Tanh Add"),
     Row("all of them taken off", all_taken_off, "Conv Tanh Sigmoid Add Sub"),
+    Row("others taken off together", others_taken_off_together, "Conv Tanh Sigmoid Add Relu Add Add"),
     Row("branches of two tensors", two_tensors, "Relu Conv Conv Add"),
     Row("a term that is broadcast", a_broadcast_term, "Conv Tanh GlobalAveragePool Add"),
     Row("a BatchNormalization behind", with_a_norm_behind, "Conv Tanh Conv Add"),
@@ -337,7 +344,11 @@ FORGERIES: dict[str, tuple[Callable[[Witness], Witness], str]] = {
     "a name that is taken": (with_sum(0, output="x"), "which there is"),
     "a name of a node that goes": (with_sum(0, output="add"), "another sum"),
     "no name": (with_sum(0, output=""), "which there is"),
-    "the total elsewhere": (with_sum(1, output="elsewhere"), "in the end"),
+    "the total elsewhere": (with_sum(1, output="elsewhere"), "not alone"),
+    "a sum that nothing reads": (
+        forged(lambda own: replace(own, sums=(Sum(-1, "Add", ("x", "x"), "more"), *own.sums))),
+        "not alone",
+    ),
     "like a node that stays": (with_sum(1, like=0), "do not go"),
     "the last one is new": (with_sum(1, like=-1), "do not go"),
     "a tensor that is gone": (with_sum(0, inputs=("add", "conv2")), "which is gone"),
