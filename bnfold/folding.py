@@ -22,7 +22,7 @@ from bnfold.graph import Graph, Model, Node
 from bnfold.inline import Inlined, inline
 from bnfold.merges import Almost
 from bnfold.patch import patch
-from bnfold.plan import Plan, Regrouping, Rewrite
+from bnfold.plan import Merged, Plan, Regrouping, Rewrite
 from bnfold.protos import every_node
 from bnfold.reasons import Reason
 from bnfold.regroup import reordered
@@ -230,20 +230,35 @@ def _with_merged(rewrite: Rewrite, outcomes: Iterable[Outcome]) -> list[Outcome]
     names = {
         node.label: kept[rewrite.start_node(node)] for node in rewrite.model.nodes() if node.label not in own
     }  # biases that merged MatMuls needed
+    scales = {merge.root: merge for merge in rewrite.merges if isinstance(rules.as_source(merge.kept), Source)}
     found = [
         replace(
             outcome,
-            node=rewrite.original_node(outcome.node),
+            node=_affine_of(rewrite, outcome.node, scales),
             into=tuple(dict.fromkeys(names.get(label, label) for label in outcome.into)),
             reasons=tuple(replace(reason, at=names.get(reason.at, reason.at)) for reason in outcome.reasons),
         )
         for outcome in outcomes
     ]
+    told = {outcome.node for outcome in found}
     for merge in rewrite.merges:
         affines = [node for node in rewrite.members(merge) if isinstance(rules.as_source(node), Source)]
-        found += [Outcome(node, True, MERGED, (merge.kept.label,)) for node in affines if not is_matmul_bias(node)]
+        gone = [node for node in affines if node not in told and not is_matmul_bias(node)]
+        found += [Outcome(node, True, MERGED, (merge.kept.label,)) for node in gone]
     places = {id(graph): place for place, graph in enumerate(rewrite.original.graphs)}
     return sorted(found, key=lambda outcome: (places[id(outcome.node.graph)], outcome.node.index))
+
+
+def _affine_of(rewrite: Rewrite, node: Node, scales: Mapping[Node, Merged]) -> Node:
+    """The affine of the original that this one is after the merges.
+
+    Where scales became one that is the one which took the others up; for the shift behind a Mul, one of the shifts.
+    """
+    merge = scales.get(rewrite.start_node(node))
+    if merge is None:
+        return rewrite.original_node(node)
+    shifts = (each for each in merge.members if each.op in ("Add", "Sub") and isinstance(rules.as_source(each), Source))
+    return rewrite.before_regrouping(next(shifts) if node.op == "Add" else merge.kept)
 
 
 def _all_outcomes(first: list[Outcome], last: list[Outcome]) -> list[Outcome]:

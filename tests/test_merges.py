@@ -549,12 +549,12 @@ def test_weights_that_would_not_fit_stay_apart(type_: int, scale: float, text: s
 
 
 def test_too_many_nodes_are_left_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnfold.merges.search.LIMIT", 4)
+    monkeypatch.setattr("bnfold.merges.search.LIMIT", 2)
     b = Builder()
     x = image(b)
-    b.node("Sum", *(b.conv(x, 4, 1) for _ in range(5)))
+    b.node("Sum", *(b.conv(x, 4, 1) for _ in range(3)))
     found, _ = solved(b.model())
-    assert [almost.text for almost in found.almost] == ["it would take more than 4 nodes at once"]
+    assert [almost.text for almost in found.almost] == ["it would take more than 2 nodes at once"]
 
 
 def test_nodes_keep_their_labels_when_others_leave() -> None:

@@ -211,6 +211,18 @@ def test_what_does_not_merge_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
     assert made == model
 
 
+def test_what_is_too_much_for_one_merge_becomes_one_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnfold.merges.search.LIMIT", 4)
+    b = Builder()
+    x = image(b)
+    b.node("Sum", *(b.conv(x, 4, 1) for _ in range(5)))
+    model = b.model()
+    found, made = solved(model)
+    assert ops(made) == "Conv"
+    agree(model, made)
+    assert certified(model, made, witness_of(found.rewrite)).ok
+
+
 @pytest.mark.parametrize("keep", ["add", "add2", "conv2"])
 def test_what_is_kept_is_not_regrouped(keep: str) -> None:
     model = Row("", between, "").model()

@@ -20,6 +20,7 @@ from bnfold.certificate.nodes import check_node, touched
 from bnfold.certificate.regrouped import with_sums_regrouped
 from bnfold.certificate.result import Certificate, Failure, NotCertifiedError, WrongError
 from bnfold.certificate.sample import Draws
+from bnfold.certificate.scales import check_merged_scales_removed
 from bnfold.certificate.wiring import GraphPair, compare_nodes, match, same_tensor
 from bnfold.graph import Graph, Model
 from bnfold.witness import GraphWitness, Witness
@@ -150,7 +151,9 @@ def _check_nodes(graph: GraphPair, draws: Draws) -> tuple[int, int]:
         if node.index in fine:
             continue
         try:
-            if left:
+            if left and node.index in graph.witness.merged:
+                check_merged_scales_removed(graph, node)
+            elif left:
                 check_removed(graph, node)
             elif region is not None:
                 constants += check_region(graph, region, draws)

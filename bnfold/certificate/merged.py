@@ -1,6 +1,6 @@
-"""Nodes that became one: the merged node must make what they make together, and its kernel must be theirs.
+"""Nodes that became one: the merged node must make what they make together, and its constants must be theirs.
 
-The kernel is derived here from the original's nodes, tap by tap (`bnfold.certificate.taps`), and every stored number
+A kernel is derived here from the original's nodes, tap by tap (`bnfold.certificate.taps`), and every stored number
 compared with it. Then both are evaluated in full on a small tensor, with every border.
 """
 
@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Array
-from bnfold.certificate.affines import SLACK, storage_of
+from bnfold.certificate.affines import SLACK, align, storage_of
 from bnfold.certificate.evaluate import evaluate, magnitude
 from bnfold.certificate.formulas import BIAS
 from bnfold.certificate.ports import vector
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
 from bnfold.certificate.rounding import EPS, Exact
 from bnfold.certificate.sample import Draws, draw
+from bnfold.certificate.scales import SCALES, scales_of
 from bnfold.certificate.stored import check_constant, stored_constant
 from bnfold.certificate.taps import Form, Terms, at_tap, places_of, shape_of
 from bnfold.certificate.wiring import GraphPair, Pair, Region
@@ -35,6 +36,11 @@ def check_region(graph: GraphPair, region: Region, draws: Draws) -> int:
     """
     new, root = region.new, region.members[-1]
     shape = root.graph.shape(region.source)
+    if new.op in SCALES and shape is not None:
+        scales, sizes = scales_of(graph, region, shape)
+        _check_constants(graph, region, scales)
+        _check_numerically(graph, region, scales, sizes, draws)
+        return len(scales)
     channels = None if shape is None else shape[1 if region.windowed else -1]
     groups = new.get_int("group", 1)
     if shape is None or not isinstance(channels, int) or channels % groups or len(shape) < 2:
@@ -51,16 +57,21 @@ def check_region(graph: GraphPair, region: Region, draws: Draws) -> int:
     size = len(form.shift[0])
     a, b = (vector(each, terms.axis, size) for each in (made.a, made.b))
     constants = _constants(region, form.scaled(a, b, np.abs(b)), terms)
-    pair = Pair(region.kept, new, region.bias)
-    for slot, exact in constants.items():
-        held = None if slot == BIAS and region.bias is None else stored_constant(pair, slot)
-        if held is not None or slot == 1:
-            check_constant(pair, slot, exact, graph.narrowed)
-        elif np.any(np.abs(exact.value) > exact.doubts(0, size, exact.value)):
-            raise WrongError("constant", "it lacks a bias")
+    _check_constants(graph, region, constants)
     for sizes in _sizes(region, shape, terms):
         _check_numerically(graph, region, constants, sizes, draws)
     return len(constants)
+
+
+def _check_constants(graph: GraphPair, region: Region, constants: Mapping[int, Exact]) -> None:
+    """Every one is what it should be; a bias may be left out where it is zero."""
+    pair = Pair(region.kept, region.new, region.bias)
+    for slot, exact in constants.items():
+        held = None if slot == BIAS and region.bias is None else stored_constant(pair, slot)
+        if held is not None or slot not in (2, BIAS):
+            check_constant(pair, slot, exact, graph.narrowed)
+        elif np.any(np.abs(exact.value) > exact.doubts(0, len(exact.value), exact.value)):
+            raise WrongError("constant", "it lacks a bias")
 
 
 def _constants(region: Region, form: Form, terms: Terms) -> dict[int, Exact]:
@@ -145,7 +156,7 @@ def _check_numerically(
     y, y_size = values[root.outputs[0]], bounds[root.outputs[0]]
     held, held_size = _evaluated(new, {new.inputs[0]: sample[1]}, {new.inputs[0]: sample[3]}, some, exact)
     if region.bias is not None:
-        bias = exact[BIAS].value
+        bias = align(region.bias, exact[BIAS].value, y.ndim)
         held, held_size = held + bias, held_size + np.abs(bias)
     if y.shape != held.shape:
         raise WrongError("node", f"its output would have shape {held.shape}, not {y.shape}")

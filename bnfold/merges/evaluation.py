@@ -25,7 +25,9 @@ class Evaluation:
     graph: Graph
     source: str
     windowed: bool
-    """Whether channels are on axis 1; on the last one elsewhere."""
+    """Whether there are windows along all axes but the first two."""
+    axis: int
+    """Where the channels are; from the end where it is negative."""
     terms: dict[str, Term] = field(default_factory=dict)
     sizes: tuple[Dim, ...] = ()
     cost: float = 0.0
@@ -36,13 +38,16 @@ class Evaluation:
         shape = self.graph.shape(self.source)
         if shape is None or len(shape) < (3 if self.windowed else 2):
             raise ObstacleError(f"the rank of {self.source!r} is not known, or too small")
-        channels, self.rank = shape[1 if self.windowed else -1], len(shape)
+        self.rank = len(shape)
+        self.axis %= self.rank
+        channels = shape[self.axis]
         if not isinstance(channels, int):
             raise ObstacleError(f"the number of channels of {self.source!r} is not known")
         if channels > MOST_VALUES:
             raise ObstacleError(f"{self.source!r} is said to have {channels:,} channels")
         self.sizes = shape[2:] if self.windowed else ()
-        self.extent = Extent.of(shape[:1] if self.windowed else shape[:-1], self.sizes)
+        others = shape[:1] if self.windowed else [*shape[: self.axis], *shape[self.axis + 1 :]]
+        self.extent = Extent.of(others, self.sizes)
         self.terms[self.source] = Diagonal.identity(channels)
 
     def step(self, node: Node) -> None:
@@ -102,7 +107,7 @@ class Evaluation:
 
     def _along(self, array: Array, channels: int) -> Array:
         """An affine's array along the channels."""
-        axis = (1 if self.windowed else self.rank - 1) - (self.rank - array.ndim)
+        axis = self.axis - (self.rank - array.ndim)
         if axis < 0 or array.size not in (1, channels) or (array.size > 1 and array.shape[axis] != array.size):
             raise ObstacleError("a scale or shift varies on another axis than the channels")
         return np.broadcast_to(array.reshape(-1), (channels,)).astype(np.float64)

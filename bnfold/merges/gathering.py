@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 
 from bnfold.graph import Graph, Node
-from bnfold.merges.nodes import WEIGHTED, dynamic, is_linear
-from bnfold.merges.search import Found, joined, members_of
+from bnfold.merges.nodes import dynamic, is_linear
+from bnfold.merges.search import Found, joined, members_of, only_scales, weighted
 from bnfold.merges.terms import ObstacleError
 from bnfold.merges.trees import Term, Tree, trees
 
@@ -34,32 +34,34 @@ class _Gathering:
         self.tree, self.allowed, self.judge = tree, allowed, judge
         self.graph = tree.root.graph
         self.obstacles: dict[str, None] = {}
+        self.enough = weighted
 
     def groups(self) -> list[list[Term]]:
         """The terms of each branch, several at least; the whole sum, and what stands together already, left out."""
         left, found = list(self.tree.terms), list[list[Term]]()
         together = list(self.tree.under().values())
-        if self._merges(left):
-            return []
-        self.obstacles.clear()
-        for source in self._shared(left):
-            while len(own := [term for term in left if source in self._ancestors(term.name)]) > 1:
-                group = self._largest(own)
-                if not group:
-                    break
-                left = [term for term in left if term not in group]
-                if {term.place for term in group} not in together:
-                    found.append(group)
+        for self.enough in (weighted, only_scales):
+            if self._merges(left):
+                return []
+            self.obstacles.clear()
+            for source in self._shared(left):
+                while len(own := [term for term in left if source in self._ancestors(term.name)]) > 1:
+                    group = self._largest(own)
+                    if not group:
+                        break
+                    left = [term for term in left if term not in group]
+                    if {term.place for term in group} not in together:
+                        found.append(group)
         return found
 
     def _shared(self, terms: Sequence[Term]) -> list[str]:
-        """Tensors that several terms are made of, the ones made last first."""
+        """Tensors that several terms are made of, those of most terms first, and of these the ones made last."""
         count: dict[str, int] = {}
         for term in terms:
             for name in self._ancestors(term.name):
                 count[name] = count.get(name, 0) + 1
         several = [name for name, times in count.items() if times > 1]
-        return sorted(several, key=lambda name: -self._place(name))
+        return sorted(several, key=lambda name: (-count[name], -self._place(name)))
 
     def _place(self, name: str) -> int:
         made = self.graph.producers.get(name)
@@ -92,12 +94,8 @@ class _Gathering:
         """Whether these terms become one; notes why not, where they almost do."""
         root = self.tree.root
         places = {term.place: term.name for term in terms}
-
-        def enough(members: set[Node], front: set[str]) -> bool:
-            return len(front) == 1 and any(node.op in WEIGHTED for node in members)
-
         try:
-            members = members_of(root, self.allowed, enough, places) - {root}
+            members = members_of(root, self.allowed, self.enough, places) - {root}
             obstacle = self.judge(joined(root, members, [(term.name, term.sign) for term in terms]))
         except ObstacleError as error:
             obstacle = "" if error.unrelated else str(error)

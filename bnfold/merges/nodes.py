@@ -22,6 +22,9 @@ from bnfold.windows import Axis, axes_of, pads_of
 SUMS = frozenset({"Add", "Sub", "Sum", "Mean"})
 PRODUCTS = frozenset({"Gemm", "MatMul"})
 WEIGHTED = PRODUCTS | {"Conv"}
+SCALES = frozenset({"BatchNormalization", "Mul"})
+"""Operators of a scale that can take other scales up."""
+
 KERNELS = WEIGHTED | {"Pad", "AveragePool"}
 """Operators that see several places or channels of what they read."""
 

@@ -1,4 +1,4 @@
-"""Finding nodes that together are one linear map of one tensor.
+"""Finding nodes that together are one linear map of one tensor: a sum, or one behind another.
 
 From a node upwards: of the tensors that are read, the one that is made last is looked through, until one is left. That
 one is what all branches have in common; no other tensor before it could be.
@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
+
 from bnfold.graph import Graph, Node
 from bnfold.merges.cost import MARGIN, kernel_cost
 from bnfold.merges.evaluation import Evaluation
-from bnfold.merges.nodes import SUMS, WEIGHTED, dynamic, is_linear
-from bnfold.merges.terms import Kernel, ObstacleError
+from bnfold.merges.nodes import SCALES, SUMS, WEIGHTED, dynamic, is_linear
+from bnfold.merges.terms import Diagonal, Kernel, ObstacleError
 from bnfold.solver import is_matmul_bias
 
 LIMIT = 256
@@ -29,7 +31,9 @@ class Found:
     root: Node
     members: tuple[Node, ...]
     source: str
-    kernel: Kernel
+    map: Kernel | Diagonal
+    axis: int
+    """Where the channels are in what they read."""
     cost: float
     """Of the members, one by one."""
     merged_cost: float
@@ -38,20 +42,23 @@ class Found:
 
     @property
     def kept(self) -> Node:
-        """The member that becomes the merged node: the one whose kernel is the most like the new one."""
-        weighted = [node for node in self.members if node.op in WEIGHTED]
-        return max(weighted, key=lambda node: (node.op != "MatMul", _size(node), -node.index))
+        """The member that becomes the merged node: the one whose constants are the most like the new ones."""
+        ops = WEIGHTED if isinstance(self.map, Kernel) else SCALES
+        return max((node for node in self.members if node.op in ops), key=_likeness)
 
     @property
     def pays(self) -> bool:
         """Whether one node is cheaper; branches that take no more multiplications as one always are."""
-        lighter = self.root.op in SUMS and self.kernel.products <= self.products
+        if isinstance(self.map, Diagonal):
+            return True
+        lighter = self.root.op in SUMS and self.map.products <= self.products
         return lighter or self.merged_cost <= MARGIN * self.cost
 
 
-def _size(node: Node) -> int:
-    weight = node.constant(1)
-    return 0 if weight is None else math.prod(weight.shape)
+def _likeness(node: Node) -> tuple[bool, int, int]:
+    constants = [node.constant(slot) for slot in (0, 1)]
+    size = max((math.prod(constant.shape) for constant in constants if constant is not None), default=0)
+    return node.op not in ("MatMul", "Mul"), size, -node.index
 
 
 def members_of(
@@ -118,13 +125,29 @@ def joined(root: Node, members: set[Node], terms: Sequence[tuple[str, int]]) -> 
     nodes = tuple(sorted(members, key=lambda node: node.index))
     made = {name for node in nodes for name in node.outputs}
     (source,) = {name for node in nodes for name in dynamic(node)} - made
-    work = Evaluation(root.graph, source, any(node.op == "Conv" for node in nodes))
-    for node in nodes:
-        work.step(node)
-    kernel = work.total(terms)
-    if not isinstance(kernel, Kernel):
-        raise ObstacleError("there is no convolution or matrix product among the branches")
-    return Found(root, nodes, source, kernel, work.cost, kernel_cost(kernel, work.extent), work.products)
+    windowed, kernels = (any(node.op in ops for node in nodes) for ops in (["Conv"], WEIGHTED))
+    obstacle = ObstacleError("")
+    for axis in [1] if windowed else [-1] if kernels else [1, -1]:
+        work = Evaluation(root.graph, source, windowed, axis)
+        try:
+            for node in nodes:
+                work.step(node)
+            total = work.total(terms)
+        except ObstacleError as error:
+            obstacle = error
+            continue
+        if isinstance(total, Diagonal) and (kernels or not _scales(nodes, total)):
+            raise ObstacleError("there is no node among the branches that could take the others up", unrelated=True)
+        cost = kernel_cost(total, work.extent) if isinstance(total, Kernel) else 0.0
+        return Found(root, nodes, source, total, work.axis, work.cost, cost, work.products)
+    raise obstacle
+
+
+def _scales(nodes: Sequence[Node], total: Diagonal) -> bool:
+    """Whether some scales and shifts become fewer nodes: a BatchNormalization, or a Mul and perhaps an Add."""
+    if any(node.op == "BatchNormalization" for node in nodes):
+        return True
+    return any(node.op == "Mul" for node in nodes) and (len(nodes) > 2 or not np.any(total.shift))
 
 
 def branches(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[Node, Found | ObstacleError]]:
@@ -133,10 +156,26 @@ def branches(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[No
     def is_root(node: Node) -> bool:
         return node.op in SUMS and len(dynamic(node)) > 1
 
-    def enough(members: set[Node], front: set[str]) -> bool:
-        return len(front) == 1 and any(node.op in WEIGHTED for node in members)
+    return _search(graph, allowed, is_root, weighted)
 
-    return _search(graph, allowed, is_root, enough)
+
+def weighted(members: set[Node], front: set[str]) -> bool:
+    """Whether what the nodes read is one tensor, and they hold a convolution or a matrix product."""
+    return len(front) == 1 and any(node.op in WEIGHTED for node in members)
+
+
+def scales(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[Node, Found | ObstacleError]]:
+    """Every sum whose operands are scales and shifts of one tensor, with no convolution or matrix product."""
+
+    def is_root(node: Node) -> bool:
+        return node.op in SUMS and len(dynamic(node)) > 1
+
+    return _search(graph, allowed, is_root, only_scales)
+
+
+def only_scales(members: set[Node], front: set[str]) -> bool:
+    """Whether what the nodes read is one tensor, and they hold something that can take the others up."""
+    return len(front) == 1 and any(node.op in SCALES and node.op not in WEIGHTED for node in members)
 
 
 def chains(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[Node, Found | ObstacleError]]:
