@@ -58,6 +58,11 @@ def through_relu(b: Builder) -> str:
     return b.conv(b.node("Relu", scaled), 3, 1)
 
 
+def two_behind(b: Builder) -> str:
+    x = b.node("Sigmoid", image(b))
+    return b.conv(b.node("Add", b.bn(x), b.bn(x)), 3, 1)
+
+
 def behind_two(b: Builder) -> tuple[str, str]:
     x = b.node("Sigmoid", image(b))
     return b.conv(plus_bn(b, x), 3, 1), b.node("Tanh", x)
@@ -90,6 +95,7 @@ ROWS = [
     Row("a free batch", closed(plus_bn, "N", 4, 5), NORM),
     Row("a scale and its input", closed(lambda b, x: b.node("Add", mul(b, x), x)), MUL),
     Row("one number", closed(lambda b, x: b.node("Add", x, b.per_channel("Mul", x, 0.3))), MUL),
+    Row("from the left", closed(lambda b, x: b.node("Sub", x, b.per_channel("Mul", x, 0.3, left=True))), MUL),
     Row("one and many", closed(lambda b, x: b.node("Add", b.per_channel("Mul", x, 0.3), mul(b, x))), MUL),
     Row("the last axis", closed(lambda b, x: b.node("Add", mul(b, x, 3), x)), MUL),
     Row("a divisor", closed(lambda b, x: b.node("Sub", b.per_channel("Div", x, b.normal(4)), mul(b, x))), MUL),
@@ -105,6 +111,7 @@ ROWS = [
     Row("other terms between", closed(other_terms), "Sigmoid BatchNormalization Tanh Add Sigmoid"),
     Row("into a Conv in front", lambda b: b.node("Tanh", plus_bn(b, b.conv(image(b), 4, 3, **SAME))), "Conv Tanh"),
     Row("into a Conv behind", lambda b: b.conv(plus_bn(b, b.node("Sigmoid", image(b))), 3, 1), "Sigmoid Conv"),
+    Row("two BN into a Conv behind", two_behind, "Sigmoid Conv"),
     Row("into a Conv behind, read twice", behind_two, "Sigmoid Conv Tanh"),
     Row("into a Conv behind a Relu", through_relu, "Sigmoid Relu Conv"),
     Row("two axes", closed(lambda b, x: b.node("Add", mul(b, x), mul(b, x, 3))), "Sigmoid Mul Mul Add Sigmoid"),
@@ -199,6 +206,14 @@ def other_input(model: onnx.ModelProto) -> None:
     next(node for node in model.graph.node if node.op_type in ("BatchNormalization", "Mul")).input[0] = "x"
 
 
+def no_shift(model: onnx.ModelProto) -> None:
+    """The Mul writes what the Add wrote."""
+    (mul,) = (node for node in model.graph.node if node.op_type == "Mul")
+    (add,) = (node for node in model.graph.node if node.op_type == "Add")
+    mul.output[0] = add.output[0]
+    model.graph.node.remove(add)
+
+
 def written_out(b: Builder, x: str) -> str:
     return b.node("Add", shifted(b, x), x)
 
@@ -210,6 +225,7 @@ SPOILT: list[tuple[Make, Callable[[onnx.ModelProto], None]]] = [
     (written_out, spoilt(1, "Mul")),
     (written_out, spoilt(1, "Add")),
     (written_out, other_input),
+    (written_out, no_shift),
 ]
 
 

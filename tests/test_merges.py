@@ -87,6 +87,27 @@ def diverse(b: Builder) -> str:
     return b.node("Sum", b.bn(b.conv(x, 4, 3, **SAME)), b.bn(b.conv(x, 4, 1)), pointed, pooled)
 
 
+def computed_weights(b: Builder) -> str:
+    """A matrix that is transposed, one that a node holds, and one that is scaled: all before the model runs."""
+    x = b.input(2, 5, 6)
+    held = b.node("Constant", value=onnx.numpy_helper.from_array(b.normal(6, 6), "held"))
+    turned = b.node("Transpose", b.constant(b.normal(6, 6)), perm=[1, 0])
+    scaled = b.node("Mul", b.constant(b.normal(6, 6)), b.constant(b.normal(6)))
+    return b.node("Sum", x, *(b.node("MatMul", x, weight) for weight in (held, turned, scaled)))
+
+
+def on_the_left(b: Builder, x: str, out: int, bias: bool = False) -> str:
+    """A constant matrix times x, perhaps with a bias."""
+    y = b.node("MatMul", b.constant(b.normal(out, b.shape(x)[-2]), "matmul.weight"), x)
+    return b.node("Add", y, b.constant(b.normal(out, 1), "matmul.bias")) if bias else y
+
+
+def mixed(b: Builder) -> str:
+    """From the left and from the right."""
+    x = b.input(2, 5, 5)
+    return b.node("Add", on_the_left(b, x, 5), b.matmul(x, 5))
+
+
 def residual(b: Builder, x: str) -> str:
     return b.node("Add", b.matmul(x, 6, True), b.matmul(x, 6))
 
@@ -278,7 +299,53 @@ BRANCHES = [
         lambda b: b.node("Add", b.matmul(x := b.input(2, 5, 6), 6, True), b.matmul(x, 6, True)),
         "MatMul Add",
     ),
+    Row("MatMuls by matrices that are computed", computed_weights, "MatMul"),
+    Row(
+        "MatMul behind MatMul, by matrices that are computed",
+        lambda b: b.node(
+            "MatMul",
+            b.node("MatMul", b.input(2, 5, 6), b.node("Transpose", b.constant(b.normal(8, 6)))),
+            b.node("Transpose", b.constant(b.normal(3, 8))),
+        ),
+        "MatMul",
+    ),
     Row("MatMul and its input", lambda b: b.node("Add", b.matmul(x := b.input(2, 5, 6), 6), x), "MatMul"),
+    Row(
+        "MatMuls from the left",
+        lambda b: b.node("Add", on_the_left(b, x := b.input(2, 5, 6), 3), on_the_left(b, x, 3)),
+        "MatMul",
+    ),
+    Row(
+        "MatMuls from the left, square",
+        lambda b: b.node("Sub", on_the_left(b, x := b.input(5, 5), 5), on_the_left(b, x, 5)),
+        "MatMul",
+    ),
+    Row(
+        "MatMul from the left and its input",
+        lambda b: b.node("Add", x := b.input(2, 3, 5, 6), on_the_left(b, x, 5)),
+        "MatMul",
+    ),
+    Row(
+        "MatMuls from the left with biases and a scale",
+        lambda b: b.node(
+            "Sum",
+            on_the_left(b, x := b.input(2, 5, 6), 5, True),
+            on_the_left(b, x, 5, True),
+            b.per_channel("Mul", x, b.normal(5)),
+        ),
+        "MatMul Add",
+    ),
+    Row("MatMuls from both sides", mixed, "MatMul MatMul Add"),
+    Row(
+        "MatMul from the left, scaled along the last axis",
+        lambda b: b.node("Add", on_the_left(b, x := b.input(2, 5, 6), 5), b.per_channel("Mul", x, b.normal(6), 2)),
+        "MatMul Mul Add",
+    ),
+    Row(
+        "MatMul from the left by a batch of matrices",
+        lambda b: b.node("Add", b.node("MatMul", b.constant(b.normal(2, 5, 5)), x := b.input(2, 5, 6)), x),
+        "MatMul Add",
+    ),
     Row("MatMul and Gemm", lambda b: b.node("Add", b.matmul(x := b.input(5, 6), 3), b.gemm(x, 3)), "Gemm"),
     Row("Relu on the way", lambda b: b.node("Add", b.node("Relu", b.conv(x := image(b), 4, 1)), x), "Conv Relu Add"),
     Row("of two tensors", lambda b: b.node("Add", b.conv(image(b), 4, 1), b.conv(image(b), 4, 1)), "Conv Conv Add"),
@@ -411,6 +478,23 @@ CHAINS = [
     Row("read elsewhere", lambda b: b.node("Tanh", y := b.conv(image(b), 8, 1)) and b.conv(y, 3, 1), "Conv Tanh Conv"),
     Row("one axis", lambda b: b.conv(b.conv(image(b, 4, 9), 8, 3, pads=[1, 1]), 3, 1), "Conv"),
     Row("Gemm behind Gemm", lambda b: b.gemm(b.gemm(b.input(3, 6), 8, transB=1), 5, alpha=0.5), "Gemm"),
+    Row(
+        "MatMul behind MatMul, from the left",
+        lambda b: on_the_left(b, on_the_left(b, b.input(2, 6, 4), 8, True), 5, True),
+        "MatMul Add",
+    ),
+    Row(
+        "MatMul branches from the left behind a BN and in front of a Mul",
+        lambda b: b.per_channel(
+            "Mul", b.node("Add", on_the_left(b, x := b.bn(b.node("Relu", b.input(2, 6, 4))), 6, True), x), b.normal(6)
+        ),
+        "Relu MatMul Add",
+    ),
+    Row(
+        "MatMul from the left behind one from the right",
+        lambda b: on_the_left(b, b.matmul(b.input(2, 6, 4), 3), 2),
+        "MatMul MatMul",
+    ),
     Row("MatMul behind MatMul", lambda b: b.matmul(b.matmul(b.input(2, 4, 6), 8, True), 5, True), "MatMul Add"),
     Row(
         "MatMul and bias, three times",

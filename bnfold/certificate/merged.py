@@ -22,7 +22,7 @@ from bnfold.certificate.rounding import EPS, Exact
 from bnfold.certificate.sample import Draws, draw
 from bnfold.certificate.scales import SCALES, scales_of
 from bnfold.certificate.stored import check_constant, stored_constant
-from bnfold.certificate.taps import Form, Terms, at_tap, places_of, shape_of
+from bnfold.certificate.taps import Form, Terms, at_tap, places_of, shape_of, weight_slot
 from bnfold.certificate.wiring import GraphPair, Pair, Region
 from bnfold.graph import Node
 
@@ -41,9 +41,9 @@ def check_region(graph: GraphPair, region: Region, draws: Draws) -> int:
         _check_constants(graph, region, scales)
         _check_numerically(graph, region, scales, sizes, draws)
         return len(scales)
-    channels = None if shape is None else shape[1 if region.windowed else -1]
+    channels = None if shape is None or len(shape) < 2 else shape[region.axis(len(shape))]
     groups = new.get_int("group", 1)
-    if shape is None or not isinstance(channels, int) or channels % groups or len(shape) < 2:
+    if shape is None or not isinstance(channels, int) or channels % groups:
         raise NotCertifiedError(f"the channels of {region.source!r} are not known")
     terms = Terms(region, channels, len(shape), groups)
     given, made = (storage_of(graph, root, name) for name in (region.source, root.outputs[0]))
@@ -82,11 +82,15 @@ def _constants(region: Region, form: Form, terms: Terms) -> dict[int, Exact]:
     bias = Exact.of(form.shift[0], count * form.shift[1])
     if not region.windowed:
         ((value, bound),) = (each for at, each in form.taps.items() if at == ())
-        turned = new.op == "Gemm" and new.get_int("transB", 0)
+        turned = region.left or (new.op == "Gemm" and new.get_int("transB", 0))
         if new.op == "Gemm" and (new.get_float("alpha", 1.0), new.get_float("beta", 1.0)) != (1.0, 1.0):
             raise WrongError("node", "alpha and beta of a merged Gemm are not one")
         value, bound = (each[0] if turned else each[0].T for each in (value, bound))
-        return {1: Exact.of(value, count * bound), (BIAS if new.op == "MatMul" else 2): bias}
+        if region.bias is not None:
+            held = stored_constant(Pair(region.kept, new, region.bias), BIAS)
+            along = (-1, 1) if region.left and held is not None and len(held.shape) > 1 else (-1,)
+            bias = Exact.of(*(each.reshape(along) for each in (form.shift[0], count * form.shift[1])))
+        return {weight_slot(new): Exact.of(value, count * bound), (BIAS if new.op == "MatMul" else 2): bias}
     kernel = shape_of(new)[2:]
     shape = (groups * outputs, inputs, *kernel)
     value, bound = np.zeros(shape), np.zeros(shape)
@@ -102,7 +106,7 @@ def _constants(region: Region, form: Form, terms: Terms) -> dict[int, Exact]:
 def _sizes(region: Region, shape: tuple[object, ...], terms: Terms) -> Iterator[tuple[int, ...]]:
     """Shapes of x for the numeric test: the true ones, or smaller ones that meet the borders in the same way."""
     if not region.windowed:
-        yield (*(2 for _ in shape[:-1]), terms.channels)
+        yield tuple(terms.channels if axis == terms.axis else 2 for axis in range(len(shape)))
         return
     kernel = shape_of(region.new)[2:]
     strides = region.new.get_ints("strides") or [1] * len(kernel)
@@ -154,7 +158,8 @@ def _check_numerically(
     for node in region.members:
         values[node.outputs[0]], bounds[node.outputs[0]] = _evaluated(node, values, bounds, some)
     y, y_size = values[root.outputs[0]], bounds[root.outputs[0]]
-    held, held_size = _evaluated(new, {new.inputs[0]: sample[1]}, {new.inputs[0]: sample[3]}, some, exact)
+    read = next(name for slot, name in enumerate(new.inputs) if slot not in exact)
+    held, held_size = _evaluated(new, {read: sample[1]}, {read: sample[3]}, some, exact)
     if region.bias is not None:
         bias = align(region.bias, exact[BIAS].value, y.ndim)
         held, held_size = held + bias, held_size + np.abs(bias)

@@ -69,7 +69,7 @@ class Terms:
     @property
     def axis(self) -> int:
         """Where the channels are."""
-        return 1 if self.region.windowed else self.rank - 1
+        return self.region.axis(self.rank)
 
     @property
     def spatial(self) -> int:
@@ -129,6 +129,8 @@ class Terms:
         return Form(taps, form.shift, form.stride)
 
     def _weighted(self, node: Node, form: Form) -> Form:
+        if node.op in ("Gemm", "MatMul") and (self.region.windowed or self.region.left != (weight_slot(node) == 0)):
+            raise NotCertifiedError(f"{node.label} works on another axis than what it became")
         weights, bias, group, places = _weights(node, self.spatial, len(form.shift[0]))
         outputs, inputs = weights.shape[:2]
         each = (outputs // self.groups, inputs * group // self.groups)
@@ -159,11 +161,12 @@ def _weights(node: Node, spatial: int, channels: int) -> tuple[Array, Array, int
             raise NotCertifiedError(f"{node.label} rounds its size up")
         mean = np.full((channels, 1, *kernel), 1 / math.prod(kernel))
         return mean, np.zeros(channels), channels, places_of(node, kernel)
-    weights = weight_of(node, 1).float64()
+    slot = weight_slot(node)
+    weights = weight_of(node, slot).float64()
     bias = node.constant(2)
     if node.op != "Conv":
         factor, beta = node.get_float("alpha", 1.0), node.get_float("beta", 1.0)
-        own = weights if node.get_int("transB", 0) else weights.T
+        own = weights if slot == 0 or node.get_int("transB", 0) else weights.T
         own = own * factor if node.op == "Gemm" else own
         added = np.zeros(1) if bias is None or beta == 0 else beta * bias.float64().reshape(-1)
         if weights.ndim != 2 or added.size not in (1, own.shape[0]) or node.get_int("transA", 0):
@@ -218,9 +221,14 @@ def _blocks(matrix: Array, group: int, groups: int, outputs: int, inputs: int) -
     return found
 
 
+def weight_slot(node: Node) -> int:
+    """Where a Conv, Gemm or MatMul has its constant weights."""
+    return 0 if node.op == "MatMul" and node.constant(0) is not None else 1
+
+
 def shape_of(node: Node) -> tuple[int, ...]:
     """Shape of a node's constant weights; () where it has none."""
     if node.op == "AveragePool":
         return (1, 1, *(node.get_ints("kernel_shape") or ()))
-    weight = node.constant(1) if node.op in ("Conv", "Gemm", "MatMul") else None
+    weight = node.constant(weight_slot(node)) if node.op in ("Conv", "Gemm", "MatMul") else None
     return () if weight is None else weight.shape

@@ -97,6 +97,15 @@ class Region:
         """Whether it is a convolution."""
         return self.new.op == "Conv"
 
+    @property
+    def left(self) -> bool:
+        """Whether it is a product by a constant on the left."""
+        return self.new.op == "MatMul" and self.new.constant(0) is not None
+
+    def axis(self, rank: int) -> int:
+        """Where the channels are in a tensor of this rank."""
+        return 1 if self.windowed else rank - 2 if self.left else rank - 1
+
 
 @dataclass(eq=False)
 class GraphPair:

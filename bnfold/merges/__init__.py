@@ -14,7 +14,7 @@ from bnfold.graph import Graph, Model, Node
 from bnfold.guards import misfits
 from bnfold.merges.edits import convolution_edits, product_edits, scale_edits
 from bnfold.merges.gathering import gather
-from bnfold.merges.nodes import PRODUCTS, WEIGHTED, is_linear
+from bnfold.merges.nodes import PRODUCTS, WEIGHTED, is_linear, weight_of
 from bnfold.merges.search import Found, branches, chains, scales
 from bnfold.merges.terms import Diagonal
 from bnfold.plan import Edit, GraphPlan, Merge
@@ -125,7 +125,7 @@ def _obstacle(found: Found) -> str:
 def _misfit(found: Found) -> str:
     """What about the constants' types speaks against a merge; '' where nothing does."""
     weighted = [node for node in found.members if node.op in WEIGHTED]
-    weights = [node.constant(1) for node in weighted]
+    weights = [weight_of(node) for node in weighted]
     types = {weight.type for weight in weights if weight is not None} | {found.root.graph.type(found.source)} - {0}
     if len(types) != 1 and weighted:
         return "the weights are not of the type of what they meet"

@@ -9,6 +9,7 @@ import numpy as np
 from bnfold import rules
 from bnfold.affine import Array
 from bnfold.graph import Node
+from bnfold.merges.nodes import weight_of, weight_slot
 from bnfold.merges.terms import Diagonal, Kernel
 from bnfold.plan import Edit, NewBias, NewConstant, SetAttribute
 from bnfold.rules import Source
@@ -44,17 +45,18 @@ def _bias(kept: Node, kernel: Kernel, type_: int) -> tuple[Edit, ...]:
 
 def product_edits(kept: Node, kernel: Kernel) -> tuple[Edit, ...]:
     """Of a Gemm or MatMul."""
-    weight = kept.constant(1)
+    weight, slot = weight_of(kept), weight_slot(kept)
     assert weight is not None
-    turned = kept.op == "Gemm" and bool(kept.get_int("transB", 0))
+    turned = slot == 0 or (kept.op == "Gemm" and bool(kept.get_int("transB", 0)))
     shape = kernel.shape if turned else kernel.shape[::-1]
 
     def values(start: int, stop: int) -> Array:
         return kernel.rows(start, stop) if turned else kernel.rows(0, kernel.outputs).T[start:stop]
 
-    edits: list[Edit] = [NewConstant(1, "weight", weight.type, shape, weight, values=values)]
+    edits: list[Edit] = [NewConstant(slot, "weight", weight.type, shape, weight, values=values)]
     if kept.op == "MatMul":
-        return (*edits, *([] if kernel.bias is None else [NewBias(weight.type, kernel.bias())]))
+        bias = [] if kernel.bias is None else [kernel.bias() if slot else kernel.bias().reshape(-1, 1)]
+        return (*edits, *(NewBias(weight.type, shift) for shift in bias))
     edits += [SetAttribute(name, 1.0) for name in ("alpha", "beta") if kept.get_float(name, 1.0) != 1.0]
     if kept.version < 7 and kernel.bias is not None:
         edits.append(SetAttribute("broadcast", 1))

@@ -12,7 +12,7 @@ from bnfold import rules
 from bnfold.affine import Array
 from bnfold.graph import Dim, Graph, Node
 from bnfold.merges.cost import Extent, kernel_cost, sum_cost
-from bnfold.merges.nodes import KERNELS, PRODUCTS, SUMS, dynamic, kernel_of, product
+from bnfold.merges.nodes import KERNELS, PRODUCTS, SUMS, dynamic, kernel_of, product, product_axis
 from bnfold.merges.terms import Diagonal, Kernel, ObstacleError, Term, added, chained, inner_sizes, scaled
 from bnfold.rules import Source
 from bnfold.rules.base import MOST_VALUES
@@ -89,7 +89,8 @@ class Evaluation:
         return total
 
     def _chain(self, node: Node, inner: Term) -> Term:
-        if (node.op in PRODUCTS) == self.windowed:
+        others = self.windowed or product_axis(node, self.rank) != self.axis
+        if others if node.op in PRODUCTS else not self.windowed:
             raise ObstacleError(f"{node.label} works on other axes than the rest")
         sizes = inner_sizes(inner, self.sizes) if isinstance(inner, Kernel) else self.sizes
         own = product(node, self.rank) if node.op in PRODUCTS else kernel_of(node, outputs_of(inner), sizes)

@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import numpy as np
-
 from bnfold.graph import Graph, Node
 from bnfold.merges.cost import MARGIN, kernel_cost
 from bnfold.merges.evaluation import Evaluation
-from bnfold.merges.nodes import SCALES, SUMS, WEIGHTED, dynamic, is_linear
+from bnfold.merges.nodes import SCALES, SUMS, WEIGHTED, dynamic, is_linear, weight_slot
 from bnfold.merges.terms import Diagonal, Kernel, ObstacleError
 from bnfold.solver import is_matmul_bias
 
@@ -56,8 +54,8 @@ class Found:
 
 
 def _likeness(node: Node) -> tuple[bool, int, int]:
-    constants = [node.constant(slot) for slot in (0, 1)]
-    size = max((math.prod(constant.shape) for constant in constants if constant is not None), default=0)
+    constants = [constant for slot in (0, 1) if (constant := node.constant(slot)) is not None]
+    size = max(math.prod(constant.shape) for constant in constants)
     return node.op not in ("MatMul", "Mul"), size, -node.index
 
 
@@ -127,7 +125,8 @@ def joined(root: Node, members: set[Node], terms: Sequence[tuple[str, int]]) -> 
     (source,) = {name for node in nodes for name in dynamic(node)} - made
     windowed, kernels = (any(node.op in ops for node in nodes) for ops in (["Conv"], WEIGHTED))
     obstacle = ObstacleError("")
-    for axis in [1] if windowed else [-1] if kernels else [1, -1]:
+    left = any(node.op == "MatMul" and weight_slot(node) == 0 for node in nodes)
+    for axis in [1] if windowed else [-2] if left else [-1] if kernels else [1, -1]:
         work = Evaluation(root.graph, source, windowed, axis)
         try:
             for node in nodes:
@@ -136,18 +135,11 @@ def joined(root: Node, members: set[Node], terms: Sequence[tuple[str, int]]) -> 
         except ObstacleError as error:
             obstacle = error
             continue
-        if isinstance(total, Diagonal) and (kernels or not _scales(nodes, total)):
+        if isinstance(total, Diagonal) and not any(node.op in SCALES for node in nodes):
             raise ObstacleError("there is no node among the branches that could take the others up", unrelated=True)
         cost = kernel_cost(total, work.extent) if isinstance(total, Kernel) else 0.0
         return Found(root, nodes, source, total, work.axis, work.cost, cost, work.products)
     raise obstacle
-
-
-def _scales(nodes: Sequence[Node], total: Diagonal) -> bool:
-    """Whether some scales and shifts become fewer nodes: a BatchNormalization, or a Mul and perhaps an Add."""
-    if any(node.op == "BatchNormalization" for node in nodes):
-        return True
-    return any(node.op == "Mul" for node in nodes) and (len(nodes) > 2 or not np.any(total.shift))
 
 
 def branches(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[Node, Found | ObstacleError]]:
