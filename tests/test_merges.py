@@ -90,7 +90,10 @@ def diverse(b: Builder) -> str:
 def computed_weights(b: Builder) -> str:
     """A matrix that is transposed, one that a node holds, and one that is scaled: all before the model runs."""
     x = b.input(2, 5, 6)
-    held = b.node("Constant", value=onnx.numpy_helper.from_array(b.normal(6, 6), "held"))
+    held = b.node(
+        "Constant",
+        value=onnx.numpy_helper.from_array(b.normal(6, 6).astype(onnx.helper.tensor_dtype_to_np_dtype(b.type)), "held"),
+    )
     turned = b.node("Transpose", b.constant(b.normal(6, 6)), perm=[1, 0])
     scaled = b.node("Mul", b.constant(b.normal(6, 6)), b.constant(b.normal(6)))
     return b.node("Sum", x, *(b.node("MatMul", x, weight) for weight in (held, turned, scaled)))
