@@ -35,6 +35,11 @@ class Form:
     stride: tuple[int, ...]
     """Places of x from one output to the next."""
 
+    @property
+    def nothing(self) -> Array:
+        """The matrices of a tap that sees nothing."""
+        return np.zeros_like(next(iter(self.taps.values()))[0])
+
     def scaled(self, scale: Array, shift: Array, size: Array) -> Form:
         """scale * this + shift, by channel; `size` is the magnitude of the shift."""
         groups = next(iter(self.taps.values()))[0].shape[0]
@@ -96,6 +101,8 @@ class Terms:
             return first
         if node.op == "Pad":
             return self._padded(node, first)
+        if node.op == "Concat" and len(given) == len(node.inputs):
+            return self._stacked(node, given)
         if node.op == "Neg":
             return first.scaled(none - 1, none, none)
         if node.op in ("Add", "Sub", "Sum", "Mean") and len(given) == len(node.inputs):
@@ -106,6 +113,22 @@ class Terms:
         _, s, t, size = affine_of(node)
         count = len(none)
         return first.scaled(*(vector(each, self.axis, count) for each in (s, t, size)))
+
+    def _stacked(self, node: Node, given: list[Form]) -> Form:
+        """The outputs of all, one behind the other: those of a merged node that has no groups."""
+        if node.get_int("axis", 1) % self.rank != self.axis or self.groups != 1:
+            raise NotCertifiedError(f"{node.label} does not put output channels one behind the other")
+        if len({form.stride for form in given}) > 1:
+            raise WrongError("node", "branches of different strides were merged")
+        sides = []
+        for side in range(2):
+            taps: dict[Tap, Array] = {}
+            for at in {at for form in given for at in form.taps}:
+                blocks = [form.taps[at][side] if at in form.taps else form.nothing for form in given]
+                taps[at] = np.concatenate(blocks, axis=1)
+            sides.append(taps)
+        shift = tuple(np.concatenate([form.shift[side] for form in given]) for side in range(2))
+        return Form({at: (sides[0][at], sides[1][at]) for at in sides[0]}, (shift[0], shift[1]), given[0].stride)
 
     def _padded(self, node: Node, form: Form) -> Form:
         """Zeros around x: an output is made of what stands so much further to the front.

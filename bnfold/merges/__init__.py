@@ -15,7 +15,7 @@ from bnfold.guards import misfits
 from bnfold.merges.edits import convolution_edits, product_edits, scale_edits
 from bnfold.merges.gathering import gather
 from bnfold.merges.nodes import PRODUCTS, WEIGHTED, is_linear, weight_of
-from bnfold.merges.search import Found, branches, chains, scales
+from bnfold.merges.search import Found, branches, chains, scales, siblings
 from bnfold.merges.terms import Diagonal
 from bnfold.plan import Edit, GraphPlan, Merge
 from bnfold.protos import Names
@@ -82,7 +82,7 @@ def _of(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[Merge | Almos
         return node not in taken and allowed(node)
 
     almost: dict[Node, str] = {}
-    for search in (branches, chains, scales):
+    for search in (branches, siblings, chains, scales):
         for root, found in search(graph, free):
             if isinstance(found, Found) and not (obstacle := _obstacle(found)):
                 taken |= set(found.members)
@@ -118,8 +118,9 @@ def _obstacle(found: Found) -> str:
     """What speaks against a merge; '' where nothing does."""
     if found.pays:
         return _misfit(found)
-    times = found.merged_cost / found.cost
-    return f"one {found.kept.op} would cost {times:.2f} times as much" if times < CLOSE else FAR
+    times = found.map.products / found.products if found.root.op == "Concat" else found.merged_cost / found.cost
+    what = f"multiply {times:.2f} times as often" if found.root.op == "Concat" else f"cost {times:.2f} times as much"
+    return f"one {found.kept.op} would {what}" if times < CLOSE else FAR
 
 
 def _misfit(found: Found) -> str:

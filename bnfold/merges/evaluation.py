@@ -11,9 +11,9 @@ import numpy as np
 from bnfold import rules
 from bnfold.affine import Array
 from bnfold.graph import Dim, Graph, Node
-from bnfold.merges.cost import Extent, kernel_cost, sum_cost
+from bnfold.merges.cost import Extent, copy_cost, kernel_cost, sum_cost
 from bnfold.merges.nodes import KERNELS, PRODUCTS, SUMS, dynamic, kernel_of, product, product_axis
-from bnfold.merges.terms import Diagonal, Kernel, ObstacleError, Term, added, chained, inner_sizes, scaled
+from bnfold.merges.terms import Diagonal, Kernel, ObstacleError, Term, added, chained, inner_sizes, scaled, stacked
 from bnfold.rules import Source
 from bnfold.rules.base import MOST_VALUES
 
@@ -58,6 +58,8 @@ class Evaluation:
     def _term(self, node: Node, operands: Sequence[Term]) -> Term:
         if node.op in SUMS and len(operands) == len(node.inputs):
             return self._sum(node, operands)
+        if node.op == "Concat":
+            return self._stack(node, operands)
         (operand,) = operands
         if node.op in KERNELS:
             return self._chain(node, operand)
@@ -87,6 +89,13 @@ class Evaluation:
         for other, sign in others:
             total = added(total, other if sign > 0 else _times(other, -1.0), self.sizes)
         return total
+
+    def _stack(self, node: Node, operands: Sequence[Term]) -> Term:
+        if node.get_int("axis", 1) % self.rank != self.axis:
+            raise ObstacleError(f"{node.label} works on another axis than the channels")
+        made = stacked(operands, self.sizes)
+        self.cost += copy_cost(made.outputs, self._extent(made))
+        return made
 
     def _chain(self, node: Node, inner: Term) -> Term:
         others = self.windowed or product_axis(node, self.rank) != self.axis

@@ -37,7 +37,7 @@ def dynamic(node: Node) -> list[str]:
 
 def is_linear(node: Node) -> bool:
     """Whether it may be part of a merge, by its operator and its constants."""
-    if node.op in SUMS and len(dynamic(node)) == len(node.inputs) > 0:
+    if node.op in SUMS | {"Concat"} and len(dynamic(node)) == len(node.inputs) > 0:
         return True
     if node.op in ("Identity", "Neg"):
         return len(node.inputs) == 1

@@ -46,11 +46,16 @@ class Found:
 
     @property
     def pays(self) -> bool:
-        """Whether one node is cheaper; branches that take no more multiplications as one always are."""
+        """Whether one node is cheaper; branches that take no more multiplications as one always are.
+
+        Nothing else was measured where branches are put side by side.
+        """
         if isinstance(self.map, Diagonal):
             return True
-        lighter = self.root.op in SUMS and self.map.products <= self.products
-        return lighter or self.merged_cost <= MARGIN * self.cost
+        lighter = self.map.products <= self.products
+        if self.root.op == "Concat":
+            return lighter
+        return (lighter and self.root.op in SUMS) or self.merged_cost <= MARGIN * self.cost
 
 
 def _likeness(node: Node) -> tuple[bool, int, int]:
@@ -149,6 +154,11 @@ def branches(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[No
         return node.op in SUMS and len(dynamic(node)) > 1
 
     return _search(graph, allowed, is_root, weighted)
+
+
+def siblings(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[Node, Found | ObstacleError]]:
+    """Every Concat of linear maps of one tensor, along their output channels."""
+    return _search(graph, allowed, lambda node: node.op == "Concat" and len(dynamic(node)) > 1, weighted)
 
 
 def weighted(members: set[Node], front: set[str]) -> bool:
