@@ -146,6 +146,7 @@ def _merge(rewrite: Rewrite, wishes: Wishes) -> tuple[Rewrite, tuple[Almost, ...
         if not alone:
             own = dict.fromkeys((each.node, each.text) for each in (*wanted.almost, *almost))
             return found, tuple(Almost(*each) for each in own)
+        assert not alone <= apart
         apart |= alone
 
 

@@ -659,6 +659,21 @@ def test_nodes_keep_their_labels_when_others_leave() -> None:
     assert [(o.node.label, o.folded) for o in found.outcomes] == [("q:q", False)]
 
 
+@pytest.mark.parametrize("row", [row for row in BRANCHES if row.name in ("RepVGG", "Sum of four", "token mixer")])
+@pytest.mark.parametrize("seed", range(4))
+def test_nodes_in_any_order(row: Row, seed: int) -> None:
+    """What stands behind its reader is not merged, or is; the result is the same."""
+    model = row.model()
+    nodes = list(model.graph.node)
+    np.random.default_rng(seed).shuffle(nodes)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    found, made = solved(model)
+    agree(model, made)
+    proof = certified(model, made, witness_of(found.rewrite))
+    assert proof.ok, proof.failures
+
+
 def test_reports_name_nodes_of_the_original() -> None:
     b = Builder(type_=TensorProto.FLOAT)
     x = image(b)

@@ -201,6 +201,27 @@ def test_names_of_what_changed_are_new() -> None:
     assert not found.almost
 
 
+def test_what_merges_as_a_whole_keeps_its_order() -> None:
+    """Even where one branch is too long to be looked through for what it has in common with the others."""
+    b = Builder()
+    x = image(b)
+    deep = b.conv(x, 4, 1)
+    for _ in range(20):
+        deep = b.node("Neg", deep)
+    b.node("Add", b.node("Add", b.conv(x, 4, 3, **SAME), deep), b.conv(x, 4, 1))
+    found, made = solved(b.model())
+    assert ops(made) == "Conv"
+    assert found.rewrite.regrouped is None
+
+
+def test_shapes_of_what_is_gone_go() -> None:
+    model = onnx.shape_inference.infer_shapes(Row("", between, "").model())
+    found, made = solved(model)
+    assert {value.name for value in model.graph.value_info} > {"add", "conv2"}
+    assert {value.name for value in made.graph.value_info} == {"tanh"}
+    assert certified(model, made, witness_of(found.rewrite)).ok
+
+
 def test_what_does_not_merge_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the merge is not made after all, the sum is left in its order."""
     model = Row("", between, "").model()

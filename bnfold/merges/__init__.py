@@ -16,7 +16,7 @@ from bnfold.merges.edits import convolution_edits, product_edits, scale_edits
 from bnfold.merges.gathering import gather
 from bnfold.merges.nodes import PRODUCTS, WEIGHTED, is_linear, weight_of
 from bnfold.merges.search import Found, branches, chains, scales, siblings
-from bnfold.merges.terms import Diagonal
+from bnfold.merges.terms import Diagonal, Kernel
 from bnfold.plan import Edit, GraphPlan, Merge
 from bnfold.protos import Names
 
@@ -118,9 +118,10 @@ def _obstacle(found: Found) -> str:
     """What speaks against a merge; '' where nothing does."""
     if found.pays:
         return _misfit(found)
-    times = found.map.products / found.products if found.root.op == "Concat" else found.merged_cost / found.cost
-    what = f"multiply {times:.2f} times as often" if found.root.op == "Concat" else f"cost {times:.2f} times as much"
-    return f"one {found.kept.op} would {what}" if times < CLOSE else FAR
+    times, what = found.merged_cost / found.cost, "cost {:.2f} times as much"
+    if found.root.op == "Concat" and isinstance(found.map, Kernel):
+        times, what = found.map.products / found.products, "multiply {:.2f} times as often"
+    return f"one {found.kept.op} would {what.format(times)}" if times < CLOSE else FAR
 
 
 def _misfit(found: Found) -> str:

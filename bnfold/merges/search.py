@@ -88,6 +88,8 @@ def members_of(
         node = graph.producers.get(latest)
         if node is None or not is_linear(node):
             raise ObstacleError("its operands are no linear maps of one tensor", unrelated=True)
+        if any(reader.index <= node.index for reader, _ in graph.consumers[latest]):
+            raise ObstacleError(f"{node.label} stands behind what reads it", unrelated=True)
         if len(members) == LIMIT:
             raise ObstacleError(f"it would take more than {LIMIT} nodes at once")
         if not allowed(node):

@@ -13,6 +13,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -83,7 +84,7 @@ def beside(
             x = b.input(1, size, channels)
             return b.node("Relu", b.node("Concat", *(b.matmul(x, out, True) for out in outs), axis=2))
         x = b.input(1, channels, size, size)
-        how = {"pads": [kernel // 2] * 4, "strides": [stride] * 2}
+        how: Any = {"pads": [kernel // 2] * 4, "strides": [stride] * 2}
         return b.node("Relu", b.node("Concat", *(b.conv(x, out, kernel, scale=0.1, **how) for out in outs), axis=1))
 
     return make
