@@ -35,6 +35,11 @@ def of_sums(b: Builder) -> str:
     return beside(b, lambda x: b.node("Add", b.conv(x, 4, 1), x), lambda x: b.conv(x, 3, 1))
 
 
+def of_other_kernels(b: Builder) -> str:
+    siblings = convs(b, (3, 3, SAME), (2, 1, {}))
+    return b.node("Add", siblings, b.conv("x", 5, 3, **SAME))
+
+
 def of_two(b: Builder) -> str:
     return b.node("Concat", b.conv(image(b), 3, 1), b.conv(image(b), 3, 1), axis=1)
 
@@ -77,6 +82,7 @@ ROWS = [
     Row("BN behind all", lambda b: b.bn(convs(b, (3, 1, {}), (2, 1, {}))), "Conv"),
     Row("behind a BN", lambda b: convs(b, (3, 1, {}), (2, 1, {}), x=b.bn(image(b))), "Conv"),
     Row("a sum of siblings", lambda b: b.node("Add", convs(b, (3, 1, {}), (5, 1, {})), b.conv("x", 8, 1)), "Conv"),
+    Row("a sum of siblings with other kernels", of_other_kernels, "Conv"),
     Row("siblings of sums", of_sums, "Conv"),
     Row("1x1 behind", lambda b: b.conv(convs(b, (3, 3, SAME), (5, 3, SAME)), 2, 1), "Conv"),
     Row("one twice", lambda b: b.node("Concat", y := b.conv(image(b), 3, 1), y, axis=1), "Conv Concat"),
