@@ -72,6 +72,12 @@ def behind_two(b: Builder) -> tuple[str, str]:
     return b.conv(plus_bn(b, x), 3, 1), b.node("Tanh", x)
 
 
+def side_by_side(b: Builder, x: str) -> str:
+    """A sum of scales that is a convolution, which none of them can become."""
+    one, other = (b.node("Concat", *pair, axis=1) for pair in ((mul(b, x), x), (x, b.bn(x))))
+    return b.node("Add", one, other)
+
+
 def read_elsewhere(b: Builder) -> tuple[str, str]:
     x = b.node("Sigmoid", image(b))
     y = mul(b, x)
@@ -118,6 +124,7 @@ ROWS = [
     Row("two BN into a Conv behind", two_behind, "Sigmoid Conv"),
     Row("into a Conv behind, read twice", behind_two, "Sigmoid Conv Tanh"),
     Row("into a Conv behind a Relu", through_relu, "Sigmoid Relu Conv"),
+    Row("side by side", closed(side_by_side), "Sigmoid Mul BatchNormalization Concat Concat Add Sigmoid"),
     Row("two axes", closed(lambda b, x: b.node("Add", mul(b, x), mul(b, x, 3))), "Sigmoid Mul Mul Add Sigmoid"),
     Row("place by place", closed(places), "Sigmoid Mul Add Sigmoid"),
     Row("the tensor twice", closed(lambda b, x: b.node("Add", x, x)), "Sigmoid Add Sigmoid"),

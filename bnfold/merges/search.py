@@ -142,7 +142,7 @@ def joined(root: Node, members: set[Node], terms: Sequence[tuple[str, int]]) -> 
         except ObstacleError as error:
             obstacle = error
             continue
-        if isinstance(total, Diagonal) and not any(node.op in SCALES for node in nodes):
+        if not any(node.op in (WEIGHTED if isinstance(total, Kernel) else SCALES) for node in nodes):
             raise ObstacleError("there is no node among the branches that could take the others up", unrelated=True)
         cost = kernel_cost(total, work.extent) if isinstance(total, Kernel) else 0.0
         return Found(root, nodes, source, total, work.axis, work.cost, cost, work.products)
