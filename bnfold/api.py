@@ -22,7 +22,7 @@ from bnfold.conversion import Converter
 from bnfold.equivalence import Progress, Settings, verified, verify
 from bnfold.errors import NotEquivalentError
 from bnfold.folding import BATCHNORM, Folded, Folder, Wishes
-from bnfold.graph import Model
+from bnfold.graph import Model, Node
 from bnfold.hashes import Beside
 from bnfold.inputs import InputsLike
 from bnfold.labels import LabelsLike
@@ -346,14 +346,21 @@ def _affine(outcome: Outcome, ops: Mapping[str, str], gone: Collection[str]) -> 
 
 
 def _merged(found: Folded) -> tuple[Merged, ...]:
-    made = {
-        merge.root: Merged(
-            "merged", merge.root.label, tuple(n.label for n in merge.members), merge.kept.label, merge.kept.op
-        )
-        for merge in found.rewrite.merges
-    }
-    almost = {each.node: Merged("kept", each.node.label, reason=each.text) for each in found.almost}
-    return tuple(entry for node in found.rewrite.original.nodes() if (entry := made.get(node) or almost.get(node)))
+    rewrite = found.rewrite
+    made: dict[Node, list[Merged]] = {}
+    told = set[Node]()
+    for merge in rewrite.merges:
+        root, members = rewrite.before_regrouping(merge.root), rewrite.members(merge)
+        if rewrite.regrouped is not None and root not in told:
+            members = (*members, *rewrite.regrouped.gone(root))
+        told.add(root)
+        kept = rewrite.before_regrouping(merge.kept)
+        own = tuple(node.label for node in sorted(members, key=lambda node: node.index))
+        made.setdefault(root, []).append(Merged("merged", root.label, own, kept.label, kept.op))
+    for each in found.almost:
+        if each.node not in made:
+            made[each.node] = [Merged("kept", each.node.label, reason=each.text)]
+    return tuple(entry for node in rewrite.original.nodes() for entry in made.get(node, ()))
 
 
 def _unmatched(found: Folded, wishes: Wishes) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """What becomes of a model: which calls of model-local functions are replaced, which nodes merged, which affines folded.
 
-Nodes are merged first: one convolution takes up what its branches could not agree on. Every call is replaced first;
+Nodes are merged first: one convolution takes up what its branches could not agree on; before that the terms of a sum
+change places where branches among them become one. Every call is replaced first;
 then again only those of which something changed.
 """
 
@@ -21,13 +22,14 @@ from bnfold.graph import Graph, Model, Node
 from bnfold.inline import Inlined, inline
 from bnfold.merges import Almost
 from bnfold.patch import patch
-from bnfold.plan import Plan, Rewrite
+from bnfold.plan import Merged, Plan, Regrouping, Rewrite
 from bnfold.protos import every_node
 from bnfold.reasons import Reason
+from bnfold.regroup import reordered
 from bnfold.rules import Source
 from bnfold.rules.unlocks import VALID
 from bnfold.solver import Outcome, is_matmul_bias, opted_out, solve
-from bnfold.witness import Where
+from bnfold.witness import Regrouped, Where
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Folded:
     @property
     def changes(self) -> list[str]:
         """Labels of the affines that leave, and of the last node of every merge."""
-        merged = [merge.root.label for merge in self.rewrite.merges]
+        merged = [self.rewrite.before_regrouping(merge.root).label for merge in self.rewrite.merges]
         return [outcome.node.label for outcome in self.outcomes if outcome.folded and outcome.way != MERGED] + merged
 
 
@@ -137,9 +139,64 @@ def _solve(model: Model, inlined: Inlined, wishes: Wishes) -> Folded:
 
 
 def _merge(rewrite: Rewrite, wishes: Wishes) -> tuple[Rewrite, tuple[Almost, ...]]:
+    """Merge what can be, once sums are regrouped as far as that lets more merge."""
+    if not wishes.merge:
+        return rewrite, ()
+    apart = set[Node]()
+
+    def allowed(node: Node) -> bool:
+        return wishes.allow(node) and node not in apart
+
+    while True:
+        wanted = merges.regrouped(rewrite.original, allowed)
+        start = _regroup(rewrite, wanted.sums, wishes)
+        found, almost = _merged(start, wishes)
+        alone = _unmerged(found)
+        if not alone:
+            own = dict.fromkeys((each.node, each.text) for each in (*wanted.almost, *almost))
+            return found, tuple(Almost(*each) for each in own)
+        assert not alone <= apart
+        apart |= alone
+
+
+def _regroup(rewrite: Rewrite, sums: Mapping[str, Sequence[Regrouped]], wishes: Wishes) -> Rewrite:
+    """With sums in another order."""
+    if not sums:
+        return rewrite
+    model = rewrite.original
+    made = reordered(model, sums)
+    labels: dict[str, list[str]] = {}
+    taken = {node.label for node in model.nodes()}
+    for graph in model.graphs if made.origin else ():
+        origin = made.origin.get(graph.path, range(len(graph.nodes)))
+        labels[graph.path] = [graph.nodes[index].label for index in origin]
+        for place in made.new.get(graph.path, ()):
+            label = f"{labels[graph.path][place]}.branches"
+            labels[graph.path][place] = next(name for n in count(1) if (name := f"{label}{n}") not in taken)
+            taken.add(labels[graph.path][place])
+    after = Model(replace(model.source, proto=made.proto, raw=None), model.pending, labels)
+    after.narrow = wishes.narrow
+    return replace(rewrite, model=after, regrouped=Regrouping(model, after, sums, made.origin, made.new))
+
+
+def _unmerged(rewrite: Rewrite) -> set[Node]:
+    """The sums that were regrouped for branches that did not become one."""
+    regrouped = rewrite.regrouped
+    if regrouped is None:
+        return set()
+    merged = {node for merge in rewrite.merges for node in merge.members}
+    return {
+        regrouped.before(node)
+        for graph in regrouped.model.graphs
+        for node in graph.nodes
+        if regrouped.is_new(node) and node not in merged
+    }
+
+
+def _merged(rewrite: Rewrite, wishes: Wishes) -> tuple[Rewrite, tuple[Almost, ...]]:
     """Merge until nothing is left to merge: a sum of branches may stand behind another convolution."""
     almost: tuple[Almost, ...] = ()
-    for _ in range(ROUNDS if wishes.merge else 0):
+    for _ in range(ROUNDS):
         found = merges.find(rewrite.model, wishes.allow)
         almost = tuple(Almost(rewrite.original_node(each.node), each.text) for each in found.almost)
         if not found:
@@ -181,22 +238,37 @@ def _with_merged(rewrite: Rewrite, outcomes: Iterable[Outcome]) -> list[Outcome]
     own = {node.label for node in rewrite.original.nodes()}
     kept = {merge.root: merge.kept.label for merge in rewrite.merges}
     names = {
-        node.label: kept[rewrite.original_node(node)] for node in rewrite.model.nodes() if node.label not in own
+        node.label: kept[rewrite.start_node(node)] for node in rewrite.model.nodes() if node.label not in own
     }  # biases that merged MatMuls needed
+    scales = {merge.root: merge for merge in rewrite.merges if isinstance(rules.as_source(merge.kept), Source)}
     found = [
         replace(
             outcome,
-            node=rewrite.original_node(outcome.node),
+            node=_affine_of(rewrite, outcome.node, scales),
             into=tuple(dict.fromkeys(names.get(label, label) for label in outcome.into)),
             reasons=tuple(replace(reason, at=names.get(reason.at, reason.at)) for reason in outcome.reasons),
         )
         for outcome in outcomes
     ]
+    told = {outcome.node for outcome in found}
     for merge in rewrite.merges:
-        affines = [node for node in merge.members if isinstance(rules.as_source(node), Source)]
-        found += [Outcome(node, True, MERGED, (merge.kept.label,)) for node in affines if not is_matmul_bias(node)]
+        affines = [node for node in rewrite.members(merge) if isinstance(rules.as_source(node), Source)]
+        gone = [node for node in affines if node not in told and not is_matmul_bias(node)]
+        found += [Outcome(node, True, MERGED, (merge.kept.label,)) for node in gone]
     places = {id(graph): place for place, graph in enumerate(rewrite.original.graphs)}
     return sorted(found, key=lambda outcome: (places[id(outcome.node.graph)], outcome.node.index))
+
+
+def _affine_of(rewrite: Rewrite, node: Node, scales: Mapping[Node, Merged]) -> Node:
+    """The affine of the original that this one is after the merges.
+
+    Where scales became one that is the one which took the others up; for the shift behind a Mul, one of the shifts.
+    """
+    merge = scales.get(rewrite.start_node(node))
+    if merge is None:
+        return rewrite.original_node(node)
+    shifts = (each for each in merge.members if each.op in ("Add", "Sub") and isinstance(rules.as_source(each), Source))
+    return rewrite.before_regrouping(next(shifts) if node.op == "Add" else merge.kept)
 
 
 def _all_outcomes(first: list[Outcome], last: list[Outcome]) -> list[Outcome]:
@@ -225,7 +297,11 @@ def _touched(rewrite: Rewrite) -> Iterator[Node]:
         indices |= {node.index for node in graph.nodes if restored.intersection((*node.inputs, *node.outputs))}
         yield from (rewrite.original_node(graph.nodes[index]) for index in indices)
     for merge in rewrite.merges:
-        yield from merge.members
+        yield from rewrite.members(merge)
+    if rewrite.regrouped is not None:
+        for graph in rewrite.original.graphs:
+            for each in rewrite.regrouped.sums.get(graph.path, ()):
+                yield from (graph.nodes[index] for index in each.nodes)
 
 
 def _makers(nodes: set[Node]) -> set[Node]:

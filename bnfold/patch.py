@@ -49,7 +49,8 @@ def witness_of(rewrite: Rewrite) -> Witness:
         members = {
             merge.root.index: Merged(merge.kept.index, tuple(node.index for node in merge.members)) for merge in merges
         }
-        graphs.append(GraphWitness(path, storage, removed, own.names(), members))
+        sums = () if rewrite.regrouped is None else tuple(rewrite.regrouped.sums.get(path, ()))
+        graphs.append(GraphWitness(path, storage, removed, own.names(), members, sums))
     return Witness(tuple(graphs), rewrite.calls)
 
 
@@ -111,7 +112,8 @@ class _Editor:
         _delete(self.graphs[graph.path].value_info, lambda value: value.name in inner)
         self.gone[graph.path] |= {member.index for member in merge.members} - {index}
         self.roots.setdefault(graph.path, {})[index] = merge.root.index
-        node.input[0] = merge.source
+        slot = next(slot for slot, name in enumerate(merge.kept.inputs) if name and graph.constant(name) is None)
+        node.input[slot] = merge.source
         node.output[0] = root
         for edit in merge.edits:
             self._edit(graph, index, edit)

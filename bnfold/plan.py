@@ -7,8 +7,8 @@ when the model is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from bnfold.affine import Array, Storage
 from bnfold.constants import Constant
 from bnfold.graph import Graph, Model, Node
-from bnfold.witness import Call, Where
+from bnfold.witness import Call, Regrouped, Where
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Merged:
-    """Nodes of the original that became one, in one step or several."""
+    """Nodes that became one, in one step or several: of the original, where its sums are regrouped."""
 
     root: Node
     kept: Node
@@ -174,7 +174,7 @@ class Merged:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Everything that becomes of a model: calls of functions are replaced, then nodes merged, then affines folded."""
+    """Everything that becomes of a model: calls are replaced, sums regrouped, nodes merged, affines folded."""
 
     original: Model
     """The model as given, with calls replaced."""
@@ -183,9 +183,10 @@ class Rewrite:
     plan: Plan
     merges: tuple[Merged, ...] = ()
     origin: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """By path of a graph with merges: for every node after them its index in the original; a merged one has its root's.
-    """
+    """By path of a graph with merges: for every node after them its index before; a merged one has its root's."""
     calls: Mapping[Where, Call] = field(default_factory=dict)
+    regrouped: Regrouping | None = None
+    """What was done to sums before the merges."""
 
     @staticmethod
     def of(plan: Plan) -> Rewrite:
@@ -198,38 +199,90 @@ class Rewrite:
         """Whether the output is the input."""
         return not self.merges and self.plan.is_empty
 
+    @property
+    def start(self) -> Model:
+        """The model that nodes are merged in: the original, its sums regrouped."""
+        return self.original if self.regrouped is None else self.regrouped.model
+
     def original_node(self, node: Node) -> Node:
-        """The node of the original that is this one after the merges; the root of the merge for one that was merged."""
+        """The node of the original that is this one after the merges; the root of the merge for one that was merged.
+
+        For a sum that regrouping made, the whole sum that it is part of.
+        """
+        return self.before_regrouping(self.start_node(node))
+
+    def start_node(self, node: Node) -> Node:
+        """The node that is this one before the merges, and once sums are regrouped."""
         if not self.merges:
             return node
         path = node.graph.path
         return self._graphs[path].nodes[self.origin[path][node.index] if path in self.origin else node.index]
 
+    def before_regrouping(self, node: Node) -> Node:
+        """The node of the original that is this one once sums are regrouped."""
+        return node if self.regrouped is None else self.regrouped.before(node)
+
+    def members(self, merge: Merged) -> tuple[Node, ...]:
+        """The nodes of the original that became one, those among them that regrouping made left out."""
+        if self.regrouped is None:
+            return merge.members
+        return tuple(self.before_regrouping(node) for node in merge.members if not self.regrouped.is_new(node))
+
     @cached_property
     def _graphs(self) -> dict[str, Graph]:
-        """The graphs of the original by path."""
-        return {graph.path: graph for graph in self.original.graphs}
+        """The graphs before the merges by path."""
+        return {graph.path: graph for graph in self.start.graphs}
 
     def after(self, plan: Plan, model: Model, origin: Mapping[str, Sequence[int]]) -> Rewrite:
         """With the merges of a plan for the model made: what that became, and where its nodes were before."""
         made = {merge.root: merge for merge in self.merges}
         for merge in (merge for graph in plan.graphs for merge in graph.merges):
-            members = [self.original_node(node) for node in merge.members]
+            members = [self.start_node(node) for node in merge.members]
             earlier = {node: made.pop(node) for node in members if node in made}
             every = {inner for node in members for inner in (earlier[node].members if node in earlier else [node])}
-            kept = self.original_node(merge.kept)
+            kept = self.start_node(merge.kept)
             kept = earlier[kept].kept if kept in earlier else kept
-            root = self.original_node(merge.root)
+            root = self.start_node(merge.root)
             made[root] = Merged(root, kept, tuple(sorted(every, key=lambda node: node.index)))
         paths = {
             path: [self.origin[path][index] for index in own] if path in self.origin else own
             for path, own in origin.items()
         }
-        return Rewrite(
-            self.original,
-            model,
-            Plan([]),
-            tuple(sorted(made.values(), key=lambda merge: merge.root.index)),
-            {**self.origin, **paths},
-            self.calls,
+        merges = tuple(sorted(made.values(), key=lambda merge: merge.root.index))
+        return replace(self, model=model, plan=Plan([]), merges=merges, origin={**self.origin, **paths})
+
+
+@dataclass(frozen=True)
+class Regrouping:
+    """Sums in another order, before nodes are merged."""
+
+    original: Model
+    model: Model
+    """After it."""
+    sums: Mapping[str, Sequence[Regrouped]]
+    """By path of a graph."""
+    origin: Mapping[str, Sequence[int]]
+    """By path: for every node after it its index before; that of the whole sum for a new one."""
+    new: Mapping[str, Collection[int]]
+    """By path: which nodes are new."""
+
+    def before(self, node: Node) -> Node:
+        """The node that this one was."""
+        graph = self._graphs[node.graph.path]
+        return graph.nodes[self.origin[graph.path][node.index] if graph.path in self.origin else node.index]
+
+    def is_new(self, node: Node) -> bool:
+        """Whether there was none."""
+        return node.index in self.new.get(node.graph.path, ())
+
+    def gone(self, root: Node) -> tuple[Node, ...]:
+        """The nodes of a sum, by its last one, that are in it no more."""
+        graph = root.graph
+        own = (each for each in self.sums.get(graph.path, ()) if each.nodes[-1] == root.index)
+        return tuple(
+            graph.nodes[index] for each in own for index in each.nodes if index not in {made.like for made in each.sums}
         )
+
+    @cached_property
+    def _graphs(self) -> dict[str, Graph]:
+        return {graph.path: graph for graph in self.original.graphs}

@@ -35,6 +35,29 @@ class Merged:
 
 
 @dataclass(frozen=True)
+class Sum:
+    """An Add, Sub or Sum that a regrouped sum is made of."""
+
+    like: int
+    """Index in the original of the node that it is but for its operator and tensors; -1 for a new one."""
+    op: str
+    inputs: tuple[str, ...]
+    output: str
+    """A new one's name too."""
+
+
+@dataclass(frozen=True)
+class Regrouped:
+    """A sum of many terms in another order, so that terms which become one node stand together."""
+
+    nodes: tuple[int, ...]
+    """Index in the original of every Add, Sub and Sum that goes; the last one's output stays."""
+    sums: tuple[Sum, ...]
+    """What is made instead, in this order: each in the place of the node that it is like, a new one in front of the
+    next that is like one."""
+
+
+@dataclass(frozen=True)
 class GraphWitness:
     """The witness for one graph of the model, with the calls replaced."""
 
@@ -48,6 +71,9 @@ class GraphWitness:
     """Tensor names that changed, original to output."""
     merged: dict[int, Merged] = field(default_factory=dict)
     """By index of the node whose output one merged node now makes."""
+    regrouped: tuple[Regrouped, ...] = ()
+    """Sums that were put into another order, before anything else changed: all other indices count the nodes after it.
+    """
 
 
 @dataclass(frozen=True)

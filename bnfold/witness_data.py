@@ -9,13 +9,13 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from bnfold.affine import Array, Storage
-from bnfold.witness import Call, GraphWitness, Merged, Narrowed, Where, Witness
+from bnfold.witness import Call, GraphWitness, Merged, Narrowed, Regrouped, Sum, Where, Witness
 
 MOST_AXES = 32
 """Axes that an array may have."""
@@ -38,6 +38,7 @@ def to_data(witness: Witness) -> dict[str, Any]:
             "removed": [[index, *ends] for index, ends in sorted(graph.removed.items())],
             "names": dict(sorted(graph.names.items())),
             "merged": [[root, merged.kept, list(merged.members)] for root, merged in sorted(graph.merged.items())],
+            **_regrouped_data(graph),
         }
         for graph in witness.graphs
     ]
@@ -48,6 +49,15 @@ def to_data(witness: Witness) -> dict[str, Any]:
     encoded = [{"shape": list(shape), "data": base64.b64encode(data).decode()} for shape, data in arrays]
     narrowed = {"type": witness.narrowed.type, "carries": dict(sorted(witness.narrowed.carries.items()))}
     return {"arrays": encoded, "graphs": graphs, "calls": calls, "narrowed": narrowed}
+
+
+def _regrouped_data(graph: GraphWitness) -> dict[str, Any]:
+    """Nothing for a graph whose sums are as they were."""
+    found = [
+        [list(each.nodes), [[made.like, made.op, list(made.inputs), made.output] for made in each.sums]]
+        for each in graph.regrouped
+    ]
+    return {"regrouped": found} if found else {}
 
 
 def from_data(data: object, most: int) -> Witness:
@@ -77,14 +87,15 @@ def from_data(data: object, most: int) -> Witness:
 
     graphs = []
     for each in _list(whole["graphs"]):
-        graph = _fields(each, "path", "storage", "removed", "names", "merged")
+        graph = _fields(each, "path", "storage", "removed", "names", "merged", optional=("regrouped",))
         stored = {name: storage(entry) for name, entry in _dict(graph["storage"]).items()}
         removed = {_index(index): (_text(x), _text(y)) for index, x, y in _rows(graph["removed"])}
         merged = {
             _index(root): Merged(_index(kept), tuple(map(_index, _list(members))))
             for root, kept, members in _rows(graph["merged"])
         }
-        graphs.append(GraphWitness(_text(graph["path"]), stored, removed, _names(graph["names"]), merged))
+        regrouped = tuple(_regrouped(each) for each in _list(graph.get("regrouped", [])))
+        graphs.append(GraphWitness(_text(graph["path"]), stored, removed, _names(graph["names"]), merged, regrouped))
     calls: dict[Where, Call] = {}
     for each in _list(whole["calls"]):
         call = _fields(each, "where", "label", "names")
@@ -92,6 +103,15 @@ def from_data(data: object, most: int) -> Witness:
         calls[where] = Call(_text(call["label"]), _names(call["names"]))
     narrowed = _fields(whole["narrowed"], "type", "carries")
     return Witness(tuple(graphs), calls, Narrowed(_index(narrowed["type"]), _names(narrowed["carries"])))
+
+
+def _regrouped(entry: object) -> Regrouped:
+    nodes, sums = _list(entry, 2)
+    made = []
+    for each in _list(sums):
+        like, op, inputs, output = _list(each, 4)
+        made.append(Sum(_step(like), _text(op), tuple(map(_text, _list(inputs))), _text(output)))
+    return Regrouped(tuple(map(_index, _list(nodes))), tuple(made))
 
 
 def _check_numbers(stored: Storage) -> None:
@@ -122,9 +142,9 @@ def _array(entry: object) -> Array:
 # ------------------------------------------------------------------------------------------------------- plain values
 
 
-def _fields(entry: object, *names: str) -> Mapping[str, object]:
+def _fields(entry: object, *names: str, optional: Iterable[str] = ()) -> Mapping[str, object]:
     found = _dict(entry)
-    if set(found) != set(names):
+    if set(found) - set(optional) != set(names):
         raise ValueError(f"{sorted(found)[:8]} stands where {sorted(names)} belong")
     return found
 
@@ -156,7 +176,7 @@ def _text(entry: object) -> str:
 
 
 def _step(entry: object) -> int:
-    """A number in the path to a call: -1 where there is no list of graphs."""
+    """A number, or -1 for none: in the path to a call where there is no list of graphs, for a node that is new."""
     if type(entry) is not int or not -1 <= entry < 1 << 31:
         raise ValueError(f"{_shown(entry)} stands where a number belongs")
     return entry

@@ -118,6 +118,13 @@ def lstm(b: Builder) -> None:
     b.declare("y", 5, 1, 2, 3)
 
 
+def from_the_left(b: Builder) -> str:
+    """Two constant matrices times one tensor, the first with a bias."""
+    x = b.input(3, 5, 5)
+    one, other = (b.node("MatMul", b.constant(b.normal(5, 5)), x) for _ in range(2))
+    return b.node("Add", b.node("Add", one, b.constant(b.normal(5, 1))), other)
+
+
 def large_mean(b: Builder) -> None:
     """The BN subtracts what the Mul made large."""
     b.bn(b.per_channel("Mul", b.input(*IMAGE), 1e5), mean=314159.0, variance=1.7e10, beta=SHIFT, gamma=POSITIVE)
@@ -236,12 +243,12 @@ BUGS = (
     Bug("the constant beside a cropping Resize that stays", CONSTANT, "bnfold.rules.border:resize",
         "new = one_border(view, storage, border)", "new = border", resized),
     # ------------------------------------------------------------------------------------------------- merges
-    Bug("a branch laid into the corner of the kernel", CONSTANT, "bnfold.merges.terms:added",
+    Bug("a branch laid into the corner of the kernel", CONSTANT, "bnfold.merges.terms:_laid",
         "first := (new.begin - own.begin) // new.dilation", "first := 0", repvgg),
     Bug("a branch of more groups laid into the first one", CONSTANT, "bnfold.merges.terms:_widened",
         "own % each", "0 * own", partial(repvgg, group=2)),
-    Bug("the sign of a branch that is taken off, lost", CONSTANT, "bnfold.merges.evaluation:Evaluation._sum",
-        '_times(other, -1.0) if node.op == "Sub" else other', "other",
+    Bug("the sign of a branch that is taken off, lost", CONSTANT, "bnfold.merges.evaluation:Evaluation._added",
+        "other if sign > 0 else _times(other, -1.0)", "other",
         lambda b: b.node("Sub", x := image(b), b.conv(x, 4, 1))),
     Bug("the bias of all branches but one, lost", CONSTANT, "bnfold.merges.terms:added",
         "(one, other) if term.bias is not None]", "(one, other) if term.bias is not None][:1]", repvgg),
@@ -260,12 +267,22 @@ BUGS = (
         "begin = outer.begin * inner.stride + inner.begin", "begin = outer.begin + inner.begin",
         lambda b: b.conv(b.conv(image(b, 2, 9, 9), 8, 1, bias=False, strides=[2, 2]), 2, 2, pads=[1] * 4)),
     Bug("a branch that is read elsewhere, merged", WIRING, "bnfold.merges.search:members_of",
-        "any(reader not in members for reader, _ in graph.consumers[latest])", "False",
+        "any(reader not in members for reader, _ in readers)", "False",
         lambda b: (b.node("Tanh", y := b.conv(x := image(b), 4, 1)), b.node("Add", y, x)), "0134",
         "a model that cannot be evaluated is left to the runtime"),
     Bug("branches of different strides, merged", CONDITION, "bnfold.merges.terms:_around",
         "one.stride != other.stride", "False",
         lambda b: b.node("Add", b.conv(x := image(b, 4, 5, 5), 4, 1, strides=[2, 2]), b.conv(x, 4, 3))),
+    Bug("a branch that is taken off, added once sums are regrouped", WIRING, "bnfold.merges.trees:_Regrouping._group",
+        '"Add" if own == sign else "Sub"', '"Add"',
+        lambda b: b.node("Sub", b.node("Add", b.conv(x := image(b), 4, 3, pads=[1] * 4), b.node("Tanh", x)), x)),
+    Bug("scales that become one BatchNormalization, without its mean", CONSTANT, "bnfold.merges.edits:scale_edits",
+        "shift + scale * mean", "shift", lambda b: b.node("Sigmoid", b.node("Add", b.bn(x := image(b)), x))),
+    Bug("a bias from the left along the wrong axis", CONSTANT, "bnfold.merges.edits:product_edits",
+        "kernel.bias().reshape(-1, 1)", "kernel.bias()", from_the_left),
+    Bug("convolutions side by side in another order", CONSTANT, "bnfold.merges.terms:stacked",
+        "np.concatenate(parts) if parts", "np.concatenate(parts[::-1]) if parts",
+        lambda b: b.node("Concat", b.conv(x := image(b), 4, 1), b.conv(x, 4, 1), axis=1)),
     # ---------------------------------------------------------------------------------------- the whole graph
     Bug("a second reader that is not told", WIRING, "bnfold.solver.state:State.neighbours",
         "self.graph.consumers.get(name, [])", "self.graph.consumers.get(name, [])[:1]", two_readers),

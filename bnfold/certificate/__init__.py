@@ -18,8 +18,10 @@ from bnfold.certificate.calls import with_calls_replaced
 from bnfold.certificate.merged import check_region
 from bnfold.certificate.narrowed import without_casts
 from bnfold.certificate.nodes import check_node, touched
+from bnfold.certificate.regrouped import with_sums_regrouped
 from bnfold.certificate.result import Certificate, Failure, NotCertifiedError, WrongError
 from bnfold.certificate.sample import Draws
+from bnfold.certificate.scales import check_merged_scales_removed
 from bnfold.certificate.wiring import GraphPair, compare_nodes, match, same_tensor
 from bnfold.graph import Graph, Model
 from bnfold.witness import GraphWitness, Witness
@@ -36,11 +38,11 @@ def certify(original: Model, optimized: Model, witness: Witness, *, seed: int = 
         witness: how its tensors are stored, and which nodes left.
         seed: of the random tensors.
     """
-    if witness.calls:
-        try:
-            original = with_calls_replaced(original, witness.calls)
-        except WrongError as error:
-            return Certificate(0, 0, 0, (Failure("", error.kind, str(error)),))
+    try:
+        original = with_calls_replaced(original, witness.calls) if witness.calls else original
+        original = with_sums_regrouped(original, witness)
+    except WrongError as error:
+        return Certificate(0, 0, 0, (Failure("", error.kind, str(error)),))
     failures: list[Failure] = _compare_models(original, optimized)
     if witness.narrowed.type:
         optimized, wrong = without_casts(optimized, witness.narrowed)
@@ -151,7 +153,9 @@ def _check_nodes(graph: GraphPair, draws: Draws) -> tuple[int, int]:
         if node.index in fine:
             continue
         try:
-            if left:
+            if left and node.index in graph.witness.merged:
+                check_merged_scales_removed(graph, node)
+            elif left:
                 check_removed(graph, node)
             elif region is not None:
                 constants += check_region(graph, region, draws)

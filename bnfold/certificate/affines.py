@@ -135,7 +135,11 @@ def align(node: Node, value: Array, rank: int) -> Array:
 
 def check_removed(graph: GraphPair, node: Node) -> None:
     """Its input and its output are one tensor in the output: den' v' = num' (s v + t) + off' wherever v is."""
-    s, t, t_size, x, y = _removed(graph, node)
+    check_left(node, *_removed(graph, node))
+
+
+def check_left(node: Node, s: Array, t: Array, t_size: Array, x: Storage, y: Storage) -> None:
+    """The same for a scale and shift of one tensor, where t is made of terms of magnitude `t_size`."""
     with np.errstate(all="ignore"):
         gap = _gap(x, y, s, t, t_size)
         small = immaterial(node, t)
@@ -181,10 +185,15 @@ def _removed(graph: GraphPair, node: Node) -> tuple[Array, Array, Array, Storage
     slot, s, t, t_size = affine_of(node)
     if (node.inputs[slot], node.outputs[0]) != (x_name, y_name):
         raise NotCertifiedError(f"it left between {x_name!r} and {y_name!r}, which are not its ends")
-    x, y = (graph.storage(name) or Storage.identity(s.ndim) for name in (x_name, y_name))
+    return s, t, t_size, *ends_of(graph, (x_name, y_name), s.ndim)
+
+
+def ends_of(graph: GraphPair, names: tuple[str, str], rank: int) -> tuple[Storage, Storage]:
+    """How the input and the output of what left are stored."""
+    x, y = (graph.storage(name) or Storage.identity(rank) for name in names)
     if x.is_degenerate or y.is_degenerate:
         raise NotCertifiedError("a channel is stored in a way that says nothing")
-    return s, t, t_size, x, y
+    return x, y
 
 
 def _gap(x: Storage, y: Storage, s: Array, t: Array, t_size: Array) -> Array:

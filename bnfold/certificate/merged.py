@@ -1,6 +1,6 @@
-"""Nodes that became one: the merged node must make what they make together, and its kernel must be theirs.
+"""Nodes that became one: the merged node must make what they make together, and its constants must be theirs.
 
-The kernel is derived here from the original's nodes, tap by tap (`bnfold.certificate.taps`), and every stored number
+A kernel is derived here from the original's nodes, tap by tap (`bnfold.certificate.taps`), and every stored number
 compared with it. Then both are evaluated in full on a small tensor, with every border.
 """
 
@@ -21,8 +21,9 @@ from bnfold.certificate.result import NotCertifiedError, WrongError, require
 from bnfold.certificate.rounding import EPS, Exact, fitted
 from bnfold.certificate.rows import Rows
 from bnfold.certificate.sample import Draws, draw
+from bnfold.certificate.scales import SCALES, scales_of
 from bnfold.certificate.stored import check_constant, stored_constant
-from bnfold.certificate.taps import Form, Terms, at_tap, places_of, shape_of
+from bnfold.certificate.taps import Form, Terms, at_tap, places_of, shape_of, weight_slot
 from bnfold.certificate.wiring import GraphPair, Pair, Region
 from bnfold.constants import Constant
 from bnfold.graph import Node
@@ -37,24 +38,23 @@ def check_region(graph: GraphPair, region: Region, draws: Draws) -> int:
     """
     new, root = region.new, region.members[-1]
     shape = root.graph.shape(region.source)
-    channels = None if shape is None else shape[1 if region.windowed else -1]
+    if new.op in SCALES and shape is not None:
+        scales, sizes = scales_of(graph, region, shape)
+        _check_constants(graph, region, scales)
+        _check_numerically(graph, region, scales, sizes, draws)
+        return len(scales)
+    channels = None if shape is None or len(shape) < 2 else shape[region.axis(len(shape))]
     groups = new.get_int("group", 1)
-    if shape is None or not isinstance(channels, int) or channels % groups or len(shape) < 2:
+    if shape is None or not isinstance(channels, int) or channels % groups:
         raise NotCertifiedError(f"the channels of {region.source!r} are not known")
     terms = Terms(region, channels, len(shape), groups)
     given, made = (storage_of(graph, root, name) for name in (region.source, root.outputs[0]))
-    rows = None if region.windowed else Rows.of(given, made)
+    rows = None if region.windowed or region.left else Rows.of(given, made)
     if rows is None and not (given.has_decode and made.has_encode):
         raise NotCertifiedError("a channel at its ends is dead or lost")
     form = _form(region, terms, given, made) if rows is None else rows.form(region, terms)
     constants = _constants(region, form, terms)
-    pair = Pair(region.kept, new, region.bias)
-    for slot, exact in constants.items():
-        held = None if slot == BIAS and region.bias is None else stored_constant(pair, slot)
-        if held is not None or slot == 1:
-            check_constant(pair, slot, exact, graph.narrowed)
-        elif np.any(np.abs(exact.value) > exact.doubts(0, exact.shape[0], exact.value)):
-            raise WrongError("constant", "it lacks a bias")
+    _check_constants(graph, region, constants)
     for array in (given.num + given.off + given.den, made.num + made.off + made.den):
         terms.meets(array)
     for sizes in _sizes(region, shape, terms):
@@ -70,6 +70,17 @@ def _form(region: Region, terms: Terms, given: Storage, made: Storage) -> Form:
     return form.scaled(a, b, np.abs(b))
 
 
+def _check_constants(graph: GraphPair, region: Region, constants: Mapping[int, Exact]) -> None:
+    """Every one is what it should be; a bias may be left out where it is zero."""
+    pair = Pair(region.kept, region.new, region.bias)
+    for slot, exact in constants.items():
+        held = None if slot == BIAS and region.bias is None else stored_constant(pair, slot)
+        if held is not None or slot not in (2, BIAS):
+            check_constant(pair, slot, exact, graph.narrowed)
+        elif np.any(np.abs(exact.value) > exact.doubts(0, exact.shape[0], exact.value)):
+            raise WrongError("constant", "it lacks a bias")
+
+
 def _constants(region: Region, form: Form, terms: Terms) -> dict[int, Exact]:
     """What the merged node should hold."""
     new = region.new
@@ -78,11 +89,15 @@ def _constants(region: Region, form: Form, terms: Terms) -> dict[int, Exact]:
     bias = Exact.of(form.shift[0], count * form.shift[1])
     if not region.windowed:
         ((value, bound),) = (each for at, each in form.taps.items() if at == ())
-        turned = new.op == "Gemm" and new.get_int("transB", 0)
+        turned = region.left or (new.op == "Gemm" and new.get_int("transB", 0))
         if new.op == "Gemm" and (new.get_float("alpha", 1.0), new.get_float("beta", 1.0)) != (1.0, 1.0):
             raise WrongError("node", "alpha and beta of a merged Gemm are not one")
         value, bound = (each[0] if turned else each[0].T for each in (value, bound))
-        return {1: Exact.of(value, count * bound), (BIAS if new.op == "MatMul" else 2): bias}
+        if region.bias is not None and region.left:
+            held = stored_constant(Pair(region.kept, new, region.bias), BIAS)
+            along = (-1, 1) if held is not None and len(held.shape) > 1 else (-1,)
+            bias = Exact.of(*(each.reshape(along) for each in (form.shift[0], count * form.shift[1])))
+        return {weight_slot(new): Exact.of(value, count * bound), (BIAS if new.op == "MatMul" else 2): bias}
     kernel = shape_of(new)[2:]
     shape = (groups * outputs, inputs, *kernel)
     value, bound = np.zeros(shape), np.zeros(shape)
@@ -98,7 +113,7 @@ def _constants(region: Region, form: Form, terms: Terms) -> dict[int, Exact]:
 def _sizes(region: Region, shape: tuple[object, ...], terms: Terms) -> Iterator[tuple[int, ...]]:
     """Shapes of x for the numeric test: the true ones, or smaller ones that meet the borders in the same way."""
     if not region.windowed:
-        yield (*terms.rows, terms.channels)
+        yield tuple(terms.channels if axis == terms.axis else size for axis, size in enumerate([*terms.rows, 2]))
         return
     kernel = shape_of(region.new)[2:]
     strides = region.new.get_ints("strides") or [1] * len(kernel)
@@ -150,7 +165,8 @@ def _check_numerically(
     for node in region.members:
         values[node.outputs[0]], bounds[node.outputs[0]] = _evaluated(node, values, bounds, some)
     y, y_size = values[root.outputs[0]], bounds[root.outputs[0]]
-    held, held_size = _evaluated(new, {new.inputs[0]: sample[1]}, {new.inputs[0]: sample[3]}, some, exact)
+    read = next(name for slot, name in enumerate(new.inputs) if slot not in exact)
+    held, held_size = _evaluated(new, {read: sample[1]}, {read: sample[3]}, some, exact)
     if region.bias is not None:
         value = _as_stored(exact[BIAS].value, stored_constant(Pair(region.kept, new, region.bias), BIAS))
         first = region.bias.constant(1) is not None

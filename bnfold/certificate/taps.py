@@ -40,6 +40,11 @@ class Form:
         """How many the tensor has."""
         return int(self.shift[0].shape[-1])
 
+    @property
+    def nothing(self) -> Array:
+        """The matrices of a tap that sees nothing."""
+        return np.zeros_like(next(iter(self.taps.values()))[0])
+
     def scaled(self, scale: Array, shift: Array, size: Array) -> Form:
         """scale * this + shift, by channel; `size` is the magnitude of the shift."""
         groups = next(iter(self.taps.values()))[0].shape[0]
@@ -86,11 +91,11 @@ class Terms:
     @property
     def axis(self) -> int:
         """Where the channels are."""
-        return 1 if self.region.windowed else self.rank - 1
+        return self.region.axis(self.rank)
 
     def along(self, array: Array, size: int) -> Array:
-        """A shift by channel, and where no window moves by row too."""
-        if self.region.windowed or array.ndim < 2:
+        """A shift by channel, and by row too where the channels are on the last axis."""
+        if self.region.windowed or self.region.left or array.ndim < 2:
             return vector(array, self.axis, size)
         array = alike(array, range(array.ndim - 1))
         if array.shape[-1] not in (1, size):
@@ -131,6 +136,8 @@ class Terms:
             return first
         if node.op == "Pad":
             return self._padded(node, first)
+        if node.op == "Concat" and len(given) == len(node.inputs):
+            return self._stacked(node, given)
         if node.op == "Neg":
             return first.scaled(none - 1, none, none)
         if node.op in ("Add", "Sub", "Sum", "Mean") and len(given) == len(node.inputs):
@@ -141,6 +148,26 @@ class Terms:
         _, s, t, size = affine_of(node)
         self.meets(s + t)
         return first.scaled(vector(s, self.axis, count), self.along(t, count), self.along(size, count))
+
+    def _stacked(self, node: Node, given: list[Form]) -> Form:
+        """The outputs of all, one behind the other: those of a merged node that has no groups."""
+        if node.get_int("axis", 1) % self.rank != self.axis or self.groups != 1:
+            raise NotCertifiedError(f"{node.label} does not put output channels one behind the other")
+        if len({form.stride for form in given}) > 1:
+            raise WrongError("node", "branches of different strides were merged")
+        sides = []
+        for side in range(2):
+            taps: dict[Tap, Array] = {}
+            for at in {at for form in given for at in form.taps}:
+                blocks = [form.taps[at][side] if at in form.taps else form.nothing for form in given]
+                taps[at] = np.concatenate(blocks, axis=1)
+            sides.append(taps)
+        lead = np.broadcast_shapes(*(form.shift[0].shape[:-1] for form in given))
+        shift = tuple(
+            np.concatenate([np.broadcast_to(form.shift[side], (*lead, form.channels)) for form in given], axis=-1)
+            for side in range(2)
+        )
+        return Form({at: (sides[0][at], sides[1][at]) for at in sides[0]}, (shift[0], shift[1]), given[0].stride)
 
     def _padded(self, node: Node, form: Form) -> Form:
         """Zeros around x: an output is made of what stands so much further to the front.
@@ -164,6 +191,8 @@ class Terms:
         return Form(taps, form.shift, form.stride)
 
     def _weighted(self, node: Node, form: Form) -> Form:
+        if node.op in ("Gemm", "MatMul") and (self.region.windowed or self.region.left != (weight_slot(node) == 0)):
+            raise NotCertifiedError(f"{node.label} works on another axis than what it became")
         weights, bias, group, places = _weights(node, self.spatial, form.channels)
         outputs, inputs = weights.shape[:2]
         each = (outputs // self.groups, inputs * group // self.groups)
@@ -195,11 +224,12 @@ def _weights(node: Node, spatial: int, channels: int) -> tuple[Array, Array, int
             raise NotCertifiedError(f"{node.label} rounds its size up")
         mean = np.full((channels, 1, *kernel), 1 / math.prod(kernel))
         return mean, np.zeros(channels), channels, places_of(node, kernel)
-    weights = weight_of(node, 1).float64()
+    slot = weight_slot(node)
+    weights = weight_of(node, slot).float64()
     bias = node.constant(2)
     if node.op != "Conv":
         factor, beta = node.get_float("alpha", 1.0), node.get_float("beta", 1.0)
-        own = weights if node.get_int("transB", 0) else weights.T
+        own = weights if slot == 0 or node.get_int("transB", 0) else weights.T
         own = own * factor if node.op == "Gemm" else own
         added = np.zeros(1) if bias is None or beta == 0 else beta * bias.float64().reshape(-1)
         if weights.ndim != 2 or added.size not in (1, own.shape[0]) or node.get_int("transA", 0):
@@ -254,9 +284,14 @@ def _blocks(matrix: Array, group: int, groups: int, outputs: int, inputs: int) -
     return found
 
 
+def weight_slot(node: Node) -> int:
+    """Where a Conv, Gemm or MatMul has its constant weights."""
+    return 0 if node.op == "MatMul" and node.constant(0) is not None else 1
+
+
 def shape_of(node: Node) -> tuple[int, ...]:
     """Shape of a node's constant weights; () where it has none."""
     if node.op == "AveragePool":
         return (1, 1, *(node.get_ints("kernel_shape") or ()))
-    weight = node.constant(1) if node.op in ("Conv", "Gemm", "MatMul") else None
+    weight = node.constant(weight_slot(node)) if node.op in ("Conv", "Gemm", "MatMul") else None
     return () if weight is None else weight.shape

@@ -97,6 +97,15 @@ class Region:
         """Whether it is a convolution."""
         return self.new.op == "Conv"
 
+    @property
+    def left(self) -> bool:
+        """Whether it is a product by a constant on the left."""
+        return self.new.op == "MatMul" and self.new.constant(0) is not None
+
+    def axis(self, rank: int) -> int:
+        """Where the channels are in a tensor of this rank."""
+        return 1 if self.windowed else rank - 2 if self.left else rank - 1
+
 
 @dataclass(eq=False)
 class GraphPair:
@@ -154,7 +163,7 @@ class GraphPair:
             if made is None or made.index not in scope.witness.removed:
                 break
             source = scope.witness.removed[made.index][0]
-            if source not in made.inputs:
+            if source not in scope.read_by(made):
                 break
             scope, name = scope.scope(source), source
         return scope, name
@@ -163,6 +172,19 @@ class GraphPair:
         """The nodes of the output that make what a node of the original made."""
         pair, region = self.pairs.get(index), self.regions.get(index)
         return (pair.new, pair.bias) if pair is not None else (region.new, region.bias) if region is not None else ()
+
+    def members(self, index: int) -> tuple[Node, ...]:
+        """The nodes that became one with a node of the original, and it."""
+        merged = self.witness.merged.get(index)
+        nodes = self.old.nodes
+        return tuple(nodes[i] for i in sorted({index, *(merged.members if merged else ())}) if 0 <= i < len(nodes))
+
+    def read_by(self, node: Node) -> set[str]:
+        """What it, and the nodes that became one with it, read from outside, constants left out."""
+        members = self.members(node.index)
+        made = {name for member in members for name in member.outputs}
+        read = {name for member in members for name in member.inputs if name}
+        return {name for name in read if node.graph.constant(name) is None} - made
 
     def storage(self, name: str) -> Storage | None:
         """How the output stores a tensor of the original; None where it is stored as it was."""
@@ -220,27 +242,29 @@ def match(pair: GraphPair) -> None:
 
 
 def _merged(pair: GraphPair) -> dict[int, int | None]:
-    """For every node that became part of another: the last of its group where the merged node has its place."""
+    """For every node that became part of another: the last of its group where the merged node has its place.
+
+    That one may have left in the end.
+    """
     found: dict[int, int | None] = {}
     for end, merged in pair.witness.merged.items():
         known = all(0 <= index < len(pair.old.nodes) for index in merged.members)
-        alone = not any(index in found or index in pair.witness.removed for index in merged.members)
+        alone = not any(index in found or (index in pair.witness.removed and index != end) for index in merged.members)
         once = len(set(merged.members)) == len(merged.members)
         if not (known and alone and once and merged.kept in merged.members and max(merged.members) == end):
             pair.fail("wiring", "", f"the witness says that {len(merged.members)} nodes became one, which cannot be")
             continue
-        found |= dict.fromkeys(merged.members) | {merged.kept: end}
+        found |= dict.fromkeys(merged.members) | {merged.kept: None if end in pair.witness.removed else end}
     return found
 
 
 def _match_region(pair: GraphPair, kept: Node, end: int, used: dict[int, Node], last: int) -> int:
     """Find the merged node; returns where the output goes on."""
-    members = tuple(pair.old.nodes[index] for index in sorted(pair.witness.merged[end].members))
-    made = {name for node in members for name in node.outputs}
-    read = {name for node in members for name in node.inputs if name and node.graph.constant(name) is None} - made
+    members = pair.members(end)
+    read = pair.read_by(members[-1])
     new, bias = pair.new.producers.get(pair.renamed(members[-1].outputs[0])), None
-    if new is not None and kept.op == "MatMul" and new.op == "Add":
-        new, bias = _product_behind(pair, new, used), new
+    if new is not None and kept.op in ("MatMul", "Mul") and new.op == "Add":
+        new, bias = _product_behind(pair, new, used, kept.op), new
     alike = new is not None and (new.op, new.proto.name, len(new.outputs)) == (kept.op, kept.proto.name, 1)
     if new is None or not alike or len(read) != 1:
         pair.fail("wiring", kept.label, "there is no node that it and others became")
@@ -259,13 +283,13 @@ def _next_without_output(graph: Graph, last: int) -> Node | None:
     return next((node for node in graph.nodes[last + 1 :] if not any(node.outputs)), None)
 
 
-def _product_behind(pair: GraphPair, add: Node, used: dict[int, Node]) -> Node | None:
-    """The MatMul whose fresh output an inserted Add reads; None where it is not just that."""
+def _product_behind(pair: GraphPair, add: Node, used: dict[int, Node], op: str = "MatMul") -> Node | None:
+    """The MatMul, or a Mul, whose fresh output an inserted Add reads; None where it is not just that."""
     if len(add.inputs) != 2 or add.index in used or set(add.attributes) - {"broadcast", "axis"}:
         return None
     dynamic = [name for name in add.inputs if add.graph.constant(name) is None]
     product = add.graph.producers.get(dynamic[0]) if len(dynamic) == 1 else None
-    if product is None or product.op != "MatMul" or len(product.outputs) != 1 or product.index != add.index - 1:
+    if product is None or product.op != op or len(product.outputs) != 1 or product.index != add.index - 1:
         return None
     fresh = product.outputs[0]
     alone = len(add.graph.consumers.get(fresh, [])) == 1 and fresh not in add.graph.output_set | add.graph.captured
@@ -315,8 +339,8 @@ def compare_nodes(pair: GraphPair) -> None:
                 changed.add(slot)
         pair.pairs[index] = Pair(old, new, nodes.bias, frozenset(changed), reset)
     for region in pair.regions.values():
-        others = [name for name in region.new.inputs[1:] if name and region.new.graph.constant(name) is None]
-        if others or not _same_value(pair, region.source, region.new.input(0)):
+        read = [name for name in region.new.inputs if name and region.new.graph.constant(name) is None]
+        if len(read) != 1 or not _same_value(pair, region.source, read[0]):
             pair.fail("wiring", region.kept.label, f"what it became reads {list(region.new.inputs)}")
 
 

@@ -6,20 +6,21 @@ branches that read one tensor and are added are one convolution, and so is one c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from bnfold.affine import Array
+from bnfold import witness
 from bnfold.graph import Graph, Model, Node
 from bnfold.guards import misfits
-from bnfold.merges.nodes import PRODUCTS, WEIGHTED, is_linear
-from bnfold.merges.search import Found, branches, chains
-from bnfold.merges.terms import Kernel
-from bnfold.plan import Edit, GraphPlan, Merge, NewBias, NewConstant, SetAttribute
+from bnfold.merges.edits import convolution_edits, product_edits, scale_edits
+from bnfold.merges.gathering import gather
+from bnfold.merges.nodes import PRODUCTS, WEIGHTED, is_linear, weight_of
+from bnfold.merges.search import Found, branches, chains, scales, siblings
+from bnfold.merges.terms import Diagonal, Kernel
+from bnfold.plan import Edit, GraphPlan, Merge
+from bnfold.protos import Names
 
-__all__ = ["Almost", "Merges", "find", "is_linear"]
+__all__ = ["Almost", "Merges", "Regrouped", "find", "is_linear", "regrouped"]
 
 
 CLOSE = 2.0
@@ -44,6 +45,14 @@ class Merges:
 
     def __bool__(self) -> bool:
         return any(plan.merges for plan in self.plans)
+
+
+@dataclass(frozen=True)
+class Regrouped:
+    """Sums in another order, by path of a graph; and what almost merges once a sum is in another order."""
+
+    sums: Mapping[str, Sequence[witness.Regrouped]]
+    almost: tuple[Almost, ...] = ()
 
 
 def find(model: Model, allowed: Callable[[Node], bool] = lambda node: True) -> Merges:
@@ -72,27 +81,55 @@ def _of(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[Merge | Almos
     def free(node: Node) -> bool:
         return node not in taken and allowed(node)
 
-    for search in (branches, chains):
+    almost: dict[Node, str] = {}
+    for search in (branches, siblings, chains, scales):
         for root, found in search(graph, free):
-            if not isinstance(found, Found):
-                if not found.unrelated:
-                    yield Almost(root, str(found))
-            elif not found.pays:
-                times = found.merged_cost / found.cost
-                if times < CLOSE:
-                    yield Almost(root, f"one {found.kept.op} would cost {times:.2f} times as much")
-            elif misfit := _misfit(found):
-                yield Almost(root, misfit)
-            else:
+            if isinstance(found, Found) and not (obstacle := _obstacle(found)):
                 taken |= set(found.members)
                 yield _merge(found)
+            elif isinstance(found, Found):
+                almost.setdefault(root, obstacle)
+            elif not found.unrelated:
+                almost.setdefault(root, str(found))
+    yield from (Almost(root, text) for root, text in almost.items() if text != FAR and root not in taken)
+
+
+def regrouped(model: Model, allowed: Callable[[Node], bool] = lambda node: True) -> Regrouped:
+    """The sums whose terms must stand in another order for branches among them to meet.
+
+    Args:
+        model: not changed.
+        allowed: whether a node may leave or change.
+    """
+    names, sums, almost = Names(model.proto), dict[str, list[witness.Regrouped]](), list[Almost]()
+    for graph in model.graphs:
+        for tree, groups, obstacles in gather(graph, allowed, _obstacle):
+            almost += [Almost(tree.root, text) for text in obstacles if text != FAR]
+            if groups and (made := tree.regrouped(groups, names)) is not None:
+                sums.setdefault(graph.path, []).append(made)
+    return Regrouped(sums, tuple(almost))
+
+
+FAR = "one node would cost much more"
+"""An obstacle that is not spoken of."""
+
+
+def _obstacle(found: Found) -> str:
+    """What speaks against a merge; '' where nothing does."""
+    if found.pays:
+        return _misfit(found)
+    times, what = found.merged_cost / found.cost, "cost {:.2f} times as much"
+    if found.root.op == "Concat" and isinstance(found.map, Kernel):
+        times, what = found.map.products / found.products, "multiply {:.2f} times as often"
+    return f"one {found.kept.op} would {what.format(times)}" if times < CLOSE else FAR
 
 
 def _misfit(found: Found) -> str:
     """What about the constants' types speaks against a merge; '' where nothing does."""
-    weights = [node.constant(1) for node in found.members if node.op in WEIGHTED]
+    weighted = [node for node in found.members if node.op in WEIGHTED]
+    weights = [weight_of(node) for node in weighted]
     types = {weight.type for weight in weights if weight is not None} | {found.root.graph.type(found.source)} - {0}
-    if len(types) != 1:
+    if len(types) != 1 and weighted:
         return "the weights are not of the type of what they meet"
     return misfits(_edits(found), found.root.graph.model.narrow)
 
@@ -102,50 +139,7 @@ def _merge(found: Found) -> Merge:
 
 
 def _edits(found: Found) -> tuple[Edit, ...]:
-    kept, kernel = found.kept, found.kernel
-    return _product(kept, kernel) if kept.op in PRODUCTS else _convolution(kept, kernel)
-
-
-def _convolution(kept: Node, kernel: Kernel) -> tuple[Edit, ...]:
-    axes = kernel.axes
-    attributes: dict[str, int | list[int]] = {
-        "group": kernel.group,
-        "kernel_shape": list(kernel.taps),
-        "strides": [axis.stride for axis in axes],
-        "dilations": [axis.dilation for axis in axes],
-        "pads": [axis.begin for axis in axes] + [axis.end for axis in axes],
-    }
-    weight = kept.constant(1)
-    assert weight is not None
-    edits: list[Edit] = [SetAttribute("auto_pad", None), *(SetAttribute(*each) for each in attributes.items())]
-    edits.append(NewConstant(1, "weight", weight.type, kernel.shape, weight, values=kernel.rows))
-    return (*edits, *_bias(kept, kernel, weight.type))
-
-
-def _bias(kept: Node, kernel: Kernel, type_: int) -> tuple[Edit, ...]:
-    old, bias = kept.constant(2), kernel.bias
-    if old is None and bias is None:
-        return ()
-
-    def values(start: int, stop: int) -> Array:
-        return np.zeros(stop - start) if bias is None else bias()[start:stop]
-
-    return (NewConstant(2, "bias", type_, (kernel.outputs,), old, values=values),)
-
-
-def _product(kept: Node, kernel: Kernel) -> tuple[Edit, ...]:
-    weight = kept.constant(1)
-    assert weight is not None
-    turned = kept.op == "Gemm" and bool(kept.get_int("transB", 0))
-    shape = kernel.shape if turned else kernel.shape[::-1]
-
-    def values(start: int, stop: int) -> Array:
-        return kernel.rows(start, stop) if turned else kernel.rows(0, kernel.outputs).T[start:stop]
-
-    edits: list[Edit] = [NewConstant(1, "weight", weight.type, shape, weight, values=values)]
-    if kept.op == "MatMul":
-        return (*edits, *([] if kernel.bias is None else [NewBias(weight.type, kernel.bias())]))
-    edits += [SetAttribute(name, 1.0) for name in ("alpha", "beta") if kept.get_float(name, 1.0) != 1.0]
-    if kept.version < 7 and kernel.bias is not None:
-        edits.append(SetAttribute("broadcast", 1))
-    return (*edits, *_bias(kept, kernel, weight.type))
+    kept, made = found.kept, found.map
+    if isinstance(made, Diagonal):
+        return scale_edits(kept, made, found.axis)
+    return product_edits(kept, made) if kept.op in PRODUCTS else convolution_edits(kept, made)

@@ -74,3 +74,8 @@ def kernel_cost(kernel: Kernel, x: Extent) -> float:
 def sum_cost(operands: int, channels: int, y: Extent) -> float:
     """Of adding so many tensors up."""
     return (operands - 1) * y.positions * channels
+
+
+def copy_cost(channels: int, y: Extent) -> float:
+    """Of reading and writing a tensor."""
+    return 2 * y.positions * channels

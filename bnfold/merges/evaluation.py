@@ -11,9 +11,9 @@ import numpy as np
 from bnfold import rules
 from bnfold.affine import Array
 from bnfold.graph import Dim, Graph, Node
-from bnfold.merges.cost import Extent, kernel_cost, sum_cost
-from bnfold.merges.nodes import KERNELS, PRODUCTS, SUMS, dynamic, kernel_of, product
-from bnfold.merges.terms import Diagonal, Kernel, ObstacleError, Term, added, chained, inner_sizes, scaled
+from bnfold.merges.cost import Extent, copy_cost, kernel_cost, sum_cost
+from bnfold.merges.nodes import KERNELS, PRODUCTS, SUMS, dynamic, kernel_of, product, product_axis
+from bnfold.merges.terms import Diagonal, Kernel, ObstacleError, Term, added, chained, inner_sizes, scaled, stacked
 from bnfold.rules import Source
 from bnfold.rules.base import MOST_VALUES
 
@@ -25,7 +25,9 @@ class Evaluation:
     graph: Graph
     source: str
     windowed: bool
-    """Whether channels are on axis 1; on the last one elsewhere."""
+    """Whether there are windows along all axes but the first two."""
+    axis: int
+    """Where the channels are; from the end where it is negative."""
     terms: dict[str, Term] = field(default_factory=dict)
     sizes: tuple[Dim, ...] = ()
     cost: float = 0.0
@@ -36,13 +38,16 @@ class Evaluation:
         shape = self.graph.shape(self.source)
         if shape is None or len(shape) < (3 if self.windowed else 2):
             raise ObstacleError(f"the rank of {self.source!r} is not known, or too small")
-        channels, self.rank = shape[1 if self.windowed else -1], len(shape)
+        self.rank = len(shape)
+        self.axis %= self.rank
+        channels = shape[self.axis]
         if not isinstance(channels, int):
             raise ObstacleError(f"the number of channels of {self.source!r} is not known")
         if channels > MOST_VALUES:
             raise ObstacleError(f"{self.source!r} is said to have {channels:,} channels")
         self.sizes = shape[2:] if self.windowed else ()
-        self.extent = Extent.of(shape[:1] if self.windowed else shape[:-1], self.sizes)
+        others = shape[:1] if self.windowed else [*shape[: self.axis], *shape[self.axis + 1 :]]
+        self.extent = Extent.of(others, self.sizes)
         self.terms[self.source] = Diagonal.identity(channels)
 
     def step(self, node: Node) -> None:
@@ -53,6 +58,8 @@ class Evaluation:
     def _term(self, node: Node, operands: Sequence[Term]) -> Term:
         if node.op in SUMS and len(operands) == len(node.inputs):
             return self._sum(node, operands)
+        if node.op == "Concat":
+            return self._stack(node, operands)
         (operand,) = operands
         if node.op in KERNELS:
             return self._chain(node, operand)
@@ -66,15 +73,33 @@ class Evaluation:
         channels = outputs_of(operand)
         return scaled(operand, *(self._along(array, channels) for array in (found.affine.scale, shift)))
 
+    def total(self, tensors: Sequence[tuple[str, int]]) -> Term:
+        """What tensors add up to, each with its sign."""
+        return self._added([(self.terms[name], sign) for name, sign in tensors])
+
     def _sum(self, node: Node, operands: Sequence[Term]) -> Term:
-        total = operands[0]
-        self.cost += sum_cost(len(operands), outputs_of(total), self._extent(total))
-        for other in operands[1:]:
-            total = added(total, _times(other, -1.0) if node.op == "Sub" else other, self.sizes)
+        total = self._added([(each, -1 if node.op == "Sub" and slot else 1) for slot, each in enumerate(operands)])
         return _times(total, 1 / len(operands)) if node.op == "Mean" else total
 
+    def _added(self, terms: Sequence[tuple[Term, int]]) -> Term:
+        (total, sign), *others = terms
+        if others:
+            self.cost += sum_cost(len(terms), outputs_of(total), self._extent(total))
+        total = total if sign > 0 else _times(total, -1.0)
+        for other, sign in others:
+            total = added(total, other if sign > 0 else _times(other, -1.0), self.sizes)
+        return total
+
+    def _stack(self, node: Node, operands: Sequence[Term]) -> Term:
+        if node.get_int("axis", 1) % self.rank != self.axis:
+            raise ObstacleError(f"{node.label} works on another axis than the channels")
+        made = stacked(operands, self.sizes)
+        self.cost += copy_cost(made.outputs, self._extent(made))
+        return made
+
     def _chain(self, node: Node, inner: Term) -> Term:
-        if (node.op in PRODUCTS) == self.windowed:
+        others = self.windowed or product_axis(node, self.rank) != self.axis
+        if others if node.op in PRODUCTS else not self.windowed:
             raise ObstacleError(f"{node.label} works on other axes than the rest")
         sizes = inner_sizes(inner, self.sizes) if isinstance(inner, Kernel) else self.sizes
         own = product(node, self.rank) if node.op in PRODUCTS else kernel_of(node, outputs_of(inner), sizes)
@@ -92,7 +117,7 @@ class Evaluation:
 
     def _along(self, array: Array, channels: int) -> Array:
         """An affine's array along the channels."""
-        axis = (1 if self.windowed else self.rank - 1) - (self.rank - array.ndim)
+        axis = self.axis - (self.rank - array.ndim)
         if axis < 0 or array.size not in (1, channels) or (array.size > 1 and array.shape[axis] != array.size):
             raise ObstacleError("a scale or shift varies on another axis than the channels")
         return np.broadcast_to(array.reshape(-1), (channels,)).astype(np.float64)

@@ -12,6 +12,7 @@ import numpy as np
 
 from bnfold import rules
 from bnfold.affine import Array
+from bnfold.constants import Constant
 from bnfold.graph import Dim, Node
 from bnfold.merges.terms import Kernel, ObstacleError
 from bnfold.rules import Source
@@ -22,6 +23,9 @@ from bnfold.windows import Axis, axes_of, pads_of
 SUMS = frozenset({"Add", "Sub", "Sum", "Mean"})
 PRODUCTS = frozenset({"Gemm", "MatMul"})
 WEIGHTED = PRODUCTS | {"Conv"}
+SCALES = frozenset({"BatchNormalization", "Mul"})
+"""Operators of a scale that can take other scales up."""
+
 KERNELS = WEIGHTED | {"Pad", "AveragePool"}
 """Operators that see several places or channels of what they read."""
 
@@ -33,14 +37,14 @@ def dynamic(node: Node) -> list[str]:
 
 def is_linear(node: Node) -> bool:
     """Whether it may be part of a merge, by its operator and its constants."""
-    if node.op in SUMS and len(dynamic(node)) == len(node.inputs) > 0:
+    if node.op in SUMS | {"Concat"} and len(dynamic(node)) == len(node.inputs) > 0:
         return True
     if node.op in ("Identity", "Neg"):
         return len(node.inputs) == 1
     if node.op == "Dropout":
         return drops_nothing(node)
     if node.op in WEIGHTED:
-        weights = node.constant(1)
+        weights = weight_of(node)
         computed = node.input(2) and node.constant(2) is None
         return weights is not None and weights.is_float and not computed and len(dynamic(node)) == 1
     if node.op == "Pad":
@@ -48,6 +52,21 @@ def is_linear(node: Node) -> bool:
     if node.op == "AveragePool":
         return not node.get_int("ceil_mode", 0)
     return isinstance(rules.as_source(node), Source) and composite_of(node) is None
+
+
+def weight_of(node: Node) -> Constant | None:
+    """The constant that a Conv, Gemm or MatMul multiplies by; a MatMul may have it on its left."""
+    return node.constant(weight_slot(node))
+
+
+def weight_slot(node: Node) -> int:
+    """Where that is."""
+    return 0 if node.op == "MatMul" and node.constant(1) is None else 1
+
+
+def product_axis(node: Node, rank: int) -> int:
+    """The axis of an input of this rank on which a Gemm or MatMul works."""
+    return rank - 1 if weight_slot(node) else rank - 2
 
 
 def kernel_of(node: Node, channels: int, sizes: Sequence[Dim]) -> Kernel:
@@ -104,20 +123,22 @@ def _known_axes(node: Node, taps: Sequence[int], sizes: Sequence[Dim]) -> tuple[
 
 
 def _rows_of(node: Node) -> Callable[[int, int], Array]:
-    weight = node.constant(1)
+    weight = weight_of(node)
     assert weight is not None
     return lambda start, stop: np.asarray(weight.rows(start, stop), np.float64)
 
 
 def product(node: Node, rank: int) -> Kernel:
-    """A Gemm or MatMul by one matrix, on the last axis of an input of this rank.
+    """A Gemm or MatMul by one matrix, on the last axis of an input of this rank, or on the one before.
 
     Raises:
         ObstacleError: it is something else.
     """
-    weight = node.constant(1)
+    weight = weight_of(node)
     if weight is None or len(weight.shape) != 2:
         raise ObstacleError(f"{node.label} multiplies by no single matrix")
+    if node.op == "MatMul" and weight_slot(node) == 0:
+        return Kernel(*weight.shape[::-1], 1, (), _rows_of(node))
     if node.op == "MatMul":
         return Kernel(*weight.shape, 1, (), lambda start, stop: np.asarray(weight.load()[:, start:stop].T, np.float64))
     if node.get_int("transA", 0) or rank != 2:

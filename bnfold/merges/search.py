@@ -1,4 +1,4 @@
-"""Finding nodes that together are one linear map of one tensor.
+"""Finding nodes that together are one linear map of one tensor: a sum, or one behind another.
 
 From a node upwards: of the tensors that are read, the one that is made last is looked through, until one is left. That
 one is what all branches have in common; no other tensor before it could be.
@@ -7,14 +7,15 @@ one is what all branches have in common; no other tensor before it could be.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from bnfold.graph import Graph, Node
 from bnfold.merges.cost import MARGIN, kernel_cost
 from bnfold.merges.evaluation import Evaluation
-from bnfold.merges.nodes import SUMS, WEIGHTED, dynamic, is_linear
-from bnfold.merges.terms import Kernel, ObstacleError
+from bnfold.merges.nodes import SCALES, SUMS, WEIGHTED, dynamic, is_linear, weight_slot
+from bnfold.merges.terms import Diagonal, Kernel, ObstacleError
 from bnfold.solver import is_matmul_bias
 
 LIMIT = 256
@@ -28,7 +29,9 @@ class Found:
     root: Node
     members: tuple[Node, ...]
     source: str
-    kernel: Kernel
+    map: Kernel | Diagonal
+    axis: int
+    """Where the channels are in what they read."""
     cost: float
     """Of the members, one by one."""
     merged_cost: float
@@ -37,39 +40,62 @@ class Found:
 
     @property
     def kept(self) -> Node:
-        """The member that becomes the merged node: the one whose kernel is the most like the new one."""
-        weighted = [node for node in self.members if node.op in WEIGHTED]
-        return max(weighted, key=lambda node: (node.op != "MatMul", _size(node), -node.index))
+        """The member that becomes the merged node: the one whose constants are the most like the new ones."""
+        ops = WEIGHTED if isinstance(self.map, Kernel) else SCALES
+        return max((node for node in self.members if node.op in ops), key=_likeness)
 
     @property
     def pays(self) -> bool:
-        """Whether one node is cheaper; branches that take no more multiplications as one always are."""
-        lighter = self.root.op in SUMS and self.kernel.products <= self.products
-        return lighter or self.merged_cost <= MARGIN * self.cost
+        """Whether one node is cheaper; branches that take no more multiplications as one always are.
+
+        Nothing else was measured where branches are put side by side.
+        """
+        if isinstance(self.map, Diagonal):
+            return True
+        lighter = self.map.products <= self.products
+        if self.root.op == "Concat":
+            return lighter
+        return (lighter and self.root.op in SUMS) or self.merged_cost <= MARGIN * self.cost
 
 
-def _size(node: Node) -> int:
-    weight = node.constant(1)
-    return 0 if weight is None else math.prod(weight.shape)
+def _likeness(node: Node) -> tuple[bool, int, int]:
+    constants = [constant for slot in (0, 1) if (constant := node.constant(slot)) is not None]
+    size = max(math.prod(constant.shape) for constant in constants)
+    return node.op not in ("MatMul", "Mul"), size, -node.index
 
 
-def members_of(root: Node, allowed: Callable[[Node], bool], enough: Callable[[set[Node], set[str]], bool]) -> set[Node]:
+def members_of(
+    root: Node,
+    allowed: Callable[[Node], bool],
+    enough: Callable[[set[Node], set[str]], bool],
+    terms: Mapping[tuple[int, int], str] = MappingProxyType({}),
+) -> set[Node]:
     """The root, and what is looked through until it is enough.
+
+    Args:
+        root: the last node.
+        allowed: whether a node may be among them.
+        enough: whether nodes, and the tensors that they read, are what is looked for.
+        terms: what is looked through instead of what the root reads: tensors, by the node's index and the slot where
+            each is read.
 
     Raises:
         ObstacleError: a node in between cannot go.
     """
-    graph, members, front = root.graph, {root}, set(dynamic(root))
+    graph, members, front = root.graph, {root}, set(terms.values() or dynamic(root))
     while not enough(members, front):
         latest = max(front, key=lambda name: _place(graph, name))
         node = graph.producers.get(latest)
         if node is None or not is_linear(node):
             raise ObstacleError("its operands are no linear maps of one tensor", unrelated=True)
+        if any(reader.index <= node.index for reader, _ in graph.consumers[latest]):
+            raise ObstacleError(f"{node.label} stands behind what reads it", unrelated=True)
         if len(members) == LIMIT:
             raise ObstacleError(f"it would take more than {LIMIT} nodes at once")
         if not allowed(node):
             raise ObstacleError(f"{node.label} is to stay", unrelated=True)
-        if _is_pinned(graph, latest) or any(reader not in members for reader, _ in graph.consumers[latest]):
+        readers = [(reader, slot) for reader, slot in graph.consumers[latest] if (reader.index, slot) not in terms]
+        if _is_pinned(graph, latest) or any(reader not in members for reader, _ in readers):
             raise ObstacleError(f"{latest!r} is used elsewhere too", unrelated=root.op not in SUMS)
         members.add(node)
         front.remove(latest)
@@ -92,16 +118,35 @@ def evaluated(root: Node, members: set[Node]) -> Found:
     Raises:
         ObstacleError: they are none that one node can make.
     """
+    return joined(root, members, [(root.outputs[0], 1)])
+
+
+def joined(root: Node, members: set[Node], terms: Sequence[tuple[str, int]]) -> Found:
+    """The map that tensors among the nodes add up to, each with its sign.
+
+    Raises:
+        ObstacleError: it is none that one node can make.
+    """
     nodes = tuple(sorted(members, key=lambda node: node.index))
     made = {name for node in nodes for name in node.outputs}
     (source,) = {name for node in nodes for name in dynamic(node)} - made
-    work = Evaluation(root.graph, source, any(node.op == "Conv" for node in nodes))
-    for node in nodes:
-        work.step(node)
-    kernel = work.terms[root.outputs[0]]
-    if not isinstance(kernel, Kernel):
-        raise ObstacleError("there is no convolution or matrix product among the branches")
-    return Found(root, nodes, source, kernel, work.cost, kernel_cost(kernel, work.extent), work.products)
+    windowed, kernels = (any(node.op in ops for node in nodes) for ops in (["Conv"], WEIGHTED))
+    obstacle = ObstacleError("")
+    left = any(node.op == "MatMul" and weight_slot(node) == 0 for node in nodes)
+    for axis in [1] if windowed else [-2] if left else [-1] if kernels else [1, -1]:
+        work = Evaluation(root.graph, source, windowed, axis)
+        try:
+            for node in nodes:
+                work.step(node)
+            total = work.total(terms)
+        except ObstacleError as error:
+            obstacle = error
+            continue
+        if not any(node.op in (WEIGHTED if isinstance(total, Kernel) else SCALES) for node in nodes):
+            raise ObstacleError("there is no node among the branches that could take the others up", unrelated=True)
+        cost = kernel_cost(total, work.extent) if isinstance(total, Kernel) else 0.0
+        return Found(root, nodes, source, total, work.axis, work.cost, cost, work.products)
+    raise obstacle
 
 
 def branches(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[Node, Found | ObstacleError]]:
@@ -110,10 +155,31 @@ def branches(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[No
     def is_root(node: Node) -> bool:
         return node.op in SUMS and len(dynamic(node)) > 1
 
-    def enough(members: set[Node], front: set[str]) -> bool:
-        return len(front) == 1 and any(node.op in WEIGHTED for node in members)
+    return _search(graph, allowed, is_root, weighted)
 
-    return _search(graph, allowed, is_root, enough)
+
+def siblings(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[Node, Found | ObstacleError]]:
+    """Every Concat of linear maps of one tensor, along their output channels."""
+    return _search(graph, allowed, lambda node: node.op == "Concat" and len(dynamic(node)) > 1, weighted)
+
+
+def weighted(members: set[Node], front: set[str]) -> bool:
+    """Whether what the nodes read is one tensor, and they hold a convolution or a matrix product."""
+    return len(front) == 1 and any(node.op in WEIGHTED for node in members)
+
+
+def scales(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[Node, Found | ObstacleError]]:
+    """Every sum whose operands are scales and shifts of one tensor, with no convolution or matrix product."""
+
+    def is_root(node: Node) -> bool:
+        return node.op in SUMS and len(dynamic(node)) > 1
+
+    return _search(graph, allowed, is_root, only_scales)
+
+
+def only_scales(members: set[Node], front: set[str]) -> bool:
+    """Whether what the nodes read is one tensor, and they hold something that can take the others up."""
+    return len(front) == 1 and any(node.op in SCALES and node.op not in WEIGHTED for node in members)
 
 
 def chains(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[Node, Found | ObstacleError]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -102,19 +103,55 @@ def added(one: Term, other: Term, sizes: Sequence[Dim]) -> Term:
     group = math.gcd(one.group, other.group)
 
     def rows(start: int, stop: int) -> Array:
-        found: Array = np.zeros((stop - start, one.inputs // group, *(axis.taps for axis in axes)))
-        for term in (one, other):
-            at = tuple(
-                slice(first := (new.begin - own.begin) // new.dilation, first + own.reach // new.dilation + 1, step)
-                for own, new in zip(term.axes, axes, strict=True)
-                for step in [own.dilation // new.dilation if own.taps > 1 else 1]
-            )
-            found[:, :, *at] += _widened(term, start, stop, group)
-        return found
+        return _laid(one, start, stop, group, axes) + _laid(other, start, stop, group, axes)
 
     biases = [term.bias for term in (one, other) if term.bias is not None]
     bias = (lambda: np.sum([make() for make in biases], axis=0)) if biases else None
     return Kernel(one.inputs, one.outputs, group, axes, rows, bias)
+
+
+def stacked(terms: Sequence[Term], sizes: Sequence[Dim]) -> Kernel:
+    """The outputs of all, one behind the other; `sizes` are those of x along the spatial axes.
+
+    Raises:
+        ObstacleError: their outputs do not meet, or no window holds all.
+    """
+    kernels = [_as_kernel(term, len(sizes)) for term in terms]
+    if len({kernel.inputs for kernel in kernels}) > 1:
+        raise ObstacleError("the branches have different numbers of channels")
+    axes = kernels[0].axes
+    for kernel in kernels[1:]:
+        axes = tuple(_around(a, b, size) for a, b, size in zip(axes, kernel.axes, sizes, strict=True))
+    ends = list(accumulate(kernel.outputs for kernel in kernels))
+
+    def rows(start: int, stop: int) -> Array:
+        parts = []
+        for kernel, end in zip(kernels, ends, strict=True):
+            first = end - kernel.outputs
+            low, high = max(start, first), min(stop, end)
+            if low < high:
+                parts.append(_laid(kernel, low - first, high - first, 1, axes))
+        return np.concatenate(parts) if parts else np.zeros((0, kernels[0].inputs, *(axis.taps for axis in axes)))
+
+    def bias() -> Array:
+        return np.concatenate(
+            [np.zeros(kernel.outputs) if kernel.bias is None else kernel.bias() for kernel in kernels]
+        )
+
+    biased = any(kernel.bias is not None for kernel in kernels)
+    return Kernel(kernels[0].inputs, ends[-1], 1, axes, rows, bias if biased else None)
+
+
+def _laid(term: Kernel, start: int, stop: int, group: int, axes: Sequence[Axis]) -> Array:
+    """Rows of a kernel in fewer groups and a larger window."""
+    found: Array = np.zeros((stop - start, term.inputs // group, *(axis.taps for axis in axes)))
+    at = tuple(
+        slice(first := (new.begin - own.begin) // new.dilation, first + own.reach // new.dilation + 1, step)
+        for own, new in zip(term.axes, axes, strict=True)
+        for step in [own.dilation // new.dilation if own.taps > 1 else 1]
+    )
+    found[:, :, *at] = _widened(term, start, stop, group)
+    return found
 
 
 def _as_kernel(term: Term, rank: int) -> Kernel:

@@ -13,6 +13,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -21,7 +22,7 @@ from onnx import TensorProto
 
 from bnfold.folding import Folder
 from bnfold.graph import Model
-from bnfold.merges import cost, search
+from bnfold.merges import search
 from bnfold.runtime import Session
 from bnfold.source import read
 from bnfold.write import folded
@@ -73,6 +74,22 @@ def branches(
     return make
 
 
+def beside(
+    channels: int, size: int, outs: tuple[int, ...], kernel: int = 1, stride: int = 1
+) -> Callable[[Builder], object]:
+    """Convolutions of one tensor, their outputs side by side; products of rows for a kernel of 0."""
+
+    def make(b: Builder) -> str:
+        if not kernel:
+            x = b.input(1, size, channels)
+            return b.node("Relu", b.node("Concat", *(b.matmul(x, out, True) for out in outs), axis=2))
+        x = b.input(1, channels, size, size)
+        how: Any = {"pads": [kernel // 2] * 4, "strides": [stride] * 2}
+        return b.node("Relu", b.node("Concat", *(b.conv(x, out, kernel, scale=0.1, **how) for out in outs), axis=1))
+
+    return make
+
+
 def padded(
     channels: int, out: int, size: tuple[int, int], kernel: tuple[int, int], stride: int, group: int = 1
 ) -> Callable[[Builder], object]:
@@ -104,6 +121,15 @@ DEPTHWISE = [
 """Channels in and out, size, kernel, stride."""
 
 
+SIBLINGS: list[tuple[int, tuple[int, ...], int, int, int]] = [
+    (64, (32, 32), 56, 1, 1), (256, (64, 64), 14, 1, 1), (512, (128, 128), 7, 1, 1), (32, (8, 8), 56, 1, 1),
+    (64, (1, 4), 20, 1, 1), (64, (64, 64), 28, 3, 1), (16, (16, 16), 112, 3, 1), (128, (32, 96), 28, 3, 1),
+    (64, (20, 40, 12), 20, 3, 1), (3, (16, 16), 112, 3, 2), (256, (12, 24), 19, 3, 1),
+    (64, (64, 64), 196, 0, 1), (384, (384, 384), 196, 0, 1), (128, (16, 4), 50, 0, 1),
+]  # fmt: skip
+"""Channels in and out, size, kernel (0: products), stride."""
+
+
 def _pairs() -> Iterator[Pair]:
     for a, m, o, s in ONE_ONE:
         yield Pair(f"1x1, 1x1: {a}-{m}-{o} at {s}", chain(a, s, layer(m), layer(o)))
@@ -130,20 +156,26 @@ def _pairs() -> Iterator[Pair]:
         yield Pair(f"Pad, {k}x1/{t}: {a}-{o} at {s}x1", padded(a, o, (s, 1), (k, 1), t))
     for c, s in [(32, 28), (128, 14)]:
         yield Pair(f"5x5 + 3x3 at {s}, {c} channels", branches(c, s, (5, 1), (3, 1)))
+    for a, outs, s, k, t in SIBLINGS:
+        kind = f"{k}x{k}/{t}" if k else "rows"
+        yield Pair(f"{kind} beside: {a}-{'+'.join(map(str, outs))} at {s}", beside(a, s, outs, k, t))
 
 
 PAIRS = list(_pairs())
 
 
-def measured(pair: Pair, rounds: int) -> tuple[float, float, float, float]:
-    """Expected and measured relative time, and the quartiles of what was measured."""
+def measured(pair: Pair, rounds: int) -> tuple[search.Found, float, float, float]:
+    """What the model says of it, and the relative time: median and quartiles.
+
+    Processor time of one thread, so that others on the machine count little.
+    """
     b = Builder(17, TensorProto.FLOAT)
     pair.make(b)
     model = b.model()
     expected = _expected(model)
     with patch("bnfold.merges.search.MARGIN", 1e9):  # merged, whatever the model says
         merged = folded(Folder(Model(read(model))).solve().rewrite)
-    assert sum(node.op_type == "Conv" for node in merged.graph.node) == 1, pair.name
+    assert sum(node.op_type in ("Conv", "MatMul") for node in merged.graph.node) == 1, pair.name
     x = {"x": np.random.default_rng(0).normal(size=b.shape("x")).astype(np.float32)}
     sessions = [Session(each.SerializeToString(), optimize=True, threads=1) for each in (model, merged)]
     ratios = []
@@ -152,21 +184,20 @@ def measured(pair: Pair, rounds: int) -> tuple[float, float, float, float]:
     for _ in range(rounds):
         times = []
         for session in sessions:
-            start, runs = time.perf_counter(), 0
-            while runs < 3 or time.perf_counter() - start < 0.004:
+            start, runs = time.process_time(), 0
+            while runs < 3 or time.process_time() - start < 0.004:
                 session.run(x)
                 runs += 1
-            times.append((time.perf_counter() - start) / runs)
+            times.append((time.process_time() - start) / runs)
         ratios.append(times[1] / times[0])
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
     return expected, float(middle), float(low), float(high)
 
 
-def _expected(model: onnx.ModelProto) -> float:
+def _expected(model: onnx.ModelProto) -> search.Found:
     graph = Model(read(model)).main
     every = {node for node in graph.nodes if node.op != "Relu"}
-    found = search.evaluated(max(every, key=lambda node: node.index), every)
-    return found.merged_cost / found.cost
+    return search.evaluated(max(every, key=lambda node: node.index), every)
 
 
 def main() -> None:
@@ -178,8 +209,8 @@ def main() -> None:
     print(f"{'':44} expected  measured")
     for pair in PAIRS:
         if options.only in pair.name:
-            expected, middle, low, high = measured(pair, options.rounds)
-            told = "merged" if expected <= cost.MARGIN else "left"
+            found, middle, low, high = measured(pair, options.rounds)
+            expected, told = found.merged_cost / found.cost, "merged" if found.pays else "left"
             print(f"{pair.name:44} {expected:8.2f}  {middle:8.2f}  ({low:.2f} to {high:.2f})  {told}", flush=True)
 
 
