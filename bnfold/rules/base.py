@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +42,7 @@ class Refused(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, eq=False)
-class Port:
+class Port(NamedTuple):
     """One tensor at a node, as the rule sees it."""
 
     name: str

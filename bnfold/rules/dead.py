@@ -85,7 +85,7 @@ def _living(view: View, keys: Sequence[int], dead: Mask) -> View:
         port = ports[key]
         if port.storage.is_identity:
             continue
-        ports[key] = replace(port, storage=_without(port, dead))
+        ports[key] = port._replace(storage=_without(port, dead))
     return replace(view, ports=ports)
 
 
