@@ -24,7 +24,18 @@ from bnfold.certificate.kinks import ROUNDS, kinks
 from bnfold.certificate.narrowed import rounded_once
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
 from bnfold.certificate.rounding import EPS, Exact, fitted, identical, in_memory, read_rows, spans
-from bnfold.certificate.sample import NOTHING, RECURRENT, Draws, Sample, Shapes, draw, grid, integers, within_domain
+from bnfold.certificate.sample import (
+    NOTHING,
+    RECURRENT,
+    Draws,
+    Sample,
+    Shapes,
+    draw,
+    grid,
+    integers,
+    misfit,
+    within_domain,
+)
 from bnfold.certificate.stored import check_attribute, check_constant, stored_constant
 from bnfold.certificate.wiring import GraphPair, Pair
 from bnfold.source import FLOATS
@@ -270,9 +281,7 @@ class _Test:
             if slot and node.op in RECURRENT:  # the last states are as uncertain as all states
                 y_size, held_size = (np.full(y.shape, np.max(size)) for size in (old_size, new_size))
             with np.errstate(all="ignore"):
-                size = np.abs(den) * held_size + np.abs(num) * y_size + np.abs(off)
-                error = np.abs(den * held - num * y - off) / np.where(size == 0, 1.0, size)
-                error = np.where(np.isfinite(held), error, np.inf)
+                error = misfit(den, num, off, y, held, y_size, held_size)
             require(error, (SLACK + terms) * EPS, f"{node.op} does not make what {name!r} should hold")
 
     def _is_read(self, name: str) -> bool:

@@ -131,6 +131,15 @@ def draw(
     return Sample(old, new, old_size, new_size)
 
 
+def misfit(
+    den: Array, num: Array, off: Array, old: Array, new: Array, old_size: Array, new_size: Array
+) -> NDArray[np.float64]:
+    """How far v = `old` and v' = `new` are from den v' = num v + off, relative to all terms; infinite where v' is."""
+    size = np.abs(den) * new_size + np.abs(num) * old_size + np.abs(off)
+    error = np.abs(den * new - num * old - off) / np.where(size == 0, 1.0, size)
+    return np.where(np.isfinite(new), error, np.inf)
+
+
 def within_domain(node: Node, storage: Storage | None, sample: Sample) -> Sample:
     """For a function that is defined on some numbers only: v and v' moved there, with v' = a v as before.
 
