@@ -45,15 +45,20 @@ EVEN: frozenset[str] = _COMBINE | _UNARY | _SIGMOID | _BY_CHANNEL | _STATISTICS 
 
 
 class Sample(NamedTuple):
-    """One tensor of a test; the four are None together where an optional input is left out."""
+    """One tensor of a test; all are None where an optional input is left out."""
 
     old: Any
     """What the original sees; None for a constant that is new."""
     new: Any
     """What the output holds."""
     old_size: Any
-    """Magnitude of the terms that `old` was made of."""
+    """Magnitude of the terms that `old` was made of; None for a constant that is its own magnitude."""
     new_size: Any
+
+    @property
+    def sized(self) -> Sample:
+        """With magnitudes."""
+        return self if self.old_size is not None or self.new_size is not None else Sample.of(self.old, self.new)
 
     @staticmethod
     def of(old: Array | None, new: Array | None) -> Sample:
