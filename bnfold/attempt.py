@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +13,7 @@ import onnx
 
 from bnfold import temporary
 from bnfold.benchmark import BenchRow
+from bnfold.calls import Functions
 from bnfold.certificate import Certificate, certify
 from bnfold.equivalence import DIFFERENT, Progress, Verification
 from bnfold.folding import Folded
@@ -108,6 +109,11 @@ class Result:
     proto: onnx.ModelProto
     proof: Proof
     converted: Converted | None = None
+
+    @cached_property
+    def functions(self) -> Functions:
+        """Of the folded model."""
+        return Functions(self.proto)
 
 
 @dataclass(frozen=True)
