@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
-from bnfold import certificate
 from bnfold.affine import Storage
 from bnfold.certificate import Certificate, certify, windows
+from bnfold.certificate.nodes import check_node
 from bnfold.certificate.rounding import Exact, compare
 from bnfold.certificate.sample import Draws
 from bnfold.certificate.wiring import GraphPair, Pair
@@ -294,13 +294,12 @@ def test_of_many_alike_nodes_the_wrong_ones_are_named(call: str, monkeypatch: py
     stored = {name: Storage.encode(scale, 0 * scale) for name in ("r", *(f"x{i}" for i in range(13)))}
     stored["x7"] = Storage.encode(scale * [[[[1]], [[1]], [[1 + 1e-9]], [[1]], [[1]]]], 0 * scale)
     alone: list[str] = []
-    one = certificate.check_node
 
     def noted(graph: GraphPair, pair: Pair, draws: Draws) -> int:
         alone.append(pair.old.label)
-        return one(graph, pair, draws)
+        return check_node(graph, pair, draws)
 
-    monkeypatch.setattr(certificate, "check_node", noted)
+    monkeypatch.setattr("bnfold.certificate.check_node", noted)
     found = check(model, model, Witness((GraphWitness("", stored, {}, {}, {}),)))
     ends = {"r", "x0", "z"}  # which the model stores as they were
     assert {failure.node for failure in found.failures} - ends == {"x7", "x8"}
