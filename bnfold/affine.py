@@ -156,7 +156,7 @@ class Storage:
             return True
         try:
             regular = (self.has_encode or other.has_encode) and (self.has_decode or other.has_decode)
-            if regular and _apart(self, other):
+            if regular and (_apart(self, other) or (self.is_scale != other.is_scale and _shifted(self, other))):
                 return False
             scales = _close(self.den * other.num, other.den * self.num)
             if regular:
@@ -201,6 +201,12 @@ def _apart(one: Storage, other: Storage) -> bool:
         return False
     x, y = one.den.item(0) * other.num.item(0), other.den.item(0) * one.num.item(0)
     return bool(abs(x - y) > AGREE * max(abs(x), abs(y)))
+
+
+def _shifted(one: Storage, other: Storage) -> bool:
+    """Whether the only shift of the two is plain to see; false where arithmetic lost or overflowed it."""
+    shift = one.num * other.off if one.is_scale else other.num * one.off
+    return bool(0 < np.abs(shift).max(initial=0.0) < math.inf)
 
 
 def _close(x: Array, y: Array) -> NDArray[np.bool_]:

@@ -264,7 +264,7 @@ def _optimized(folder: Folder, attempt: Attempt, result: Result, written: Path |
     """What there is to say of a result that was proved, and written unless `written` is None."""
     found, made = attempt.found, result.converted
     source, proof = folder.given.source, result.proof.final
-    after = Functions(result.proto)
+    after = result.functions
     return Optimized(
         _facts(source, folder.functions, after, written),
         Count(folder.functions.count(BATCHNORM), after.count(BATCHNORM)),

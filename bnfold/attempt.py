@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,7 @@ import onnx
 
 from bnfold import temporary
 from bnfold.benchmark import BenchRow
+from bnfold.calls import Functions
 from bnfold.certificate import Certificate, certify
 from bnfold.equivalence import DIFFERENT, Progress, Verification
 from bnfold.errors import ModelError
@@ -145,6 +146,11 @@ class Result:
     proto: onnx.ModelProto
     proof: Proof
     converted: Converted | None = None
+
+    @cached_property
+    def functions(self) -> Functions:
+        """Of the folded model."""
+        return Functions(self.proto)
 
 
 @dataclass(frozen=True)

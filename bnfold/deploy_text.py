@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from bnfold.deployment import Deployed
-from bnfold.deployment.interface import Tensor
 from bnfold.equivalence.noise import K
 from bnfold.lines import GOOD, LOUD, Line, fact, line
 from bnfold.reasons import plural
+
+if TYPE_CHECKING:  # the other commands, which use this report's module too, deploy nothing
+    from bnfold.deployment import Deployed
+    from bnfold.deployment.interface import Tensor
 
 
 def deployed(result: Deployed) -> list[Line]:

@@ -91,7 +91,9 @@ class Spreads:
         usual = BITS[type_.name]
         limit = min(self._bits, usual)
         bits = bits_lost(storage, mean, spread)
-        worse = (bits > limit) & (bits > bits_lost(before, mean, spread) + 0.5)
+        worse = bits > limit
+        if worse.any():
+            worse &= bits > bits_lost(before, mean, spread) + 0.5
         if not worse.any():
             return None
         return Reason(

@@ -55,7 +55,7 @@ def tell(
         return
     proof = result.proof.final
     certificate, verification = proof.certificate, proof.verification
-    after = Functions(result.proto)
+    after = result.functions
     counts = {"nodes": "", "batchnorm": "BatchNormalization"}
     found = {
         "versions": _versions(verification is not None),

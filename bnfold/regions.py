@@ -86,14 +86,15 @@ def _trails(node: Node, into: Collection[str]) -> dict[str, tuple[int, ...]]:
     return trails
 
 
-def _around(node: Node) -> Iterator[Node]:
+def _around(node: Node) -> tuple[Node, ...]:
     """What makes its inputs, and what reads its outputs; constants are nobody's neighbours."""
-    graph = node.graph
-    for name in node.inputs:
-        producer = graph.producers.get(name)
-        if producer is not None and graph.constant(name) is None:
-            yield producer
-    yield from _after(node)
+    found = node.memo.get("around")
+    if found is None:
+        graph = node.graph
+        makers = [graph.producers[name] for name in node.inputs if name in graph.producers and not graph.constant(name)]
+        found = node.memo["around"] = (*makers, *_after(node))
+    assert isinstance(found, tuple)
+    return found
 
 
 def _after(node: Node) -> Iterator[Node]:

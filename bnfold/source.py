@@ -296,20 +296,24 @@ def tensor_nbytes(tensor: TensorProto) -> int:
             raise ModelError(f"tensor {tensor.name!r} has a negative dimension; export the model again")
         count *= dim
     try:
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        bits = _bits(tensor.data_type)
     except KeyError:
         raise ModelError(f"tensor {tensor.name!r} has the unknown element type {tensor.data_type}") from None
-    bits = PACKED.get(tensor.data_type, 8 * int(dtype.itemsize))
     return (count * bits + 7) // 8
+
+
+@cache
+def _bits(type_: int) -> int:
+    """Of one element. Raises KeyError where onnx does not know the type."""
+    return PACKED.get(type_, 8 * int(onnx.helper.tensor_dtype_to_np_dtype(type_).itemsize))
 
 
 def nbytes_or_none(tensor: TensorProto) -> int | None:
     """Bytes of its data as its shape says; None where it has none, or elements that are no whole bytes."""
     try:
-        size, dtype = tensor_nbytes(tensor), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        return None if tensor.data_type in PACKED else tensor_nbytes(tensor)
     except ModelError:
         return None
-    return size if size == math.prod(tensor.dims) * dtype.itemsize else None
 
 
 def check_size(tensor: TensorProto) -> None:

@@ -249,7 +249,7 @@ def wrong_rule(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def spoilt(accept: Accept) -> Accept:
     """The same verdict, with a bias that is off by 0.5."""
-    return replace(accept, edits=tuple(map(shifted, accept.edits)))
+    return accept._replace(edits=tuple(map(shifted, accept.edits)))
 
 
 def shifted(edit: Edit) -> Edit:

@@ -14,7 +14,10 @@ from onnx import numpy_helper, parser
 
 from bnfold.affine import Storage
 from bnfold.certificate import Certificate, certify, windows
+from bnfold.certificate.nodes import check_node
 from bnfold.certificate.rounding import Exact, compare
+from bnfold.certificate.sample import Draws
+from bnfold.certificate.wiring import GraphPair, Pair
 from bnfold.constants import from_initializer
 from bnfold.graph import Model
 from bnfold.kernels import KERNELS, Call
@@ -281,6 +284,26 @@ def test_of_many_alike_nodes_that_left_the_wrong_one_is_named() -> None:
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) * np.float32(1.0001), bias.name))
     failures = check(model, optimized, witness).failures
     assert [(failure.node, failure.kind) for failure in failures] == [("x3", "node")]
+
+
+@pytest.mark.parametrize("call", ["Relu({0})", "Neg({0})", "Add({0}, {0})", "Sum({0}, {0}, {0})", "Add({0}, r)"])
+def test_of_many_alike_nodes_the_wrong_ones_are_named(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = " ".join(f"x{i + 1} = {call.format(f'x{i}')}" for i in range(12))
+    model = build(f"(float[N,5,3,4] q) => (float[N,5,3,4] z) {{ r = Relu(q) x0 = Relu(q) {nodes} z = Relu(x12) }}", {})
+    scale = np.array([2.0, 3.0, 4.0, 5.0, 6.0]).reshape(1, 5, 1, 1)
+    stored = {name: Storage.encode(scale, 0 * scale) for name in ("r", *(f"x{i}" for i in range(13)))}
+    stored["x7"] = Storage.encode(scale * [[[[1]], [[1]], [[1 + 1e-9]], [[1]], [[1]]]], 0 * scale)
+    alone: list[str] = []
+
+    def noted(graph: GraphPair, pair: Pair, draws: Draws) -> int:
+        alone.append(pair.old.label)
+        return check_node(graph, pair, draws)
+
+    monkeypatch.setattr("bnfold.certificate.check_node", noted)
+    found = check(model, model, Witness((GraphWitness("", stored, {}, {}, {}),)))
+    ends = {"r", "x0", "z"}  # which the model stores as they were
+    assert {failure.node for failure in found.failures} - ends == {"x7", "x8"}
+    assert set(alone) == {"x7", "x8"} | ends
 
 
 def test_an_unfolded_model_passes() -> None:

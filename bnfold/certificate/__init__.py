@@ -22,6 +22,7 @@ from bnfold.certificate.regrouped import with_sums_regrouped
 from bnfold.certificate.result import Certificate, Failure, NotCertifiedError, WrongError
 from bnfold.certificate.sample import Draws
 from bnfold.certificate.scales import check_merged_scales_removed
+from bnfold.certificate.together import plainly_made
 from bnfold.certificate.wiring import GraphPair, compare_nodes, match, same_tensor
 from bnfold.graph import Graph, Model
 from bnfold.witness import GraphWitness, Witness
@@ -143,11 +144,13 @@ def _check_outputs(graph: GraphPair) -> None:
 @np.errstate(over="ignore", invalid="ignore")  # weights that are not finite
 def _check_nodes(graph: GraphPair, draws: Draws) -> tuple[int, int]:
     checked = constants = 0
+    pairs = {index: pair for index, pair in graph.pairs.items() if touched(graph, pair)}
     fine = plainly_removed(graph, [node for node in graph.old.nodes if node.index in graph.witness.removed])
+    fine |= plainly_made(graph, pairs.values(), draws)
     for node in graph.old.nodes:
-        pair, region = graph.pairs.get(node.index), graph.regions.get(node.index)
+        pair, region = pairs.get(node.index), graph.regions.get(node.index)
         left = node.index in graph.witness.removed
-        if not left and region is None and (pair is None or not touched(graph, pair)):
+        if not left and region is None and pair is None:
             continue
         checked += 1
         if node.index in fine:

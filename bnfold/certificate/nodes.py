@@ -24,7 +24,18 @@ from bnfold.certificate.kinks import ROUNDS, kinks
 from bnfold.certificate.narrowed import rounded_once
 from bnfold.certificate.result import NotCertifiedError, WrongError, lost_alike, require
 from bnfold.certificate.rounding import EPS, Exact, fitted, identical, in_memory, read_rows, spans
-from bnfold.certificate.sample import NOTHING, RECURRENT, Draws, Sample, Shapes, draw, grid, integers, within_domain
+from bnfold.certificate.sample import (
+    NOTHING,
+    RECURRENT,
+    Draws,
+    Sample,
+    Shapes,
+    draw,
+    grid,
+    integers,
+    misfit,
+    within_domain,
+)
 from bnfold.certificate.stored import check_attribute, check_constant, stored_constant
 from bnfold.certificate.wiring import GraphPair, Pair
 from bnfold.source import FLOATS
@@ -132,7 +143,7 @@ class _Test:
                 raise WrongError("constant", f"the constant {stored.name!r} at input {slot} lies along other axes")
             fit = None if stored is None or self.some else fitted(after, stored.shape)
             after = after if fit is None else fit
-        return Sample.of(before, after)
+        return Sample(before, after, None, None)
 
     def _part(self, slot: int, shape: tuple[int, ...], rows: Callable[[int, int], Array]) -> Array:
         """A constant; of a large weight, and of its bias, only what belongs to the outputs that are tested."""
@@ -172,13 +183,19 @@ class _Test:
             channels = max((*grid(storage), 1, 1)[1], (*grid(graph.storage(node.outputs[0])), 1, 1)[1])
             terms = math.prod(kernel)
         for axes in windows.samples(node, shape[2:], tuple(kernel)):
-            if weighted:
-                sides = zip(self._seen(storage, channels, axes), weight, bias, strict=True)
-                made = [[windows.convolve(v, w, b, axes, group, transposed)] for v, w, b in sides]
-            else:
+            if not weighted:
                 x = draw(storage, (max(batch, 2), channels, *(axis.size for axis in axes)), self.draws)
                 made = [windows.pool(node, side, axes) for side in x]
-            self._relate(made[0], made[1], made[2][0], made[3][0], terms)
+                self._relate(made[0], made[1], made[2][0], made[3][0], terms)
+                continue
+            seen = self._seen(storage, channels, axes)
+            sides = zip(seen[:2], weight[:2], bias[:2], strict=True)
+            y, held = (windows.convolve(*side, axes, group, transposed) for side in sides)
+            if self._plainly(y, held, terms):
+                continue
+            sized = zip(seen[2:], weight.sized[2:], bias.sized[2:], strict=True)
+            y_size, held_size = (windows.convolve(*side, axes, group, transposed) for side in sized)
+            self._relate([y], [held], y_size, held_size, terms)
 
     def _seen(self, storage: Storage | None, channels: int, axes: tuple[windows.Axis, ...]) -> Sample:
         """What the windows of a convolution see of a random tensor; of one that is stored as it was always the same."""
@@ -219,7 +236,7 @@ class _Test:
                 drawn[name] = drawn.get(name) or self._dynamic(shapes, slot)
                 given.append(drawn[name])
             else:
-                given.append(self.constants[slot])
+                given.append(self.constants[slot].sized)
         x, held, x_size, held_size = (_trimmed([sample[side] for sample in given]) for side in range(4))
         with np.errstate(all="ignore"):
             y, made = evaluate(node, x), evaluate(new, held, self.attributes)
@@ -257,6 +274,15 @@ class _Test:
             raise WrongError("node", "the Add behind it does not broadcast in this opset")
         return evaluate(add, [y, value] if add.constant(1) is not None else [value, y])[0]
 
+    def _plainly(self, y: Array, held: Array, terms: int) -> bool:
+        """Whether one output passes `_relate` even if its terms were no larger than the output itself."""
+        storage = self.graph.storage(self.node.outputs[0]) or Storage.identity(y.ndim)
+        if y.shape != held.shape:
+            return False
+        with np.errstate(all="ignore"):
+            error = misfit(*self._part_of(storage), y, held, np.abs(y), np.abs(held))
+        return bool(error.max(initial=0.0) <= (SLACK + terms) * EPS)
+
     def _relate(self, old: Sequence[Array], new: Sequence[Array], old_size: Array, new_size: Array, terms: int) -> None:
         """den y' = num y + off, and y' is finite, or a weight that is not spoils both alike."""
         node = self.node
@@ -275,9 +301,7 @@ class _Test:
             if slot and node.op in RECURRENT:  # the last states are as uncertain as all states
                 y_size, held_size = (np.full(y.shape, np.max(size)) for size in (old_size, new_size))
             with np.errstate(all="ignore"):
-                size = np.abs(den) * held_size + np.abs(num) * y_size + np.abs(off)
-                error = np.abs(den * held - num * y - off) / np.where(size == 0, 1.0, size)
-                error = np.where(np.isfinite(held), error, np.inf)
+                error = misfit(den, num, off, y, held, y_size, held_size)
                 if node.op in LINEAR:
                     error = np.where(lost_alike(den * held, num * y + off) & (den != 0) & (num != 0), 0.0, error)
             require(error, (SLACK + terms) * EPS, f"{node.op} does not make what {name!r} should hold")

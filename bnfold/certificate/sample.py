@@ -45,15 +45,20 @@ EVEN: frozenset[str] = _COMBINE | _UNARY | _SIGMOID | _BY_CHANNEL | _STATISTICS 
 
 
 class Sample(NamedTuple):
-    """One tensor of a test; the four are None together where an optional input is left out."""
+    """One tensor of a test; all are None where an optional input is left out."""
 
     old: Any
     """What the original sees; None for a constant that is new."""
     new: Any
     """What the output holds."""
     old_size: Any
-    """Magnitude of the terms that `old` was made of."""
+    """Magnitude of the terms that `old` was made of; None for a constant that is its own magnitude."""
     new_size: Any
+
+    @property
+    def sized(self) -> Sample:
+        """With magnitudes."""
+        return self if self.old_size is not None or self.new_size is not None else Sample.of(self.old, self.new)
 
     @staticmethod
     def of(old: Array | None, new: Array | None) -> Sample:
@@ -129,6 +134,15 @@ def draw(
         old_size = np.where(forward, np.abs(value), (np.abs(den * value) + np.abs(off)) / np.abs(num))
         new_size = np.where(forward, (np.abs(num * value) + np.abs(off)) / np.abs(den), np.abs(value))
     return Sample(old, new, old_size, new_size)
+
+
+def misfit(
+    den: Array, num: Array, off: Array, old: Array, new: Array, old_size: Array, new_size: Array
+) -> NDArray[np.float64]:
+    """How far v = `old` and v' = `new` are from den v' = num v + off, relative to all terms; infinite where v' is."""
+    size = np.abs(den) * new_size + np.abs(num) * old_size + np.abs(off)
+    error = np.abs(den * new - num * old - off) / np.where(size == 0, 1.0, size)
+    return np.where(np.isfinite(new), error, np.inf)
 
 
 def within_domain(node: Node, storage: Storage | None, sample: Sample) -> Sample:

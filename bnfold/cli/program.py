@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-YOUNG = 100_000
-"""New objects between two searches for cycles of garbage: a model's graph is a million objects, and no garbage."""
+YOUNG = 1_000_000
+"""New objects between two searches for cycles of garbage: the graph of a large model is a million, and no garbage."""
 
 GRACE = 10.0
 """Seconds to end in order after SIGTERM; what is left on the disk then, the next run sweeps (bnfold/temporary.py)."""

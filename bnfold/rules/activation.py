@@ -23,8 +23,9 @@ from bnfold.rules.unlocks import NOT_ZERO, OPSET_7, OTHER_OPERATOR, POSITIVE
 def homogeneous(view: View, storage: Storage) -> NDArray[np.bool_]:
     """Refuse what f(a x) = a f(x) for a > 0 does not pass; returns where the scale is negative."""
     lost = storage.num == 0
-    refuse_shift(view, storage, ~lost & (storage.off != 0))
-    if np.any(lost & (storage.off * storage.den < 0)):
+    if not storage.is_scale:
+        refuse_shift(view, storage, ~lost & (storage.off != 0))
+    if np.count_nonzero(lost) and np.any(lost & (storage.off * storage.den < 0)):
         raise view.refuse("zero-scale", f"{view.node.op} would cut off a constant channel", NOT_ZERO)
     return np.asarray(storage.num * storage.den < 0)
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +42,7 @@ class Refused(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, eq=False)
-class Port:
+class Port(NamedTuple):
     """One tensor at a node, as the rule sees it."""
 
     name: str
@@ -61,18 +61,16 @@ class Port:
         return len(self.shape)
 
 
-@dataclass(frozen=True, eq=False)
-class Accept:
+class Accept(NamedTuple):
     """One way to meet the demands at a node."""
 
-    assign: Mapping[int, Storage] = field(default_factory=dict)
+    assign: Mapping[int, Storage] = MappingProxyType({})
     """Storage for ports that were free."""
     edits: tuple[Edit, ...] = ()
     """What happens to the node's own constants, once every port is as it is."""
 
 
-@dataclass(frozen=True, eq=False)
-class View:
+class View(NamedTuple):
     """A node with its ports."""
 
     node: Node

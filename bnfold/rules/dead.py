@@ -7,7 +7,6 @@ as long as f stays finite on whatever the dead v' holds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import wraps
 
 import numpy as np
@@ -85,8 +84,8 @@ def _living(view: View, keys: Sequence[int], dead: Mask) -> View:
         port = ports[key]
         if port.storage.is_identity:
             continue
-        ports[key] = replace(port, storage=_without(port, dead))
-    return replace(view, ports=ports)
+        ports[key] = port._replace(storage=_without(port, dead))
+    return view._replace(ports=ports)
 
 
 def _without(port: Port, dead: Mask) -> Storage:

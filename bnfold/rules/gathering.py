@@ -6,7 +6,6 @@ Source: ONNX operators Gather-1/11/13, Compress-9/11.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -70,7 +69,7 @@ def gather(view: View) -> list[Accept]:
 
     picked = math.prod(sizes) if len(sizes) == count else None
     dims = (*out.shape[:axis], picked, *out.shape[axis + count :])
-    listed = replace(view, ports={**view.ports, OUT: replace(out, shape=dims, storage=out.storage.map(flat))})
+    listed = view._replace(ports={**view.ports, OUT: out._replace(shape=dims, storage=out.storage.map(flat))})
     return [
         Accept({key: s.map(spread) if key == OUT else s for key, s in accept.assign.items()}, accept.edits)
         for accept in _gather_list(listed)

@@ -39,7 +39,7 @@ def first_accepted(
 def fitted(view: View, port: Port, a: Array, b: Array, rank: int) -> Storage:
     """Encode (a, b), given in the output's rank, on an operand; refuses where the operand lacks an axis."""
     shape: Shape = port.shape if port.constant is None else (None,) * rank
-    return Storage.encode(*(_drop_axes(view, port, array, shape, rank) for array in (a, b)))
+    return Storage.encode(_drop_axes(view, port, a, shape, rank), _drop_axes(view, port, b, shape, rank))
 
 
 def fitted_scale(view: View, key: int, scale: Array) -> Storage:
@@ -49,8 +49,8 @@ def fitted_scale(view: View, key: int, scale: Array) -> Storage:
 
 def _drop_axes(view: View, port: Port, array: Array, shape: Shape, rank: int) -> Array:
     array, missing = lift(compress(array), rank), rank - len(shape)
-    padded: Shape = (1,) * missing + tuple(shape)
-    if array.size != 1 and (lacking := [axis for axis in range(rank) if array.shape[axis] != 1 and padded[axis] == 1]):
+    sizes = zip(array.shape, (1,) * missing + shape, strict=True) if array.size != 1 else ()
+    if lacking := [axis for axis, (own, size) in enumerate(sizes) if own != 1 and size == 1]:
         text = f"operand {port.name!r} of {view.node.op} has no axis {lacking[0]} to vary on"
         raise view.refuse("lacks-axis", text, f"compute {port.name!r} in full, not broadcast, or {UNIFORM}")
     return array.reshape(array.shape[missing:]) if missing else array

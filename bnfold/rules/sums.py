@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from bnfold.affine import Array, Storage, snap
-from bnfold.rules.base import OUT, Accept, View, lift, need_encode
+from bnfold.rules.base import OUT, Accept, View, compress, lift, need_encode
 from bnfold.rules.dead import passes_constants
 from bnfold.rules.operands import constant_edits, first_accepted, fitted, refuse_axis
 from bnfold.rules.unlocks import NOT_ZERO
@@ -42,19 +42,22 @@ def add(view: View) -> list[Accept]:
     lead = next((key for key in keys if view.port(key).fixed and not view.port(key).storage.is_identity), None)
     if lead is None:
         lead = next((key for key in keys if view.port(key).fixed), OUT)
-    a = lift(need_encode(view, view.port(lead).storage)[0], out.rank)
+    a = compress(lift(need_encode(view, view.port(lead).storage)[0], out.rank))
     shifts: dict[int, Array] = {}
+    terms: list[Array] = []
     for key in keys:
         port = view.port(key)
         own_a, own_b = need_encode(view, port.storage)
-        if port.fixed or port.storage.is_scale:
-            shifts[key] = lift(own_b, out.rank)
-        else:  # the shift is relative to what is stored: it scales along
-            if np.any(own_a == 0):
+        shifts[key] = lift(own_b, out.rank)
+        if port.storage.is_scale:
+            continue
+        if not port.fixed:  # the shift is relative to what is stored: it scales along
+            if np.count_nonzero(own_a) < own_a.size:
                 raise view.refuse("zero-scale", "a constant channel meets one that varies", NOT_ZERO)
-            shifts[key] = lift(own_b, out.rank) * a / lift(own_a, out.rank)
-    terms = [weights[key] * shifts[key] for key in weights]
-    rest = snap(shifts[OUT] - sum(terms[1:], terms[0]), shifts[OUT], *terms)
+            shifts[key] = shifts[key] * a / lift(own_a, out.rank)
+        if key != OUT:
+            terms.append(weights[key] * shifts[key])
+    rest = snap(shifts[OUT] - sum(terms), shifts[OUT], *terms)
 
     def settled(key: int, shift: Array) -> Mapping[int, Storage]:
         return view.settle({key: fitted(view, view.port(key), a, shift, out.rank)}).assign
@@ -72,7 +75,7 @@ def add(view: View) -> list[Accept]:
             assign |= plain[key]
         return Accept(assign, constant_edits(view, list(weights), "shift"))
 
-    if np.all(rest == 0):
+    if not np.count_nonzero(rest):
         return [way({})]
     first = next((slot for slot in weights if view.port(slot).constant is not None), None)
     groups: dict[str, list[int]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from bnfold import rules
 from bnfold.affine import Storage
@@ -21,8 +22,7 @@ _ABSORBERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormali
 Decided = Mapping[str, Storage]
 
 
-@dataclass(frozen=True, eq=False)
-class _Slot:
+class _Slot(NamedTuple):
     """What never changes about a tensor at one port of a node."""
 
     key: int
