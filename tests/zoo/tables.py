@@ -44,7 +44,7 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
     found = ", ".join(f"{name} {version(name)}" for name in PACKAGES) + f", Python {platform.python_version()}"
-    return f"one of {len(os.sched_getaffinity(0))} cores of {names[0] if names else platform.machine()}, {found}"
+    return f"one of {os.cpu_count()} cores of {names[0] if names else platform.machine()}, {found}"
 
 
 def models(rows: Sequence[Row]) -> str:
