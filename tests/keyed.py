@@ -32,8 +32,12 @@ WINDOW = frozenset(
 
 @dataclass(frozen=True)
 class Merge:
-    """What a report says: the names of `nodes` that became one, the one of them that stayed, and its operator."""
+    """What a report says: the names of `nodes` that became one, the one of them that stayed, and its operator.
 
+    `root` is the last of them; or it is none of them, and a sum that has fewer terms now, in another order.
+    """
+
+    root: str
     nodes: tuple[str, ...]
     into: str
     op: str
@@ -59,9 +63,8 @@ def unintended(
     gone = {id(node): node for node in _labelled(before.graph, left)}
     groups: dict[int, _Group] = {}
     for merge in merges:
-        group = _Group(
-            merge.op, list(_labelled(before.graph, merge.nodes)), next(_labelled(before.graph, [merge.into]))
-        )
+        nodes, into = list(_labelled(before.graph, merge.nodes)), next(_labelled(before.graph, [merge.into]))
+        group = _Group(merge.op, merge.root in merge.nodes, nodes, into)
         groups |= {id(node): group for node in group.nodes}
         gone |= {id(node): node for node in group.nodes if node is not group.into}
         gone.pop(id(group.into), None)
@@ -73,6 +76,8 @@ class _Group:
     """Nodes that became one."""
 
     op: str
+    whole: bool
+    """Whether they are all that was added up."""
     nodes: list[NodeProto]
     into: NodeProto
 
@@ -153,6 +158,7 @@ class _Graphs:
         self.read_after = set(_read(new))
         self.aliases: dict[str, set[str]] = {}
         self.names_left = {name for node in old.node if self._has_left(node) for name in node.output}
+        self.regrouped = not all(group.whole for group in groups.values())
         self.behind = {node.input[0]: node.output[0] for node in new.node if ADDED.match(node.name)}
         pairs, gone = self._aligned()
         self._names(pairs, gone)
@@ -189,10 +195,16 @@ class _Graphs:
         if group is not None and group.into is node:
             made = {*node.output, *self.names_left}
             outputs = {self.behind.get(name, name) for name in other.output}
-            return other.op_type == group.op and other.name == node.name and made >= outputs
+            return other.op_type == group.op and other.name == node.name and (made >= outputs or self.regrouped)
+        if self._is_sum(node) and self._is_sum(other):
+            return node.name == other.name
         if _key(node) != _key(other):
             return False
         return bool(node.name) or all(name in node.output or name in self.names_left for name in other.output)
+
+    def _is_sum(self, node: NodeProto) -> bool:
+        """Whether its terms may have another order."""
+        return self.regrouped and node.op_type in ("Add", "Sub", "Sum")
 
     def _fresh_anywhere(self) -> set[str]:
         return self.fresh | (self.outer._fresh_anywhere() if self.outer else set())
@@ -209,10 +221,13 @@ class _Graphs:
         for one, other in pairs:
             for node in self.groups[id(one)].nodes if id(one) in self.groups else ():
                 self.aliases |= {name: {behind.get(other.output[0], other.output[0])} for name in node.output}
+        stays = {id(one) for one, _ in pairs}
         for node in gone:
-            if id(node) in self.groups:
+            group = self.groups.get(id(node))
+            if group is not None and id(group.into) in stays:
                 continue
-            through = set().union(*(self._now(name) for name in node.input if name))
+            names = node.input if group is None else group.inputs
+            through = set().union(*(self._now(name) for name in names if name))
             for name in node.output:
                 self.aliases[name] = through
         self.made_after = {name for node in self.new.node for name in node.output} | {v.name for v in self.new.input}
@@ -227,6 +242,10 @@ class _Graphs:
     def _node(self, one: NodeProto, other: NodeProto) -> None:
         where = f"{self.where}.node[{_label(one)}]"
         self.found += _rest(where, one, other, "op_type", "input", "output", "attribute")
+        if self._is_sum(one):
+            made = self.made_after | self._fresh_anywhere()
+            self.found += [f"{where} reads {name!r}" for name in other.input if name not in made]
+            return
         if id(one) in self.groups:
             self._merged(where, self.groups[id(one)], other)
             return

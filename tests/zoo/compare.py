@@ -65,7 +65,7 @@ def changes(path: Path, output: Path, report: Path) -> tuple[str, ...]:
         return ()
     left = [affine["node"] for affine in found["affines"] if affine["status"] == "folded"]
     merged = [entry for entry in found["merges"] if entry["status"] == "merged"]
-    merges = [Merge(tuple(entry["nodes"]), entry["into"], entry["op"]) for entry in merged]
+    merges = [Merge(entry["node"], tuple(entry["nodes"]), entry["into"], entry["op"]) for entry in merged]
     return tuple(unintended(before, after, left, numbers=True, merges=merges)[:5])
 
 
