@@ -35,6 +35,7 @@ import bnfold
 from bnfold.deployment import Deployed
 from bnfold.inputs import load
 from bnfold.samples import input_specs, make
+from tests.pages import blocks
 from tests.triton.schema import parsed
 from tests.triton.server import Server, running
 
@@ -197,8 +198,8 @@ def accuracy(server: Server, pair: Pair) -> str:
 
 def snippet(server: Server) -> None:
     """The client of docs/deploy.md, as it stands there."""
-    (code,) = re.findall(r"```python\n(import numpy as np\nimport tritonclient.*?)```", PAGE.read_text(), re.DOTALL)
-    code = code.replace("localhost:8001", server.grpc).replace(
+    (block,) = (each for each in blocks(PAGE, "python") if "server" in each.marks)
+    code = block.text.replace("localhost:8001", server.grpc).replace(
         '"bn_inception_fashion"', '"bn_inception_fashion-folded"'
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
