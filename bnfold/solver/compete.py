@@ -49,8 +49,8 @@ def _trial(solver: GraphSolver, index: int) -> None:
         if not undone or len(taken | own) > LARGE or most <= 0:
             break
         saved = saved or (solver.state.snapshot(), verdicts.copy())
+        own = {fold.source.node.index for fold in solver.state.undo(undone)}
         taken |= own
-        solver.state.undo(undone)
         for one in own:
             del verdicts.done[one]
         solver.sweep([index])

@@ -12,7 +12,7 @@ from bnfold.constants import Constant
 from bnfold.graph import Graph, Node, Shape
 from bnfold.plan import Edit, GraphPlan, NewBias
 from bnfold.rules import Accept, Source, View
-from bnfold.rules.base import Port
+from bnfold.rules.base import Port, Refused
 from bnfold.rules.composites import GELU, composite_of
 from bnfold.rules.unlocks import LAYER_BETWEEN
 from bnfold.solver.removed import is_matmul_bias, removed
@@ -214,13 +214,39 @@ class State:
                 names.update(fold.before)
         return found
 
-    def undo(self, folds: list[Fold]) -> None:
-        """Take folds back, with all that depend on them."""
-        plan, nodes, gone = self.plan, set[int](), {id(fold) for fold in folds}
+    def undo(self, folds: list[Fold]) -> list[Fold]:
+        """Take folds back, with all that depend on them; returns all that were.
+
+        Those of later ones too that re-stored a tensor past a node which had left by then, where that node would not
+        have let them.
+        """
+        undone, nodes = list[Fold](), set[int]()
+        while folds:
+            self._take_back(folds)
+            undone += folds
+            nodes |= {index for fold in folds for index in (fold.source.node.index, *fold.nodes)}
+            folds = self._refused(nodes - set(self.leaving))
+        return undone
+
+    def _refused(self, nodes: set[int]) -> list[Fold]:
+        """Ask nodes anew, all being fixed; the folds that have to go for one of them, none where all agree."""
+        for index in sorted(nodes):
+            try:
+                (accept,) = self.ask(self.graph.nodes[index], {}, everything_fixed=True)
+            except Refused:
+                last = next((fold for fold in reversed(self.folds) if index in fold.nodes), None)
+                if last is None:
+                    raise
+                return self.depending([last.source.node.index])
+            self.plan.edits[index] = accept.edits
+        return []
+
+    def _take_back(self, folds: list[Fold]) -> None:
+        """Store everything as it was before these folds; `depending` says which go together."""
+        plan, gone = self.plan, {id(fold) for fold in folds}
         for fold in reversed(folds):
             index = fold.source.node.index
             del self.leaving[index], plan.removed[index]
-            nodes |= {index, *fold.nodes}
             for name, storage in fold.before.items():
                 self.owner.pop(name, None)
                 if storage is None:
@@ -230,9 +256,6 @@ class State:
         self.folds = [fold for fold in self.folds if id(fold) not in gone]
         for fold in self.folds:
             self.owner.update(dict.fromkeys(fold.before, fold.source.node.index))
-        for index in sorted(nodes - set(self.leaving)):
-            (accept,) = self.ask(self.graph.nodes[index], {}, everything_fixed=True)
-            plan.edits[index] = accept.edits
 
     def snapshot(self) -> State:
         """A copy to go back to."""
