@@ -57,6 +57,19 @@ def test_the_larger_party_of_signs_wins(gammas: tuple[np.ndarray, ...], left: se
     assert all(codes & {"negative-scale", "conflict"} for codes in case.codes().values())
 
 
+def test_a_fold_past_a_node_that_had_left_is_taken_back_with_it() -> None:
+    """Once the BN is back, it refuses what a later fold made of the tensor in front of it. Its zeros let both leave."""
+    b = Builder(13)
+    first = b.node("Sub", b.constant([[1.1], [-1.5], [0.4], [0.7], [-0.3]]), b.input(3, 4, 5, 4))
+    second = b.node("Sub", b.constant([[[1.6]], [[0.2]], [[-1.4]], [[-1.5]]]), first)
+    padded = b.node("Pad", second, b.constant([0, 0, 1, 0, 0, 1, 0, 0]), b.constant(0.5))
+    rows = b.node("Mul", padded, b.constant(np.array([1.9, -1.5, 0.7]).reshape(3, 1, 1, 1)))
+    zeros = {"beta": [0.6, 0, 0.6, 0, 0.6], "mean": [0.0] * 5, "variance": [1.0] * 5, "epsilon": 0.0}
+    b.conv(b.bn(rows, gamma=[0, 1, 0, 1, 0], **zeros), 2, 1)
+    b.conv(b.node("Gather", first, b.constant(3), axis=3), 2, 1)
+    law(b.model())
+
+
 def test_the_larger_tensor_wins() -> None:
     """Two readers of a pool want its input's sign differently; one of them works on four times the elements."""
     b = Builder()
