@@ -396,6 +396,7 @@ ROWS = [
     Row("reduce sum", reduced("ReduceSum", 2, 3), ALL, ALL, opsets=(1, 11, 13, 17)),
     Row("reduce max", reduced("ReduceMax", 3), "upzctb", "upzctb", opsets=(1, 11, 17, 18, 20)),
     Row("reduce min", reduced("ReduceMin", 3, keepdims=0), "upzctb", "upzctb"),
+    Row("reduce min, dropped axes in another way", reduced("ReduceMin", 3, keepdims=10), "upzctb", "upzctb"),
     Row("reduce L1", reduced("ReduceL1", 2, 3), "ups", "upz", opsets=(1, 11, 13, 17, 18)),
     Row("reduce L2 to fewer axes", reduced("ReduceL2", -1, 2, keepdims=0), "ups", "upz", opsets=(1, 11, 17, 18)),
     Row("reduce L1 of channels", reduced("ReduceL1", 1), "u", "upsz"),

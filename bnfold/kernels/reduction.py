@@ -13,7 +13,7 @@ def _reduced_axes(call: Call, x: Array, axes: Array | None) -> tuple[int, ...] |
     """The axes to reduce; None where the input is returned as it is."""
     chosen = call.attributes.get("axes") if axes is None else axes
     if chosen is None or np.asarray(chosen).size == 0:
-        return None if call.get("noop_with_empty_axes", 0) else tuple(range(x.ndim))
+        return None if call.get("noop_with_empty_axes", 0) == 1 else tuple(range(x.ndim))
     return tuple(axis % x.ndim for axis in ints(chosen))
 
 
@@ -62,7 +62,7 @@ def _reduction(function: Any) -> Kernel:
         chosen = _reduced_axes(call, x, axes)
         if chosen is None:
             return x
-        y: Array = np.asarray(function(x, axis=chosen, keepdims=bool(call.get("keepdims", 1))))
+        y: Array = np.asarray(function(x, axis=chosen, keepdims=call.get("keepdims", 1) == 1))
         return y
 
     return apply
@@ -81,7 +81,7 @@ def arg_extreme(call: Call, x: Array) -> Array:
         y = x.shape[axis] - 1 - find(np.flip(x, axis), axis=axis)
     else:
         y = find(x, axis=axis)
-    if call.get("keepdims", 1):
+    if call.get("keepdims", 1) == 1:
         y = np.expand_dims(y, axis)
     return np.asarray(y).astype(np.int64)
 

@@ -28,7 +28,7 @@ def _axes(view: View) -> list[int]:
         if constant is None:
             raise view.refuse("opaque-op", f"the axes of {node.op} are computed at run time", CONSTANT)
         axes = constant.ints()
-    if not axes and node.get_int("noop_with_empty_axes", 0):
+    if not axes and node.get_int("noop_with_empty_axes", 0) == 1:
         return []
     return sorted({axis % rank for axis in axes}) if axes else list(range(rank))
 
@@ -55,7 +55,7 @@ def reduce(move: Move, normalise: Callable[[Storage], Storage] = lambda storage:
 
     def rule(view: View) -> list[Accept]:
         x, y, axes = view.port(0), view.port(OUT), _axes(view)
-        kept = bool(view.node.get_int("keepdims", 1))
+        kept = view.node.get_int("keepdims", 1) == 1  # any other number drops them, as in ONNX Runtime
         backwards = y.fixed and not x.fixed
         storage = y.storage if backwards else normalise(x.storage)
         if backwards and not kept:
