@@ -203,8 +203,8 @@ def _parse(data: bytes, label: str) -> onnx.ModelProto:
 def _checked(proto: onnx.ModelProto, label: str) -> onnx.ModelProto:
     if not proto.HasField("graph") or not (proto.graph.output or proto.graph.node):
         raise ModelError(f"{label} is not an ONNX model: it holds no graph; export or copy it again")
-    for entry in proto.opset_import:
-        if entry.version > _MAX_OPSET:
+    for entry in (*proto.opset_import, *(entry for function in proto.functions for entry in function.opset_import)):
+        if not 0 <= entry.version <= _MAX_OPSET:
             raise ModelError(f"{label} uses opset {entry.version}, which does not exist; export it again")
     if not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import) and proto.ir_version >= 3:
         domains = {node.domain for node in proto.graph.node}

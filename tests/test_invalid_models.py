@@ -90,9 +90,13 @@ MODELS: dict[str, tuple[onnx.ModelProto, str]] = {
         model("c = Conv(x, w) d = MaxPool<kernel_shape=[2]>(c) y = BatchNormalization(d, g, b, m, v)"), INVALID),
     "a circle": (model(CONV.replace("x", "y", 1)), "waits for its own result"),
     "no opset": (model(CONV), "does not say which ONNX opset"),
+    "no such opset": (model(CONV), "uses opset -1, which does not exist"),
+    "a function of no such opset": (model(CONV), "uses opset -9223372036854775808, which does not exist"),
     "no graph": (onnx.ModelProto(ir_version=8), "holds no graph"),
 }  # fmt: skip
 MODELS["no opset"][0].ClearField("opset_import")
+MODELS["no such opset"][0].opset_import[0].version = -1
+MODELS["a function of no such opset"][0].functions.add(name="f", domain="own").opset_import.add(version=-(2**63))
 
 
 def told(given: onnx.ModelProto | Path) -> Iterator[str]:
