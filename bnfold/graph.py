@@ -21,6 +21,7 @@ from bnfold.malformed import check_names, is_malformed
 from bnfold.protos import bodies
 from bnfold.sorting import check_acyclic
 from bnfold.source import Source
+from bnfold.static import static_values
 
 Dim = int | str | None
 Shape = tuple[Dim, ...]
@@ -215,14 +216,27 @@ class Graph:
         """Tensors that a quantization annotation names."""
         return frozenset(entry.tensor_name for entry in self.proto.quantization_annotation)
 
+    @lazy
+    def static(self) -> Mapping[str, Constant]:
+        """What is no constant, but follows from fixed sizes: of that what pads are computed from."""
+        return static_values(self)
+
     def constant(self, name: str) -> Constant | None:
         """The constant of this name, here or in an outer graph; None where the value is known only at run time."""
+        found = self.stored(name)
+        if found is not None or not self.model.main.static:
+            return found
+        owner = self.owner(name)
+        return None if owner is None else owner.static.get(name)
+
+    def stored(self, name: str) -> Constant | None:
+        """The constant of this name that follows from the values of initializers alone."""
         if name not in self._constants:
             owner = self.owner(name)
             if owner is None:
                 found = None
             elif owner is not self:
-                found = owner.constant(name)
+                found = owner.stored(name)
             else:
                 found = self._find_constant(name)
             self._constants[name] = found
@@ -259,7 +273,7 @@ class Graph:
 
     def _evaluate(self, node: Node) -> None:
         names = _needed(node)
-        inputs = [self._constants.get(name) if name in self.producers else self.constant(name) for name in names]
+        inputs = [self._constants.get(name) if name in self.producers else self.stored(name) for name in names]
         if not names and node.proto.op_type != "Constant":
             return
         like = self.type(node.input(1)) if node.proto.op_type == "CastLike" else 0

@@ -1,0 +1,271 @@
+"""What follows from fixed sizes: how much a Pad pads, where nodes compute that from the shapes of tensors.
+
+Exporters write TensorFlow's SAME padding so: Shape, Gather, Cast, Div, Ceil, Mul, Sub, Clip, Concat on single numbers.
+
+Only what must be so counts: sizes of graph inputs, which a runtime checks; initializers; and what operators make of
+these. A shape that the model declares for an inner tensor or an output may be wrong, and is never read. Numbers are
+computed in their own type, as a runtime does: a Ceil or a Cast behind would show the difference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from bnfold.constants import Constant, Room, Value, evaluate
+from bnfold.sizes import MAX_VALUES
+from bnfold.skeleton import aborts
+
+if TYPE_CHECKING:
+    from bnfold.graph import Graph, Node
+
+MAX_NODES = 10_000
+"""Nodes that pads may depend on; where there are more nothing is known."""
+
+LARGE = 2**31
+"""Numbers of this magnitude are not computed with: they are no sizes, and could overflow."""
+
+_TYPES = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64})
+
+_DTYPES = frozenset(helper.tensor_dtype_to_np_dtype(type_) for type_ in _TYPES)
+
+_BODIES = frozenset({onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS})
+
+_PICKS = frozenset({"Identity", "Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Split"})
+"""Operators that pick entries of their first input."""
+
+_MOVES = _PICKS | {"Cast", "Concat", "ConstantOfShape", "Expand", "Tile", "Transpose"}
+"""Operators that compute nothing."""
+
+
+def static_values(graph: Graph) -> Mapping[str, Constant]:
+    """The values, by name, of what the pads of the graph's Pads are computed from, as far as sizes tell them.
+
+    Nothing in a body, whose inputs no runtime checks.
+    """
+    wanted = [
+        name
+        for node in (graph.nodes if graph.parent is None else ())
+        if node.op == "Pad"
+        for name in node.inputs[1:]
+        if name in graph.producers and graph.stored(name) is None
+    ]
+    order = _before(graph, wanted)
+    if not wanted or len(order) > MAX_NODES:
+        return MappingProxyType({})
+    found = _Values(graph)
+    for node in order:
+        found.visit(node)
+    return {name: _constant(name, value) for name, value in found.values.items()}
+
+
+def _before(graph: Graph, names: Iterable[str]) -> list[Node]:
+    """The nodes that compute these, each behind those that it waits for."""
+    stack = [graph.producers[name] for name in names]
+    order: dict[Node, None] = {}
+    seen: set[Node] = set()
+    while stack:
+        node = stack[-1]
+        makers = [graph.producers[name] for name in node.inputs if name in graph.producers] if node not in seen else []
+        seen.add(node)
+        waiting = [maker for maker in makers if maker not in order]
+        stack.extend(waiting)
+        if not waiting:
+            order.setdefault(stack.pop())
+    return list(order)
+
+
+def _constant(name: str, value: Value) -> Constant:
+    return Constant(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape, lambda: value)
+
+
+class _Values:
+    """Types, shapes and values of tensors, each node behind those that it waits for."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.values: dict[str, Value] = {}
+        self.types: dict[str, onnx.TypeProto] = {}
+        self.partial: dict[str, tuple[int | None, ...]] = {}
+        """Flat integer tensors of which some entries may be unknown: shapes, and what is picked of them."""
+        self.declared = {value.name: value.type for value in graph.proto.input}
+
+    def visit(self, node: Node) -> None:
+        """Find out what the outputs of a node are."""
+        if node.op != node.proto.op_type or any(a.type in _BODIES for a in node.proto.attribute):
+            return  # of another domain, malformed, or with bodies
+        self._shape_of_outputs(node)
+        if node.op in ("Shape", "Size"):
+            self._measure(node)
+        elif node.op in _PICKS and node.input(0) in self.partial:
+            self._pick(node)
+        elif node.op in _MOVES | _ARITHMETIC.keys():
+            for name, value in self._computed(node).items():
+                self._keep(name, value)
+
+    # ------------------------------------------------------------------------------------------------- shapes
+
+    def _type(self, name: str) -> onnx.TypeProto | None:
+        """The type of a tensor, with the sizes that it must have; those that are free have no name."""
+        if name in self.types or name in self.graph.producers:
+            return self.types.get(name)
+        stored = self.graph.stored(name)
+        if stored is not None:
+            return helper.make_tensor_type_proto(stored.type, stored.shape)
+        given = self.declared.get(name)
+        if given is None or name in self.graph.initializers or not given.HasField("tensor_type"):
+            return None
+        tensor = given.tensor_type
+        # Some exporters write 0 or -1 for a size that is free.
+        sizes = [dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim]
+        return helper.make_tensor_type_proto(tensor.elem_type, sizes if tensor.HasField("shape") else None)
+
+    def _shape_of_outputs(self, node: Node) -> None:
+        """What the operator's own inference says."""
+        stored = [self.graph.stored(name) for name in node.outputs if name]
+        if all(constant is not None for constant in stored):
+            known = [constant for constant in stored if constant is not None]
+            self.types |= {each.name: helper.make_tensor_type_proto(each.type, each.shape) for each in known}
+            return
+        types = {name: self._type(name) for name in node.inputs if name}
+        given = {name: type_ for name, type_ in types.items() if type_ is not None}
+        # How a window that rounds up ends is not told alike by ONNX and its runtimes.
+        if len(given) < len(types) or aborts(node.proto) or node.get_int("ceil_mode", 0):
+            return
+        data = {
+            name: numpy_helper.from_array(value, name)
+            for name in given
+            if (value := self._value(name)) is not None and value.dtype.kind == "i"
+        }
+        try:
+            schema = onnx.defs.get_schema(node.op, node.version)
+            self.types |= onnx.shape_inference.infer_node_outputs(schema, node.proto, given, data)
+        except Exception:  # noqa: BLE001 - whatever C++ code chokes on: nothing is known
+            return
+
+    # ------------------------------------------------------------------------------------------------- values
+
+    def _value(self, name: str) -> Value | None:
+        """A few numbers, exactly as they are at run time."""
+        maker = self.graph.producers.get(name)
+        if name in self.values or (maker is not None and maker.op != "Constant"):
+            return self.values.get(name)  # other computed constants are not rounded on the way
+        stored = self.graph.stored(name)
+        if stored is None or stored.type not in _TYPES or math.prod(stored.shape) > MAX_VALUES:
+            return None
+        return stored.load()
+
+    def _keep(self, name: str, value: Value) -> None:
+        if name and value.size <= MAX_VALUES and value.dtype in _DTYPES and np.all(np.isfinite(value)):
+            self.values[name] = np.array(value)
+
+    def _measure(self, node: Node) -> None:
+        """Shape and Size."""
+        type_ = self._type(node.input(0))
+        if type_ is None or not type_.tensor_type.HasField("shape"):
+            return
+        sizes = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in type_.tensor_type.shape.dim)
+        if node.op == "Shape":
+            end = node.get_int("end", len(sizes)) if "end" in node.attributes else None
+            self._learn(node.outputs[0], sizes[node.get_int("start", 0) : end], None)
+        elif all(size is not None for size in sizes):
+            self._keep(node.outputs[0], np.array(math.prod(size or 0 for size in sizes), np.int64))
+
+    def _pick(self, node: Node) -> None:
+        """Some entries of a shape: known where these are, though others are free."""
+        entries = self.partial[node.input(0)]
+        others = [self._value(name) for name in node.inputs[1:]]
+        for name, places in self._moved(node, [np.arange(len(entries)), *others]).items():
+            self._learn(name, tuple(entries[place] for place in places.ravel()), places.shape)
+
+    def _learn(self, name: str, entries: tuple[int | None, ...], shape: tuple[int, ...] | None) -> None:
+        known = [entry for entry in entries if entry is not None]
+        if len(known) == len(entries):
+            self._keep(name, np.array(known, np.int64).reshape(len(known) if shape is None else shape))
+        elif shape is None or len(shape) == 1:
+            self.partial[name] = entries
+
+    def _computed(self, node: Node) -> Mapping[str, Value]:
+        inputs = [self._value(name) for name in node.inputs]
+        if any(value is None for value, name in zip(inputs, node.inputs, strict=True) if name):
+            return {}
+        known = [value for value in inputs if value is not None]
+        rule = _ARITHMETIC.get(node.op)
+        if rule is None:
+            return self._moved(node, inputs) if node.op != "Cast" or _are_sizes(known) else {}
+        if not known or not _are_sizes(known) or len({value.dtype for value in known}) > 1:
+            return {}
+        dtype = known[0].dtype
+        # Integers are computed in 64 bits: what would not fit the smaller type is too large anyhow.
+        wide = [None if value is None else value.astype(np.int64) if dtype.kind == "i" else value for value in inputs]
+        try:
+            with np.errstate(all="ignore"):
+                made = rule(node, wide)
+        except ValueError:  # shapes that do not fit
+            return {}
+        return {} if made is None or not _are_sizes([made]) else {node.outputs[0]: np.asarray(made, dtype)}
+
+    def _moved(self, node: Node, inputs: Sequence[Value | None]) -> Mapping[str, Value]:
+        """What an operator that computes nothing makes of these."""
+        room = Room()
+        room.left = MAX_VALUES * 8
+        given = [None if value is None else _constant("", value) for value in inputs]
+        made = evaluate(node.proto, node.version, given, 0, None, room) or []
+        return {each.name: each.load() for each in made}
+
+
+def _are_sizes(values: Iterable[Value]) -> bool:
+    """Whether they are small enough to be computed with."""
+    return all(bool(np.all(np.abs(value.astype(np.float64)) < LARGE)) for value in values)
+
+
+Rule = Callable[["Node", Sequence[Value | None]], Value | None]
+
+
+def _elementwise(compute: Callable[..., Value | None]) -> Rule:
+    return lambda node, inputs: compute(*(value for value in inputs if value is not None))
+
+
+def _divide(x: Value, y: Value) -> Value | None:
+    if not np.all(y):
+        return None
+    if x.dtype.kind == "i":  # integers are divided towards zero
+        return np.asarray(np.sign(x) * np.sign(y) * (np.abs(x) // np.abs(y)))
+    return np.asarray(x / y)
+
+
+def _modulo(node: Node, inputs: Sequence[Value | None]) -> Value | None:
+    x, y = inputs
+    if x is None or y is None or x.dtype.kind != "i" or not np.all(y) or node.get_int("fmod", 0):
+        return None
+    return np.asarray(np.mod(x, y))
+
+
+def _clip(node: Node, inputs: Sequence[Value | None]) -> Value | None:
+    x, least, most = (*inputs, None, None)[:3]
+    if x is None or node.version < 11:
+        return None
+    x = x if least is None else np.maximum(x, least)
+    return x if most is None else np.minimum(x, most)
+
+
+_ARITHMETIC: Mapping[str, Rule] = {
+    "Add": _elementwise(np.add),
+    "Sub": _elementwise(np.subtract),
+    "Mul": _elementwise(np.multiply),
+    "Div": _elementwise(_divide),
+    "Neg": _elementwise(np.negative),
+    "Abs": _elementwise(np.abs),
+    "Ceil": _elementwise(np.ceil),
+    "Floor": _elementwise(np.floor),
+    "Max": _elementwise(lambda *values: np.max(np.broadcast_arrays(*values), axis=0)),
+    "Min": _elementwise(lambda *values: np.min(np.broadcast_arrays(*values), axis=0)),
+    "Mod": _modulo,
+    "Clip": _clip,
+}
