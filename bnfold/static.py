@@ -10,7 +10,7 @@ computed in their own type, as a runtime does: a Ceil or a Cast behind would sho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from bnfold.arithmetic import ARITHMETIC, are_sizes, computed
 from bnfold.constants import Constant, Room, Value, evaluate
 from bnfold.sizes import MAX_VALUES
 from bnfold.skeleton import aborts
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 MAX_NODES = 10_000
 """Nodes that pads may depend on; where there are more nothing is known."""
-
-LARGE = 2**31
-"""Numbers of this magnitude are not computed with: they are no sizes, and could overflow."""
 
 _TYPES = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64})
 
@@ -105,7 +103,7 @@ class _Values:
             self._measure(node)
         elif node.op in _PICKS and node.input(0) in self.partial:
             self._pick(node)
-        elif node.op in _MOVES | _ARITHMETIC.keys():
+        elif node.op in _MOVES | ARITHMETIC:
             for name, value in self._computed(node).items():
                 self._keep(name, value)
 
@@ -182,7 +180,7 @@ class _Values:
         entries = self.partial[node.input(0)]
         others = [self._value(name) for name in node.inputs[1:]]
         for name, places in self._moved(node, [np.arange(len(entries)), *others]).items():
-            self._learn(name, tuple(entries[place] for place in places.ravel()), places.shape)
+            self._learn(name, tuple(entries[int(place)] for place in places.ravel()), places.shape)
 
     def _learn(self, name: str, entries: tuple[int | None, ...], shape: tuple[int, ...] | None) -> None:
         known = [entry for entry in entries if entry is not None]
@@ -195,77 +193,17 @@ class _Values:
         inputs = [self._value(name) for name in node.inputs]
         if any(value is None for value, name in zip(inputs, node.inputs, strict=True) if name):
             return {}
+        if node.op in ARITHMETIC:
+            made = computed(node, inputs)
+            return {} if made is None else {node.outputs[0]: made}
         known = [value for value in inputs if value is not None]
-        rule = _ARITHMETIC.get(node.op)
-        if rule is None:
-            return self._moved(node, inputs) if node.op != "Cast" or _are_sizes(known) else {}
-        if not known or not _are_sizes(known) or len({value.dtype for value in known}) > 1:
-            return {}
-        dtype = known[0].dtype
-        # Integers are computed in 64 bits: what would not fit the smaller type is too large anyhow.
-        wide = [None if value is None else value.astype(np.int64) if dtype.kind == "i" else value for value in inputs]
-        try:
-            with np.errstate(all="ignore"):
-                made = rule(node, wide)
-        except ValueError:  # shapes that do not fit
-            return {}
-        return {} if made is None or not _are_sizes([made]) else {node.outputs[0]: np.asarray(made, dtype)}
+        return self._moved(node, inputs) if node.op != "Cast" or are_sizes(known) else {}
 
     def _moved(self, node: Node, inputs: Sequence[Value | None]) -> Mapping[str, Value]:
         """What an operator that computes nothing makes of these."""
         room = Room()
         room.left = MAX_VALUES * 8
         given = [None if value is None else _constant("", value) for value in inputs]
-        made = evaluate(node.proto, node.version, given, 0, None, room) or []
+        with np.errstate(all="ignore"):
+            made = evaluate(node.proto, node.version, given, 0, None, room) or []
         return {each.name: each.load() for each in made}
-
-
-def _are_sizes(values: Iterable[Value]) -> bool:
-    """Whether they are small enough to be computed with."""
-    return all(bool(np.all(np.abs(value.astype(np.float64)) < LARGE)) for value in values)
-
-
-Rule = Callable[["Node", Sequence[Value | None]], Value | None]
-
-
-def _elementwise(compute: Callable[..., Value | None]) -> Rule:
-    return lambda node, inputs: compute(*(value for value in inputs if value is not None))
-
-
-def _divide(x: Value, y: Value) -> Value | None:
-    if not np.all(y):
-        return None
-    if x.dtype.kind == "i":  # integers are divided towards zero
-        return np.asarray(np.sign(x) * np.sign(y) * (np.abs(x) // np.abs(y)))
-    return np.asarray(x / y)
-
-
-def _modulo(node: Node, inputs: Sequence[Value | None]) -> Value | None:
-    x, y = inputs
-    if x is None or y is None or x.dtype.kind != "i" or not np.all(y) or node.get_int("fmod", 0):
-        return None
-    return np.asarray(np.mod(x, y))
-
-
-def _clip(node: Node, inputs: Sequence[Value | None]) -> Value | None:
-    x, least, most = (*inputs, None, None)[:3]
-    if x is None or node.version < 11:
-        return None
-    x = x if least is None else np.maximum(x, least)
-    return x if most is None else np.minimum(x, most)
-
-
-_ARITHMETIC: Mapping[str, Rule] = {
-    "Add": _elementwise(np.add),
-    "Sub": _elementwise(np.subtract),
-    "Mul": _elementwise(np.multiply),
-    "Div": _elementwise(_divide),
-    "Neg": _elementwise(np.negative),
-    "Abs": _elementwise(np.abs),
-    "Ceil": _elementwise(np.ceil),
-    "Floor": _elementwise(np.floor),
-    "Max": _elementwise(lambda *values: np.max(np.broadcast_arrays(*values), axis=0)),
-    "Min": _elementwise(lambda *values: np.min(np.broadcast_arrays(*values), axis=0)),
-    "Mod": _modulo,
-    "Clip": _clip,
-}

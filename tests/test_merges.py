@@ -992,7 +992,14 @@ def _scribble(b: Builder, rng: np.random.Generator, x: str, alike: list[str]) ->
         return b.node(str(rng.choice(["Neg", "Identity"])), x)
     if kind < 0.97:
         ends = [0, 0, *(int(rng.integers(0, 3)) for _ in shape[2:])]
-        return b.node("Pad", x, b.constant([*ends, 0, 0, *reversed(ends[2:])]))
+        pads = np.array([*ends, 0, 0, *reversed(ends[2:])])
+        if rng.random() < 0.5:
+            return b.node("Pad", x, b.constant(pads))
+        given = b.node("Shape", x)
+        more = b.constant(pads + [*shape, *shape])
+        y = b.node("Pad", x, b.node("Sub", more, b.node("Concat", given, given, axis=0)))
+        b.declare(y, *(size + int(ends) for size, ends in zip(shape, pads.reshape(2, -1).sum(axis=0), strict=True)))
+        return y
     if kind < 0.985 and len(shape) == 4 and min(shape[2:]) >= 2:
         counted = int(rng.integers(2))
         return b.node("AveragePool", x, kernel_shape=[2, 2], pads=[0, 0, 1, 1], count_include_pad=counted)
