@@ -222,11 +222,20 @@ def _sparse(name: str, sparse: onnx.SparseTensorProto, room: Room) -> list[Const
     return [_computed(name, sparse.values.data_type, dense)]
 
 
+NEAR = 1e-3
+"""Relative distance from an integer at which a computed float may be one, in its own type."""
+
+
 def _cast(call: _Call) -> list[Value]:
     value = call.value(0)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(call.type)
     call.room.check(value.shape, dtype)
     if value.dtype.kind == "f" and dtype.kind in "iu":
+        near = np.rint(value)
+        # What nodes compute is not rounded to its type on the way: where a Cast would show that, nothing is known.
+        close = (value != near) & (np.abs(value - near) <= NEAR * np.maximum(1.0, np.abs(value)))
+        if call.inputs[0].tensor is None and np.any(close):
+            raise ValueError(call.inputs[0].name)
         value = np.trunc(value)
     return [value.astype(dtype)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -60,11 +61,11 @@ def test_the_larger_party_of_signs_wins(gammas: tuple[np.ndarray, ...], left: se
 def test_a_fold_past_a_node_that_had_left_is_taken_back_with_it() -> None:
     """Once the BN is back, it refuses what a later fold made of the tensor in front of it. Its zeros let both leave."""
     b = Builder(13)
-    first = b.node("Sub", b.constant([[1.1], [-1.5], [0.4], [0.7], [-0.3]]), b.input(3, 4, 5, 4))
-    second = b.node("Sub", b.constant([[[1.6]], [[0.2]], [[-1.4]], [[-1.5]]]), first)
+    first = b.node("Sub", b.constant(np.array([1.1, -1.5, 0.4, 0.7, -0.3]).reshape(5, 1)), b.input(3, 4, 5, 4))
+    second = b.node("Sub", b.constant(np.array([1.6, 0.2, -1.4, -1.5]).reshape(4, 1, 1)), first)
     padded = b.node("Pad", second, b.constant([0, 0, 1, 0, 0, 1, 0, 0]), b.constant(0.5))
     rows = b.node("Mul", padded, b.constant(np.array([1.9, -1.5, 0.7]).reshape(3, 1, 1, 1)))
-    zeros = {"beta": [0.6, 0, 0.6, 0, 0.6], "mean": [0.0] * 5, "variance": [1.0] * 5, "epsilon": 0.0}
+    zeros: dict[str, Any] = {"beta": [0.6, 0, 0.6, 0, 0.6], "mean": [0.0] * 5, "variance": [1.0] * 5, "epsilon": 0.0}
     b.conv(b.bn(rows, gamma=[0, 1, 0, 1, 0], **zeros), 2, 1)
     b.conv(b.node("Gather", first, b.constant(3), axis=3), 2, 1)
     law(b.model())

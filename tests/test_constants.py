@@ -252,3 +252,15 @@ def test_parameters_computed_from_constants() -> None:
     variance = b.node("Cast", counted, to=TensorProto.DOUBLE)
     b.node("BatchNormalization", x, gamma, beta, mean, variance)
     assert law(b.model(), left=0).ops == ["Conv"]
+
+
+@pytest.mark.parametrize(("factor", "known"), [(0.7, False), (0.5, True), (0.75, True)])
+def test_a_cast_that_shows_rounding_is_no_constant(factor: float, known: bool) -> None:
+    """10 * 0.7 is 7 in float32, and a little less where nothing is rounded."""
+    b = Builder(17, FLOAT)
+    y = b.node("Mul", b.constant([10.0]), b.constant([factor]))
+    b.node("Cast", y, to=INT64, outputs=["whole"])
+    found = Model(read(b.model("whole"))).main.constant("whole")
+    assert (found is not None) == known
+    if found is not None:
+        assert found.load() == runtime(b.model("whole"))[0]

@@ -9,7 +9,6 @@ import numpy as np
 
 from bnfold.affine import Array
 from bnfold.certificate.affines import affine_of, align, batchnorm_parameters, check_left, ends_of, storage_of
-from bnfold.certificate.formulas import BIAS
 from bnfold.certificate.ports import vector
 from bnfold.certificate.result import NotCertifiedError, WrongError
 from bnfold.certificate.rounding import EPS, Exact
@@ -118,14 +117,11 @@ def _normalization(region: Region, whole: Map, doubt: float, rank: int) -> dict[
 
 
 def _factor(region: Region, whole: Map, doubt: float, rank: int) -> dict[int, Exact]:
-    """A Mul by a constant, and the Add of one behind it where there is one."""
-    new, bias = region.new, region.bias
-    found = {(slot := _constant_slot(new)): _as_stored(new, slot, whole.scale, doubt * whole.scale_size, rank)}
-    if bias is not None:
-        found[BIAS] = _as_stored(bias, _constant_slot(bias), whole.shift, doubt * whole.shift_size, rank)
-    elif np.any(np.abs(whole.shift) > doubt * whole.shift_size):
-        raise WrongError("constant", "it lacks a shift")
-    return found
+    """A Mul by a constant, which holds no shift."""
+    new = region.new
+    if region.bias is not None or np.any(np.abs(whole.shift) > doubt * whole.shift_size):
+        raise WrongError("constant", "a Mul holds no shift")
+    return {(slot := _constant_slot(new)): _as_stored(new, slot, whole.scale, doubt * whole.scale_size, rank)}
 
 
 def _constant_slot(node: Node) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from bnfold import witness
 from bnfold.graph import Graph, Model, Node
 from bnfold.guards import misfits
@@ -116,6 +118,8 @@ FAR = "one node would cost much more"
 
 def _obstacle(found: Found) -> str:
     """What speaks against a merge; '' where nothing does."""
+    if isinstance(found.map, Diagonal) and found.kept.op == "Mul" and np.any(found.map.shift):
+        return "one Mul could not hold the shift, and there is no BatchNormalization to become"
     if found.pays:
         return _misfit(found)
     times, what = found.merged_cost / found.cost, "cost {:.2f} times as much"
@@ -141,5 +145,5 @@ def _merge(found: Found) -> Merge:
 def _edits(found: Found) -> tuple[Edit, ...]:
     kept, made = found.kept, found.map
     if isinstance(made, Diagonal):
-        return scale_edits(kept, made, found.axis)
+        return scale_edits(kept, made)
     return product_edits(kept, made) if kept.op in PRODUCTS else convolution_edits(kept, made)

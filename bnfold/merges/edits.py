@@ -63,8 +63,8 @@ def product_edits(kept: Node, kernel: Kernel) -> tuple[Edit, ...]:
     return (*edits, *_bias(kept, kernel, weight.type))
 
 
-def scale_edits(kept: Node, made: Diagonal, axis: int) -> tuple[Edit, ...]:
-    """Of a BatchNormalization, or of a Mul that may need a bias behind; `axis` is that of the channels."""
+def scale_edits(kept: Node, made: Diagonal) -> tuple[Edit, ...]:
+    """Of a BatchNormalization, or of a Mul, which has no shift."""
     scale, shift = made.scale, made.shift
     source = rules.as_source(kept)
     assert isinstance(source, Source)
@@ -74,9 +74,7 @@ def scale_edits(kept: Node, made: Diagonal, axis: int) -> tuple[Edit, ...]:
         values = scale[:1] if np.prod(constant.shape) == 1 else scale
         slot, shape = 1 - source.slot, constant.shape
         factor = NewConstant(slot, "factor", constant.type, shape, constant, values=_rows(values, shape))
-        along = [1] * source.affine.scale.ndim
-        along[axis] = -1
-        return (factor, *([NewBias(constant.type, shift.reshape(along))] if np.any(shift) else []))
+        return (factor,)
     gamma, beta = kept.constant(1), kept.constant(2)
     assert gamma is not None and beta is not None and source.spread is not None and source.mean is not None
     sigma, mean = source.spread.reshape(-1), source.mean.reshape(-1)
