@@ -15,6 +15,7 @@ from bnfold.folding import Folded, Folder, Wishes
 from bnfold.graph import Model
 from bnfold.oracle import Oracle
 from bnfold.patch import witness_of
+from bnfold.runtime import Session
 from bnfold.source import read
 from bnfold.witness import Witness
 from bnfold.write import folded
@@ -81,3 +82,26 @@ def check(row: Row) -> None:
     proof = certified(model, made, witness_of(found.rewrite))
     assert proof.ok, proof.failures
     assert model.SerializeToString(deterministic=True) == before
+
+
+def run(row: Row) -> None:
+    """ONNX Runtime computes the same from both, whatever it optimises itself."""
+    model = row.model(TensorProto.FLOAT)
+    _, made = solved(model)
+    values = feeds(model)
+    for name, expected in Session(model.SerializeToString(), optimize=False).run(values).items():
+        found = Session(made.SerializeToString(), optimize=True).run(values)[name]
+        assert np.max(np.abs(found - expected)) <= 2e-5 * np.max(np.abs(expected))
+
+
+def spoilt(slot: int, op: str, by: float = 1e-12) -> Callable[[onnx.ModelProto], None]:
+    """Moves the last number of a constant, relative to the largest."""
+
+    def change(model: onnx.ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.op_type == op)
+        tensor = next(t for t in model.graph.initializer if t.name == node.input[slot])
+        array = onnx.numpy_helper.to_array(tensor).copy()
+        array.ravel()[-1] += by * np.abs(array).max()
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+
+    return change

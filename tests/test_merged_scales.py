@@ -16,11 +16,9 @@ from bnfold import merges
 from bnfold.folding import Wishes
 from bnfold.patch import witness_of
 from bnfold.plan import NewConstant
-from bnfold.runtime import Session
 from bnfold.witness import Merged, Witness
 from tests.builder import Builder
-from tests.law import feeds
-from tests.merging import SAME, Row, agree, certified, check, image, ops, solved
+from tests.merging import SAME, Row, agree, certified, check, image, ops, run, solved, spoilt
 
 Make = Callable[[Builder, str], str]
 
@@ -145,12 +143,7 @@ def test_what_is_left(row: Row) -> None:
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.opset >= 17], ids=lambda row: row.name)
 def test_the_runtime_agrees(row: Row) -> None:
-    model = row.model(TensorProto.FLOAT)
-    _, made = solved(model)
-    values = feeds(model)
-    for name, expected in Session(model.SerializeToString(), optimize=False).run(values).items():
-        found = Session(made.SerializeToString(), optimize=True).run(values)[name]
-        assert np.max(np.abs(found - expected)) <= 2e-5 * np.max(np.abs(expected))
+    run(row)
 
 
 def test_half_precision_with_parameters_in_float32() -> None:
@@ -198,17 +191,6 @@ def test_the_report_speaks_of_the_affines_of_the_original() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ the certificate
-
-
-def spoilt(slot: int, op: str, by: float = 1e-12) -> Callable[[onnx.ModelProto], None]:
-    def change(model: onnx.ModelProto) -> None:
-        node = next(node for node in model.graph.node if node.op_type == op)
-        tensor = next(t for t in model.graph.initializer if t.name == node.input[slot])
-        array = onnx.numpy_helper.to_array(tensor).copy()
-        array.ravel()[-1] += by * np.abs(array).max()
-        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
-
-    return change
 
 
 def other_epsilon(model: onnx.ModelProto) -> None:

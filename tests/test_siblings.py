@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
 
 from bnfold.folding import Wishes
 from bnfold.patch import witness_of
-from bnfold.runtime import Session
 from tests.builder import Builder
-from tests.law import feeds
-from tests.merging import SAME, Row, certified, check, image, solved
+from tests.merging import SAME, Row, certified, check, image, run, solved
 
 
 def beside(b: Builder, *makers: Callable[[str], str], axis: int = 1, x: str = "") -> str:
@@ -112,12 +109,7 @@ def test_what_is_left(row: Row) -> None:
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.opset >= 17], ids=lambda row: row.name)
 def test_the_runtime_agrees(row: Row) -> None:
-    model = row.model(TensorProto.FLOAT)
-    _, made = solved(model)
-    values = feeds(model)
-    for name, expected in Session(model.SerializeToString(), optimize=False).run(values).items():
-        found = Session(made.SerializeToString(), optimize=True).run(values)[name]
-        assert np.max(np.abs(found - expected)) <= 2e-5 * np.max(np.abs(expected))
+    run(row)
 
 
 def test_why_siblings_stay() -> None:
