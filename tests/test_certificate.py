@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
+import bnfold
 from bnfold.affine import Storage
 from bnfold.certificate import Certificate, certify, windows
 from bnfold.certificate.nodes import check_node
@@ -27,6 +28,7 @@ from bnfold.solver import solve
 from bnfold.source import read
 from bnfold.witness import GraphWitness, Witness
 from bnfold.write import folded, rounded
+from tests.builder import Builder
 
 Shapes = Mapping[str, tuple[int, ...]]
 Change = Callable[[onnx.ModelProto], Any]
@@ -983,3 +985,16 @@ def test_long_axes_are_looked_at_from_both_ends(length: int, stride: int) -> Non
         places = position * stride + 2 * np.arange(3) - 2
         inside = (places >= 0) & (places < length)
         assert np.array_equal(axis.elements[taps[inside]], places[inside]) and np.all(taps[~inside] == -1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_cancels_between_nodes_that_left_is_no_mistake(seed: int) -> None:
+    """A variance of a millionth: the first BN's shift is hundreds, and what both make of it is not."""
+    rng, b = np.random.default_rng(seed), Builder()
+    x = b.conv(b.input(3, 4, 5, 4), 4, 1)
+    rows = b.node("Add", b.node("Concat", x, x, axis=1), b.constant(rng.normal(size=(5, 1))))
+    b.conv(b.node("Sigmoid", rows), 2, 1)
+    tiny: dict[str, Any] = {"beta": rng.normal(size=4), "mean": 2 * rng.normal(size=4), "variance": [1e-6] * 4}
+    b.conv(b.node("Relu", b.node("GlobalLpPool", b.bn(b.bn(x, gamma=rng.uniform(0.5, 2, 4), **tiny)), p=3)), 2, 1)
+    result = bnfold.optimize(b.model(), verify=False)
+    assert result.batchnorm.after == 0 and not result.warnings

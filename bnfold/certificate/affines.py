@@ -19,6 +19,10 @@ from bnfold.source import FLOATS, limits_of
 SLACK = 128
 """Roundings of float64 that a storage may carry: it is composed of many maps."""
 
+LEFT = 1024
+"""The same, between the ends of a node that left: how a tensor between two of these is stored may be the difference of
+larger numbers, which a BatchNormalization of a tiny variance makes hundreds of times as large."""
+
 
 _PARAMETERS = "certificate's parameters"
 
@@ -145,7 +149,7 @@ def check_left(node: Node, s: Array, t: Array, t_size: Array, x: Storage, y: Sto
         small = immaterial(node, t)
         if small.any():
             gap = np.where(small, np.minimum(gap, _gap(x, y, s, 0.0 * t, t_size)), gap)
-    require(gap, SLACK * EPS, "it left, but its two ends are not the same values")
+    require(gap, LEFT * EPS, "it left, but its two ends are not the same values")
 
 
 def plainly_removed(graph: GraphPair, nodes: Iterable[Node]) -> set[int]:
@@ -171,7 +175,7 @@ def plainly_removed(graph: GraphPair, nodes: Iterable[Node]) -> set[int]:
             with np.errstate(all="ignore"):
                 gap = _gap(Storage(*ends[:3]), Storage(*ends[3:]), s, t, t_size)
             worst = np.max(gap.reshape(len(part), -1), axis=1, initial=0.0).tolist()
-            found |= {index for (index, _), most in zip(part, worst, strict=True) if most <= SLACK * EPS}
+            found |= {index for (index, _), most in zip(part, worst, strict=True) if most <= LEFT * EPS}
     return found
 
 
