@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -57,3 +59,21 @@ def test_a_factor_that_is_not_finite() -> None:
     b = Builder()
     b.node("Mul", b.input(*IMAGE), b.constant([np.inf]))
     refused(b.model(), "is not finite, or divides by zero")
+
+
+@pytest.mark.parametrize("value", [1e61, -1e61, 1e-61])
+@pytest.mark.parametrize("op", ["Mul", "Div", "Add", "Sub"])
+def test_an_operand_that_is_beyond_all_sense(op: str, value: float) -> None:
+    b = Builder()
+    b.node(op, b.input(*IMAGE), b.constant([value]))
+    refused(b.model(), "a parameter is larger than 1e60")
+
+
+@pytest.mark.parametrize("parameter", ["gamma", "beta", "mean"])
+def test_a_batch_normalization_that_is_beyond_all_sense(parameter: str) -> None:
+    b = Builder()
+    x = b.input(*IMAGE)
+    channels = b.shape(x)[1]
+    given: dict[str, Any] = {parameter: [1e61] * channels}
+    b.bn(x, **given)
+    refused(b.model(), "a parameter is larger than 1e60")

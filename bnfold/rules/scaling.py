@@ -119,6 +119,8 @@ def _batchnorm_source(node: Node) -> Source | Reason:
         text = f"in {channel_count(bad)} var + epsilon <= 0, or a parameter is not finite"
         return no("invalid-statistics", text, "repair or prune these channels", *faults(bad, total))
     scale = gamma / np.sqrt(total)
+    if is_extreme(scale) or is_extreme(bias) or is_extreme(mean):
+        return no("invalid-statistics", EXTREME, "repair or prune these channels")
     along = (1, -1) + (1,) * (len(shape) - 2)
     shift = bias - scale * mean
     exact, small = shift, negligible(shift, bias, gamma, node.graph.type(node.outputs[0]))
@@ -139,6 +141,18 @@ def _batchnorm_source(node: Node) -> Source | Reason:
         note,
         exact.reshape(along) if note else None,
     )
+
+
+LARGEST = 1e60
+"""Beyond what float32 holds; products of a few such numbers overflow in float64, in which folds are computed."""
+
+EXTREME = "a parameter is larger than 1e60, or nearer to zero than 1e-60"
+
+
+def is_extreme(values: Array) -> bool:
+    """Whether some are too large or too small to be computed with."""
+    sizes = np.abs(values[values != 0])
+    return bool(np.any((sizes > LARGEST) | (sizes < 1 / LARGEST)))
 
 
 SIGMAS = 8.0
@@ -179,6 +193,8 @@ def _operand_source(node: Node) -> Source | Reason | None:
     if not np.all(np.isfinite(value)) or not np.all(np.isfinite(inverse)):
         text = "its constant is not finite, or divides by zero"
         return Reason("invalid-statistics", text, node.label, "repair or prune these channels")
+    if is_extreme(value):
+        return Reason("invalid-statistics", EXTREME, node.label, "repair or prune these channels")
     maps = {
         "Mul": Affine(value, zero),
         "Div": Affine(inverse, zero),
