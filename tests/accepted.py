@@ -101,6 +101,10 @@ def alike(ones: list[Any], others: list[Any]) -> bool:
 OTHERS: dict[str, Callable[[onnx.ModelProto, dict[str, Any]], list[Any] | None]] = {"OpenVINO": openvino, "ncnn": ncnn}
 
 
+KILLS = "an output is left out"
+"""A function's output that its call leaves out: ONNX Runtime 1.24 aborts when it loads that."""
+
+
 def main() -> int:
     """Fold every model and show it to all of them."""
     if "--versions" in sys.argv:
@@ -110,6 +114,8 @@ def main() -> int:
         return 0
     count: Counter[str] = Counter()
     for name, before in models().items():
+        if name == KILLS and metadata.version("onnxruntime").startswith("1.24."):
+            continue
         after = bnfold.optimize(before, verify=False).proto
         assert after is not None
         onnx.checker.check_model(after, full_check=True)

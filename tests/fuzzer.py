@@ -34,6 +34,7 @@ from bnfold.validity import blames_the_model
 from bnfold.write import folded
 from tests.features import FEATURES, with_feature
 from tests.hostile import ATTACKS
+from tests.keyed import is_repeated
 from tests.program import foldable, stubborn
 from tests.test_bodies import CASES
 from tests.test_functions import FOLDS
@@ -109,7 +110,7 @@ def _change(model: onnx.ModelProto, rng: random.Random) -> None:
     if not fields:
         return
     field = rng.choice(list(fields))
-    if field.is_repeated:
+    if is_repeated(field):
         _change_list(getattr(message, field.name), field, found, rng)
     elif field.type == FieldDescriptor.TYPE_MESSAGE:
         _replace(getattr(message, field.name), found, rng)
@@ -121,7 +122,7 @@ def _collect(message: Message, found: list[Message]) -> None:
     found.append(message)
     for field, value in message.ListFields():
         if field.type == FieldDescriptor.TYPE_MESSAGE and len(found) < 2000:
-            for inner in value if field.is_repeated else [value]:
+            for inner in value if is_repeated(field) else [value]:
                 _collect(inner, found)
 
 

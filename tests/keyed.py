@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -105,6 +106,12 @@ def _labelled(graph: GraphProto, labels: Collection[str]) -> Iterator[NodeProto]
         graphs += inner[::-1]
 
 
+def is_repeated(field: FieldDescriptor) -> bool:
+    """Whether a field holds several values."""
+    found = getattr(field, "is_repeated", None)  # protobuf 6.31 and later; older ones have only the label
+    return bool(field.label == FieldDescriptor.LABEL_REPEATED if found is None else found)
+
+
 def _rest(where: str, old: Message, new: Message, *without: str) -> Iterator[str]:
     """The fields of two messages that differ, but for those that are compared elsewhere."""
     plain = [field for field in old.DESCRIPTOR.fields if field.name not in without]
@@ -125,7 +132,7 @@ def _bytes(message: Message, name: str) -> bytes:
     """One field of a message as it is stored, in a message that has no other."""
     only = type(message)()
     value = getattr(message, name)
-    if message.DESCRIPTOR.fields_by_name[name].is_repeated:
+    if is_repeated(message.DESCRIPTOR.fields_by_name[name]):
         getattr(only, name).extend(value)
     elif not message.HasField(name):
         return b"absent"

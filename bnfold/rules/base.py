@@ -167,8 +167,8 @@ def channels_where(mask: Mask) -> tuple[int, ...]:
 
 def faults(mask: Mask, values: Array) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """The first eight channels at which a mask is true, and the value of each."""
-    channels = channels_where(mask)
-    flat = np.broadcast_to(values, np.shape(mask)).reshape(-1)
+    mask, values = np.broadcast_arrays(mask, values)
+    channels, flat = channels_where(mask), values.reshape(-1)
     return channels, tuple(float(flat[channel]) for channel in channels)
 
 

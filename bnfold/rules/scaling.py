@@ -113,14 +113,11 @@ def _batchnorm_source(node: Node) -> Source | Reason:
         return no("unsupported-form", text, VALID)
     gamma, bias, mean, variance = (p.float64() for p in parameters)
     total = variance + node.get_float("epsilon", float(np.float32(1e-5)))
-    with np.errstate(invalid="ignore"):
-        bad = ~((total > 0) & np.isfinite(total) & np.isfinite(gamma) & np.isfinite(bias) & np.isfinite(mean))
+    bad, why = _unusable(gamma, bias, mean, total)
     if bad.any():
-        text = f"in {channel_count(bad)} var + epsilon <= 0, or a parameter is not finite"
+        text = f"in {channel_count(bad)} {why}"
         return no("invalid-statistics", text, "repair or prune these channels", *faults(bad, total))
     scale = gamma / np.sqrt(total)
-    if is_extreme(scale) or is_extreme(bias) or is_extreme(mean):
-        return no("invalid-statistics", EXTREME, "repair or prune these channels")
     along = (1, -1) + (1,) * (len(shape) - 2)
     shift = bias - scale * mean
     exact, small = shift, negligible(shift, bias, gamma, node.graph.type(node.outputs[0]))
@@ -149,10 +146,19 @@ LARGEST = 1e60
 EXTREME = "a parameter is larger than 1e60, or nearer to zero than 1e-60"
 
 
-def is_extreme(values: Array) -> bool:
-    """Whether some are too large or too small to be computed with."""
-    sizes = np.abs(values[values != 0])
-    return bool(np.any((sizes > LARGEST) | (sizes < 1 / LARGEST)))
+def extreme(values: Array) -> NDArray[np.bool_]:
+    """Which are too large or too small to be computed with."""
+    sizes = np.abs(values)
+    return np.asarray((sizes > LARGEST) | ((sizes < 1 / LARGEST) & (sizes > 0)))
+
+
+def _unusable(gamma: Array, bias: Array, mean: Array, total: Array) -> tuple[NDArray[np.bool_], str]:
+    """The channels of a BatchNormalization that cannot be computed with, and why; `total` is variance + epsilon."""
+    with np.errstate(invalid="ignore"):
+        bad = ~((total > 0) & np.isfinite(total) & np.isfinite(gamma) & np.isfinite(bias) & np.isfinite(mean))
+    if bad.any():
+        return bad, "var + epsilon <= 0, or a parameter is not finite"
+    return extreme(gamma / np.sqrt(total)) | extreme(bias) | extreme(mean), EXTREME
 
 
 SIGMAS = 8.0
@@ -193,7 +199,7 @@ def _operand_source(node: Node) -> Source | Reason | None:
     if not np.all(np.isfinite(value)) or not np.all(np.isfinite(inverse)):
         text = "its constant is not finite, or divides by zero"
         return Reason("invalid-statistics", text, node.label, "repair or prune these channels")
-    if is_extreme(value):
+    if np.any(extreme(value)):
         return Reason("invalid-statistics", EXTREME, node.label, "repair or prune these channels")
     maps = {
         "Mul": Affine(value, zero),
