@@ -85,7 +85,7 @@ class Verifier:
         self.feeds: list[Feeds] = []
         self.own: Own | None = None
         self.labels: Array | None = None
-        self.some = False
+        self.unjudged = False
         self.runs: Runs | None = None
         self.reference: Reference | None = None
         self.algebra: Algebra | None = None
@@ -138,7 +138,7 @@ class Verifier:
         if self.own is not None:
             self.notes += self.own.notes
             if len(judged) < self.own.count:
-                self.some = True
+                self.unjudged = True
                 self.notes.append(f"the first {len(judged)} of your {self.own.count} samples were judged")
         self.say("choosing inputs")
         count = max(self.settings.samples, not judged)
@@ -280,7 +280,7 @@ class Verifier:
         Where all were judged, and there are no labels, that would say nothing new.
         """
         settings = self.settings
-        if self.own is None or settings.few or not (self.some or self.labels is not None or settings.ray):
+        if self.own is None or settings.few or not (self.unjudged or self.labels is not None or settings.ray):
             return None
         self.say(f"all {self.own.rows} inputs")
         try:

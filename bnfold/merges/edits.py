@@ -72,9 +72,8 @@ def scale_edits(kept: Node, made: Diagonal) -> tuple[Edit, ...]:
         constant = kept.constant(1 - source.slot)
         assert constant is not None
         values = scale[:1] if np.prod(constant.shape) == 1 else scale
-        slot, shape = 1 - source.slot, constant.shape
-        factor = NewConstant(slot, "factor", constant.type, shape, constant, values=_rows(values, shape))
-        return (factor,)
+        made_of = _rows(values, constant.shape)
+        return (NewConstant(1 - source.slot, "factor", constant.type, constant.shape, constant, values=made_of),)
     gamma, beta = kept.constant(1), kept.constant(2)
     assert gamma is not None and beta is not None and source.spread is not None and source.mean is not None
     sigma, mean = source.spread.reshape(-1), source.mean.reshape(-1)

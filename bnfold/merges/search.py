@@ -30,8 +30,6 @@ class Found:
     members: tuple[Node, ...]
     source: str
     map: Kernel | Diagonal
-    axis: int
-    """Where the channels are in what they read."""
     cost: float
     """Of the members, one by one."""
     merged_cost: float
@@ -145,7 +143,7 @@ def joined(root: Node, members: set[Node], terms: Sequence[tuple[str, int]]) -> 
         if not any(node.op in (WEIGHTED if isinstance(total, Kernel) else SCALES) for node in nodes):
             raise ObstacleError("there is no node among the branches that could take the others up", unrelated=True)
         cost = kernel_cost(total, work.extent) if isinstance(total, Kernel) else 0.0
-        return Found(root, nodes, source, total, work.axis, work.cost, cost, work.products)
+        return Found(root, nodes, source, total, work.cost, cost, work.products)
     raise obstacle
 
 
