@@ -262,13 +262,10 @@ def _with_merged(rewrite: Rewrite, outcomes: Iterable[Outcome]) -> list[Outcome]
 def _affine_of(rewrite: Rewrite, node: Node, scales: Mapping[Node, Merged]) -> Node:
     """The affine of the original that this one is after the merges.
 
-    Where scales became one that is the one which took the others up; for the shift behind a Mul, one of the shifts.
+    Where scales became one that is the one which took the others up.
     """
     merge = scales.get(rewrite.start_node(node))
-    if merge is None:
-        return rewrite.original_node(node)
-    shifts = (each for each in merge.members if each.op in ("Add", "Sub") and isinstance(rules.as_source(each), Source))
-    return rewrite.before_regrouping(next(shifts) if node.op == "Add" else merge.kept)
+    return rewrite.original_node(node) if merge is None else rewrite.before_regrouping(merge.kept)
 
 
 def _all_outcomes(first: list[Outcome], last: list[Outcome]) -> list[Outcome]:
