@@ -49,7 +49,7 @@ def check_region(graph: GraphPair, region: Region, draws: Draws) -> int:
         raise NotCertifiedError(f"the channels of {region.source!r} are not known")
     terms = Terms(region, channels, len(shape), groups)
     given, made = (storage_of(graph, root, name) for name in (region.source, root.outputs[0]))
-    rows = None if region.windowed or region.left else Rows.of(given, made)
+    rows = None if region.windowed else Rows.of(given, made, left=region.left)
     if rows is None and not (given.has_decode and made.has_encode):
         raise NotCertifiedError("a channel at its ends is dead or lost")
     form = _form(region, terms, given, made) if rows is None else rows.form(region, terms)
@@ -95,8 +95,9 @@ def _constants(region: Region, form: Form, terms: Terms) -> dict[int, Exact]:
         value, bound = (each[0] if turned else each[0].T for each in (value, bound))
         if region.bias is not None and region.left:
             held = stored_constant(Pair(region.kept, new, region.bias), BIAS)
-            along = (-1, 1) if held is not None and len(held.shape) > 1 else (-1,)
-            bias = Exact.of(*(each.reshape(along) for each in (form.shift[0], count * form.shift[1])))
+            column = held is not None and len(held.shape) > 1
+            shift = (_as_column(each) if column else each for each in (form.shift[0], count * form.shift[1]))
+            bias = Exact.of(*shift)
         return {weight_slot(new): Exact.of(value, count * bound), (BIAS if new.op == "MatMul" else 2): bias}
     kernel = shape_of(new)[2:]
     shape = (groups * outputs, inputs, *kernel)
@@ -108,6 +109,11 @@ def _constants(region: Region, form: Form, terms: Terms) -> dict[int, Exact]:
     if any(np.any(missing) for missing, _ in left.values()):
         raise WrongError("node", "its window does not hold all that the merged nodes see")
     return {1: Exact.of(value, count * bound), 2: bias}
+
+
+def _as_column(shift: Array) -> Array:
+    """A shift that stands along the last axis, along the last but one."""
+    return shift[:, None] if shift.ndim == 1 else shift.swapaxes(-1, -2)
 
 
 def _sizes(region: Region, shape: tuple[object, ...], terms: Terms) -> Iterator[tuple[int, ...]]:

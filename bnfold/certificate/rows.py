@@ -1,4 +1,7 @@
-"""Products along the last axis that became one, where scales vary along the rows: those pass, also where they are 0."""
+"""Products by one matrix that became one, where scales vary along the rows: those pass, also where they are 0.
+
+A matrix on the left works on the columns instead. There all is turned around first, so that channels stand last here.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +21,29 @@ from bnfold.certificate.wiring import Region
 class Rows:
     """How x and y are stored, row by row.
 
-    Of a `fine` row nothing is lost. Of any other all of x and all of y are: what is stored of them is a constant.
+    Of a `fine` row nothing is lost. Of a `lost` one all of x and all of y are: what is stored of them is a constant. Of
+    any other x and y are constants themselves, and the numeric test sees whether they are the right ones.
     """
 
     given: Storage
     made: Storage
     fine: NDArray[np.bool_]
+    lost: NDArray[np.bool_]
 
     @staticmethod
-    def of(given: Storage, made: Storage) -> Rows | None:
+    def of(given: Storage, made: Storage, *, left: bool) -> Rows | None:
         """None where no scale varies along the rows.
+
+        Args:
+            given: how x is stored.
+            made: how y is stored.
+            left: whether the matrix is on the left.
 
         Raises:
             NotCertifiedError: of some row a part is lost, or of all rows.
         """
+        if left:
+            given, made = given.map(_turned), made.map(_turned)
         parts = [array for storage in (given, made) for array in (storage.den, storage.num)]
         shared = [alike(array, range(array.ndim - 1)) for array in parts]
         if all(array.size == array.shape[-1] for array in shared):
@@ -41,13 +53,14 @@ class Rows:
         empty = [np.broadcast_to((array == 0).all(-1), lead) for array in parts]
         fine = np.logical_and.reduce(there)
         lost = there[0] & empty[1] & there[2] & empty[3]
-        if not fine.any() or not (fine | lost).all():
+        known = empty[0] & there[1] & empty[2] & there[3]
+        if not fine.any() or not (fine | lost | known).all():
             raise NotCertifiedError("a channel at its ends is dead or lost")
-        return Rows(given, made, fine)
+        return Rows(given, made, fine, lost)
 
     def form(self, region: Region, terms: Terms) -> Form:
         """What the merged node should be, of x' and y': one matrix; the numeric test sees whether it fits all rows."""
-        given, made = (regular(each, ~self.fine[..., None]) for each in (self.given, self.made))
+        given, made = regular(self.given, self.lost[..., None]), regular(self.made, ~self.fine[..., None])
         beta = np.broadcast_to(given.beta, (*given.beta.shape[:-1], terms.channels))
         form = terms.through(region, terms.start(self._one(given.alpha, terms.channels), beta))
         none = np.zeros(form.channels)
@@ -57,7 +70,9 @@ class Rows:
         held = np.broadcast_to(held, (*held.shape[:-1], terms.channels))
         kept = made.a * form.shift[0] + made.b, np.abs(made.a) * form.shift[1] + np.abs(made.b)
         lost = left - held @ matrix.T, np.abs(left) + np.abs(held) @ bound.T
-        value, size = (np.where(self.fine[..., None], *pair) for pair in zip(kept, lost, strict=True))
+        value, size = (np.where(self.lost[..., None], *pair) for pair in zip(lost, kept, strict=True))
+        if region.bias is None and region.new.constant(2) is None:
+            value = np.where((self.fine | self.lost)[..., None], value, 0.0)  # what is stored of a constant is not read
         short = alike(value, range(value.ndim))
         gone = tuple(axis for axis, n in enumerate(short.shape) if n < value.shape[axis])
         return Form(scaled.taps, (short, size.max(axis=gone, keepdims=True) if gone else size), scaled.stride)
@@ -65,6 +80,11 @@ class Rows:
     def _one(self, array: Array, channels: int) -> Array:
         """The array at the first fine row."""
         return np.array(np.broadcast_to(array, (*self.fine.shape, channels))[self.fine][0])
+
+
+def _turned(array: Array) -> Array:
+    """The last two axes changed for each other."""
+    return np.atleast_2d(array).swapaxes(-1, -2)
 
 
 def _filled(array: Array) -> Array:
