@@ -179,6 +179,19 @@ def _compress(call: _Call) -> Wanted:
         yield 1, chosen <= (x[call.int("axis", 0)] or 0 if "axis" in call.attributes else whole)
 
 
+def _einsum(call: _Call) -> Wanted:
+    equation = call.attributes.get("equation")
+    terms = ("" if equation is None else equation.s.decode("utf-8", "replace")).replace(" ", "").split("->")[0]
+    sizes: dict[str, int] = {}
+    for slot, term in enumerate(terms.split(",")):
+        shape = call.shape(slot)
+        if shape is None or "." in term:
+            continue
+        yield slot, len(shape) == len(term)
+        for label, size in zip(term, shape, strict=False):
+            yield slot, size in (None, 1) or sizes.setdefault(label, size) == size
+
+
 _RULES: dict[str, Callable[[_Call], Wanted]] = {
     "Conv": _convolution,
     "ConvTranspose": _convolution,
@@ -195,6 +208,7 @@ _RULES: dict[str, Callable[[_Call], Wanted]] = {
     "DequantizeLinear": _scales,
     "QuantizeLinear": _scales,
     "Resize": _resize,
+    "Einsum": _einsum,
     "Gather": _gather,
     "Compress": _compress,
 }

@@ -72,6 +72,8 @@ MODELS: dict[str, tuple[onnx.ModelProto, str]] = {
     "a scale of a LayerNormalization": (
         model("d = LayerNormalization<axis=1>(x, k, u) y = BatchNormalization(d, g, b, m, v)",
               k=floats(7), u=floats(4, 5, 6)), FIT),
+    "an Einsum of sizes that do not meet": (
+        model(f'{BN} y = Einsum<equation="bchw,oc->bohw">(d, w)', w=floats(3, 7)), STAYS),
     "weights for other channels": (model(f"{BN} y = Conv(d, w)", w=floats(4, 5, 1, 1)), FIT),
     "the bias of a GRU": (
         model("t = Transpose<perm=[0,2,1]>(x) d = BatchNormalization(t, g, b, m, v) u = Transpose<perm=[0,2,1]>(d) "
@@ -145,3 +147,11 @@ def test_a_failing_fold_of_a_valid_model_is_no_fault_of_the_model(monkeypatch: p
     monkeypatch.setattr("bnfold.write.rounded", lambda values, type_: (values * 2).astype(np.float32))
     with pytest.raises(NotEquivalentError):
         bnfold.optimize(model(CONV), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("equation", "fits"), [("bchw,oc->bohw", False), ("bchw,oi->bohw", True), ("...c,oc->...o", True)]
+)
+def test_sizes_of_an_einsum(equation: str, fits: bool) -> None:
+    given = model(f'{BN} y = Einsum<equation="{equation}">(d, w)', w=floats(3, 7))
+    assert (odd_operand(onnx.shape_inference.infer_shapes(given).graph) == "") == fits

@@ -54,9 +54,19 @@ def _equation(view: View) -> tuple[list[Labels], Labels]:
             f"the equation {equation!r} is not one of two plain operands",
             "use a MatMul with Transpose or Reshape around it",
         )
-    if any(len(view.port(slot).shape) != len(terms[slot]) for slot in (0, 1)):
+    if not _fits(view, terms):
         raise view.refuse("unsupported-form", f"the equation {equation!r} does not fit its operands", VALID)
     return [_met_by(view, slot, terms) for slot in (0, 1)], tuple(right)
+
+
+def _fits(view: View, terms: list[Labels]) -> bool:
+    """Whether there is a label for each axis, and sizes under one label can meet."""
+    shapes = [view.port(slot).shape for slot in (0, 1)]
+    if any(len(shape) != len(term) for shape, term in zip(shapes, terms, strict=True)):
+        return False
+    sizes = [dict(zip(term, shape, strict=True)) for shape, term in zip(shapes, terms, strict=True)]
+    pairs = [(sizes[0][label], sizes[1][label]) for label in sizes[0].keys() & sizes[1].keys()]
+    return all(1 in pair or not all(isinstance(n, int) for n in pair) or pair[0] == pair[1] for pair in pairs)
 
 
 def _met_by(view: View, slot: int, terms: list[Labels]) -> Labels:
