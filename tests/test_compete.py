@@ -71,6 +71,24 @@ def test_a_fold_past_a_node_that_had_left_is_taken_back_with_it() -> None:
     law(b.model())
 
 
+def test_a_fold_that_left_behind_a_tensor_stored_otherwise_is_taken_back_with_it() -> None:
+    """One reader of the convolution leaves while the other has a shift in its bias, which then goes back out of it."""
+    b = Builder(22)
+    x = b.conv(b.input(2, 3, 5), 3, 1)
+
+    def shifted(x: str) -> str:
+        return b.node("Add", x, b.constant(b.normal(3, 1)))
+
+    first, second = shifted(b.node("Mul", x, b.constant(1.0))), shifted(x)
+    part = b.node("Slice", second, b.constant([1]), b.constant([100]), b.constant([1]))
+    part = b.node("Add", b.node("Mul", part, b.constant(-2.0)), b.constant(0.25))
+    part = b.node("InstanceNormalization", b.matmul(part, 2, True), b.constant(b.normal(2)), b.constant(b.normal(2)))
+    b.conv(part, 2, 1, group=2, pads=[0, 1])
+    y = b.bn(shifted(first), gamma=[1.7, -1.6, 0.0], variance=[0.0, 0.86, 1.6])
+    b.conv(b.node("Trilu", b.node("CastLike", y, x)), 2, 1)
+    law(b.model())
+
+
 def test_the_larger_tensor_wins() -> None:
     """Two readers of a pool want its input's sign differently; one of them works on four times the elements."""
     b = Builder()

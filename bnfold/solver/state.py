@@ -48,7 +48,7 @@ class Fold:
     before: dict[str, Storage | None]
     """The tensors that were re-stored, with how they were stored until then."""
     nodes: frozenset[int]
-    """Every node that was asked."""
+    """The affine's own, and every one that was asked."""
 
 
 def _is_untouched(view: View) -> bool:
@@ -196,7 +196,7 @@ class State:
     ) -> None:
         """Let an affine leave; `changed` are the tensors that are stored differently from now on."""
         index, plan = source.node.index, self.plan
-        self.folds.append(Fold(source, {name: plan.storage.get(name) for name in changed}, frozenset(edits)))
+        self.folds.append(Fold(source, {name: plan.storage.get(name) for name in changed}, frozenset((index, *edits))))
         self.leaving[index] = source
         plan.removed[index] = source.node.inputs[source.slot]
         plan.storage.update(decided)
@@ -217,15 +217,15 @@ class State:
     def undo(self, folds: list[Fold]) -> list[Fold]:
         """Take folds back, with all that depend on them; returns all that were.
 
-        Those of later ones too that re-stored a tensor past a node which had left by then, where that node would not
-        have let them.
+        Those of later ones too that relied on what is taken back: that re-stored a tensor past a node which had left by
+        then and would not have let them, or left between two tensors of which one is now stored as it was.
         """
         undone, nodes = list[Fold](), set[int]()
         while folds:
             self._take_back(folds)
             undone += folds
-            nodes |= {index for fold in folds for index in (fold.source.node.index, *fold.nodes)}
-            folds = self._refused(nodes - set(self.leaving))
+            nodes = nodes.union(*(fold.nodes for fold in folds))
+            folds = self._refused(nodes)
         return undone
 
     def _refused(self, nodes: set[int]) -> list[Fold]:
@@ -238,7 +238,8 @@ class State:
                 if last is None:
                     raise
                 return self.depending([last.source.node.index])
-            self.plan.edits[index] = accept.edits
+            if index not in self.leaving:
+                self.plan.edits[index] = accept.edits
         return []
 
     def _take_back(self, folds: list[Fold]) -> None:
