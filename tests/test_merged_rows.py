@@ -54,6 +54,26 @@ def test_rows_of_every_kind(case: tuple[str, str, bool, str, bool]) -> None:
     assert proof.ok, proof.failures[0]
 
 
+@pytest.mark.parametrize("values", SCALES.values(), ids=SCALES)
+@pytest.mark.parametrize("shape", [(3, 5, 4), (5, 4)])
+def test_scales_along_the_axis_that_a_matrix_on_the_left_does_not_see(
+    shape: tuple[int, ...], values: list[float]
+) -> None:
+    b = Builder()
+
+    def scaled(x: str) -> str:
+        return b.node("Mul", x, b.constant(values))
+
+    x = scaled(b.node("Relu", b.input(*shape)))
+    y = scaled(b.node("Add", times(b, x, "left", 5), times(b, x, "left", 5)))
+    model = b.model(b.matmul(y, 3))
+    found, made = solved(model)
+    assert [node.op_type for node in made.graph.node] == ["Relu", "MatMul", "MatMul"]
+    agree(model, made)
+    proof = certified(model, made, witness_of(found.rewrite))
+    assert proof.ok, proof.failures[0]
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("row", range(4))
 def test_a_wrong_bias_of_one_row_is_seen(side: str, row: int) -> None:

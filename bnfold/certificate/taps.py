@@ -76,10 +76,10 @@ class Terms:
     groups: int
     forms: dict[str, Form] = field(default_factory=dict)
     rows: list[int] = field(init=False)
-    """How large the first axes of x must be, so that what varies along them, or is written out, can be tested."""
+    """How large axes of x must be, so that what varies along them, or is written out, can be tested; the first ones."""
 
     def __post_init__(self) -> None:
-        self.rows = [2] * (1 if self.region.windowed else self.rank - 1)
+        self.rows = [2] * (1 if self.region.windowed else self.rank)
 
     def meets(self, array: Array) -> None:
         """Note an array that is combined with a tensor."""
