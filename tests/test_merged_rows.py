@@ -56,8 +56,9 @@ def test_rows_of_every_kind(case: tuple[str, str, bool, str, bool]) -> None:
 
 @pytest.mark.parametrize("values", SCALES.values(), ids=SCALES)
 @pytest.mark.parametrize("shape", [(3, 5, 4), (5, 4)])
+@pytest.mark.parametrize("shifted", [False, True])
 def test_scales_along_the_axis_that_a_matrix_on_the_left_does_not_see(
-    shape: tuple[int, ...], values: list[float]
+    shape: tuple[int, ...], shifted: bool, values: list[float]
 ) -> None:
     b = Builder()
 
@@ -65,10 +66,11 @@ def test_scales_along_the_axis_that_a_matrix_on_the_left_does_not_see(
         return b.node("Mul", x, b.constant(values))
 
     x = scaled(b.node("Relu", b.input(*shape)))
+    x = b.node("Add", x, b.constant([0.4, 0.5, 0.6, 0.7])) if shifted else x
     y = scaled(b.node("Add", times(b, x, "left", 5), times(b, x, "left", 5)))
     model = b.model(b.matmul(y, 3))
     found, made = solved(model)
-    assert [node.op_type for node in made.graph.node] == ["Relu", "MatMul", "MatMul"]
+    assert [node.op_type for node in made.graph.node] == ["Relu", *["Add"] * shifted, "MatMul", "MatMul"]
     agree(model, made)
     proof = certified(model, made, witness_of(found.rewrite))
     assert proof.ok, proof.failures[0]

@@ -16,7 +16,6 @@ from bnfold.affine import Array, Storage
 from bnfold.certificate.affines import SLACK, storage_of
 from bnfold.certificate.evaluate import evaluate, magnitude
 from bnfold.certificate.formulas import BIAS
-from bnfold.certificate.ports import vector
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
 from bnfold.certificate.rounding import EPS, Exact, fitted
 from bnfold.certificate.rows import Rows
@@ -48,15 +47,16 @@ def check_region(graph: GraphPair, region: Region, draws: Draws) -> int:
     if shape is None or not isinstance(channels, int) or channels % groups:
         raise NotCertifiedError(f"the channels of {region.source!r} are not known")
     terms = Terms(region, channels, len(shape), groups)
-    given, made = (storage_of(graph, root, name) for name in (region.source, root.outputs[0]))
-    rows = None if region.windowed else Rows.of(given, made, left=region.left)
+    held = [storage_of(graph, root, name) for name in (region.source, root.outputs[0])]
+    given, made = (storage.map(terms.turned) for storage in held)
+    rows = None if region.windowed else Rows.of(given, made)
     if rows is None and not (given.has_decode and made.has_encode):
         raise NotCertifiedError("a channel at its ends is dead or lost")
     form = _form(region, terms, given, made) if rows is None else rows.form(region, terms)
     constants = _constants(region, form, terms)
     _check_constants(graph, region, constants)
-    for array in (given.num + given.off + given.den, made.num + made.off + made.den):
-        terms.meets(array)
+    for storage in held:
+        terms.meets(storage.num + storage.off + storage.den)
     for sizes in _sizes(region, shape, terms):
         _check_numerically(graph, region, constants, sizes, draws)
     return len(constants)
@@ -65,8 +65,8 @@ def check_region(graph: GraphPair, region: Region, draws: Draws) -> int:
 def _form(region: Region, terms: Terms, given: Storage, made: Storage) -> Form:
     """What the merged node should be, of x' and y'."""
     beta = terms.along(given.beta, terms.channels)
-    form = terms.through(region, terms.start(vector(given.alpha, terms.axis, terms.channels), beta))
-    a, b = vector(made.a, terms.axis, form.channels), terms.along(made.b, form.channels)
+    form = terms.through(region, terms.start(terms.vector(given.alpha, terms.channels), beta))
+    a, b = terms.vector(made.a, form.channels), terms.along(made.b, form.channels)
     return form.scaled(a, b, np.abs(b))
 
 

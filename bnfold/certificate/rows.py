@@ -1,6 +1,6 @@
 """Products by one matrix that became one, where scales vary along the rows: those pass, also where they are 0.
 
-A matrix on the left works on the columns instead. There all is turned around first, so that channels stand last here.
+Where the matrix is on the left these are columns, turned around.
 """
 
 from __future__ import annotations
@@ -31,19 +31,12 @@ class Rows:
     lost: NDArray[np.bool_]
 
     @staticmethod
-    def of(given: Storage, made: Storage, *, left: bool) -> Rows | None:
-        """None where no scale varies along the rows.
-
-        Args:
-            given: how x is stored.
-            made: how y is stored.
-            left: whether the matrix is on the left.
+    def of(given: Storage, made: Storage) -> Rows | None:
+        """None where no scale varies along the rows; channels are on the last axis.
 
         Raises:
             NotCertifiedError: of some row a part is lost, or of all rows.
         """
-        if left:
-            given, made = given.map(_turned), made.map(_turned)
         parts = [array for storage in (given, made) for array in (storage.den, storage.num)]
         shared = [alike(array, range(array.ndim - 1)) for array in parts]
         if all(array.size == array.shape[-1] for array in shared):
@@ -80,11 +73,6 @@ class Rows:
     def _one(self, array: Array, channels: int) -> Array:
         """The array at the first fine row."""
         return np.array(np.broadcast_to(array, (*self.fine.shape, channels))[self.fine][0])
-
-
-def _turned(array: Array) -> Array:
-    """The last two axes changed for each other."""
-    return np.atleast_2d(array).swapaxes(-1, -2)
 
 
 def _filled(array: Array) -> Array:

@@ -93,10 +93,18 @@ class Terms:
         """Where the channels are."""
         return self.region.axis(self.rank)
 
+    def turned(self, array: Array) -> Array:
+        """What belongs to a tensor, with its channels last where they are on its last axis but one."""
+        return np.atleast_2d(array).swapaxes(-1, -2) if self.region.left else array
+
+    def vector(self, array: Array, size: int) -> Array:
+        """A scale by channel; the array is turned."""
+        return vector(array, 1 if self.region.windowed else -1, size)
+
     def along(self, array: Array, size: int) -> Array:
-        """A shift by channel, and by row too where the channels are on the last axis."""
-        if self.region.windowed or self.region.left or array.ndim < 2:
-            return vector(array, self.axis, size)
+        """A shift by channel, and by row too where no window moves; the array is turned."""
+        if self.region.windowed or array.ndim < 2:
+            return self.vector(array, size)
         array = alike(array, range(array.ndim - 1))
         if array.shape[-1] not in (1, size):
             raise NotCertifiedError("a shift varies on another axis than the channels")
@@ -147,7 +155,8 @@ class Terms:
             return total.scaled(none + 1 / len(given), none, none) if node.op == "Mean" else total
         _, s, t, size = affine_of(node)
         self.meets(s + t)
-        return first.scaled(vector(s, self.axis, count), self.along(t, count), self.along(size, count))
+        s, t, size = (self.turned(array) for array in (s, t, size))
+        return first.scaled(self.vector(s, count), self.along(t, count), self.along(size, count))
 
     def _stacked(self, node: Node, given: list[Form]) -> Form:
         """The outputs of all, one behind the other: those of a merged node that has no groups."""
