@@ -101,8 +101,10 @@ def safe_functions(model: onnx.ModelProto) -> bool:
 
 
 def aborts(node: onnx.NodeProto) -> bool:
-    """Whether ONNX's inference ends the process on a node, instead of raising (onnx 1.23; found by random models)."""
+    """Whether ONNX's inference (1.19 to 1.23) ends the process on a node instead of raising; found by random models."""
     for attribute in node.attribute:
+        if attribute.name == "strides" and 0 in attribute.ints:
+            return True
         if (node.op_type, attribute.name) == ("GatherND", "batch_dims") and attribute.i < 0:
             return True
         if (node.op_type, attribute.name) == ("Split", "num_outputs") and attribute.i < len(node.output):

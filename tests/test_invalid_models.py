@@ -11,6 +11,7 @@ import onnx
 import pytest
 from numpy.typing import ArrayLike
 from onnx import numpy_helper, parser
+from packaging.version import Version
 
 import bnfold
 from bnfold.errors import ModelError, NotEquivalentError
@@ -112,6 +113,9 @@ def told(given: onnx.ModelProto | Path) -> Iterator[str]:
             yield "; ".join([*(why.code for each in found.affines for why in each.reasons), *found.warnings])
 
 
+@pytest.mark.skipif(
+    Version(onnx.__version__) < Version("1.22"), reason="ONNX's inference says else, or kills the process"
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_one_line_or_a_reason(name: str, tmp_path: Path) -> None:
     given, words = MODELS[name]
