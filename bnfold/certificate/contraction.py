@@ -93,15 +93,16 @@ def _product(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
 
 
 def _row(x: tuple[str, Storage], y: tuple[str, Storage], own: str) -> dict[str, int]:
-    """For each axis that the weights lack an index at which neither scale is zero."""
-    found: dict[str, int] = {}
+    """An index for each axis that the weights lack: a place where neither scale is zero, if there is one."""
+    free = list(dict.fromkeys(name for names, _ in (x, y) for name in names if name not in own))
+    places = np.ones((1,) * len(free), np.bool_)
     for names, storage in (x, y):
         fine = np.asarray((storage.den != 0) & (storage.num != 0))
-        for axis, name in enumerate(names):
-            along = fine.any(axis=tuple(other for other in range(fine.ndim) if other != axis))
-            if name not in own and (name not in found or along.size > 1):
-                found[name] = int(np.argmax(along))
-    return found
+        fine = fine.any(axis=tuple(axis for axis, name in enumerate(names) if name in own))
+        kept = [name for name in names if name not in own]
+        fine = fine.transpose([kept.index(name) for name in free if name in kept])
+        places = places & fine[tuple(slice(None) if name in kept else None for name in free)]
+    return dict(zip(free, map(int, np.unravel_index(np.argmax(places), places.shape)), strict=True))
 
 
 def _sum(terms: Sequence[Array], doubt: Array, stored: Constant | None) -> Exact:

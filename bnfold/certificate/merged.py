@@ -21,7 +21,7 @@ from bnfold.certificate.rounding import EPS, Exact, fitted
 from bnfold.certificate.rows import Rows
 from bnfold.certificate.sample import Draws, draw
 from bnfold.certificate.scales import SCALES, scales_of
-from bnfold.certificate.stored import check_constant, stored_constant
+from bnfold.certificate.stored import as_often, check_constant, stored_constant
 from bnfold.certificate.taps import Form, Terms, at_tap, places_of, shape_of, weight_slot
 from bnfold.certificate.wiring import GraphPair, Pair, Region
 from bnfold.constants import Constant
@@ -73,10 +73,12 @@ def _form(region: Region, terms: Terms, given: Storage, made: Storage) -> Form:
 def _check_constants(graph: GraphPair, region: Region, constants: Mapping[int, Exact]) -> None:
     """Every one is what it should be; a bias may be left out where it is zero."""
     pair = Pair(region.kept, region.new, region.bias)
+    root = region.members[-1]
+    whole = root.graph.shape(root.outputs[0])
     for slot, exact in constants.items():
         held = None if slot == BIAS and region.bias is None else stored_constant(pair, slot)
         if held is not None or slot not in (2, BIAS):
-            check_constant(pair, slot, exact, graph.narrowed)
+            check_constant(pair, slot, as_often(exact, held, whole) if slot == BIAS else exact, graph.narrowed)
         elif np.any(np.abs(exact.value) > exact.doubts(0, exact.shape[0], exact.value)):
             raise WrongError("constant", "it lacks a bias")
 

@@ -36,7 +36,7 @@ from bnfold.certificate.sample import (
     misfit,
     within_domain,
 )
-from bnfold.certificate.stored import check_attribute, check_constant, stored_constant
+from bnfold.certificate.stored import as_often, check_attribute, check_constant, stored_constant
 from bnfold.certificate.wiring import GraphPair, Pair
 from bnfold.source import FLOATS
 
@@ -44,6 +44,9 @@ WINDOWED = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool
 
 LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"})
 """Operators that make of finite numbers finite ones, unless their weights are none."""
+
+BROADCASTING = frozenset({"Add", "Sub", "Mul", "Div", "Sum", "Mean"})
+"""Operators whose constants may say one number again and again."""
 
 INDIFFERENT = {"Shape": 0, "Size": 0, "CastLike": 1}
 """Inputs of which only the shape or the type matters."""
@@ -84,6 +87,8 @@ def check_node(graph: GraphPair, pair: Pair, draws: Draws) -> int:
         return len(pair.changed)
     exact, attributes = exact_constants(graph, pair), exact_attributes(graph, pair)
     for slot, value in exact.items():
+        if pair.old.op in BROADCASTING:
+            value = as_often(value, pair.new.constant(slot), pair.old.graph.shape(pair.old.outputs[0]))
         check_constant(pair, slot, value, graph.narrowed)
     for name, value in attributes.items():
         check_attribute(pair, name, value)

@@ -16,6 +16,9 @@ from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.taps import Form, Terms
 from bnfold.certificate.wiring import Region
 
+UNREAD = 1e40
+"""How large what is stored of a constant may be: it is not read, but must not overflow."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -64,8 +67,7 @@ class Rows:
         kept = made.a * form.shift[0] + made.b, np.abs(made.a) * form.shift[1] + np.abs(made.b)
         lost = left - held @ matrix.T, np.abs(left) + np.abs(held) @ bound.T
         value, size = (np.where(self.lost[..., None], *pair) for pair in zip(lost, kept, strict=True))
-        if region.bias is None and region.new.constant(2) is None:
-            value = np.where((self.fine | self.lost)[..., None], value, 0.0)  # what is stored of a constant is not read
+        size = np.where((self.fine | self.lost)[..., None], size, UNREAD)
         short = alike(value, range(value.ndim))
         gone = tuple(axis for axis, n in enumerate(short.shape) if n < value.shape[axis])
         return Form(scaled.taps, (short, size.max(axis=gone, keepdims=True) if gone else size), scaled.stride)

@@ -9,9 +9,10 @@ from onnx import TensorProto
 
 from bnfold.certificate.formulas import BIAS
 from bnfold.certificate.result import NotCertifiedError, WrongError
-from bnfold.certificate.rounding import Exact, compare
+from bnfold.certificate.rounding import Exact, compare, fitted
 from bnfold.certificate.wiring import Pair
 from bnfold.constants import Constant
+from bnfold.graph import Shape
 from bnfold.source import FLOATS
 
 DEFAULTS = {"epsilon": 1e-5}
@@ -24,6 +25,27 @@ def stored_constant(pair: Pair, slot: int) -> Constant | None:
         return pair.new.constant(slot)
     assert pair.bias is not None
     return next((c for own in (0, 1) if (c := pair.bias.constant(own)) is not None), None)
+
+
+def as_often(exact: Exact, stored: Constant | None, whole: Shape | None) -> Exact:
+    """One value for all that it stands for, where they are stored each and make the output no larger.
+
+    Args:
+        exact: what should be stored.
+        stored: what is.
+        whole: the output's shape, as far as it is known.
+    """
+    if stored is None or whole is None or fitted(exact.value, stored.shape) is not None:
+        return exact
+    try:
+        shape = np.broadcast_shapes(exact.shape, stored.shape)
+    except ValueError:
+        return exact
+    lifted = (1,) * (len(whole) - len(shape)) + shape
+    if len(lifted) != len(whole) or any(n not in (1, size) for n, size in zip(lifted, whole, strict=True)):
+        return exact
+    doubt = exact.doubts(0, exact.shape[0] if exact.shape else 1, exact.value)
+    return Exact.of(np.broadcast_to(exact.value, shape), np.broadcast_to(doubt, shape))
 
 
 def check_constant(pair: Pair, slot: int, exact: Exact, narrowed: int = 0) -> None:
