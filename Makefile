@@ -71,7 +71,7 @@ mutants: $(TEST_VENV)/.installed ## remove every guard of every rule in turn: so
 	@$(TEST_PY) -m tests.mutants --only '$(ONLY)'
 
 fuzz: $(TEST_VENV)/.installed ## the law on GRAPHS=5000 random graphs, from a SEED that is printed
-	@BNFOLD_FUZZ=$(or $(GRAPHS),5000) BNFOLD_SEED=$(SEED) $(TEST_PY) -m pytest -n 0 -s tests/test_fuzz.py
+	@BNFOLD_FUZZ=$(or $(GRAPHS),5000) BNFOLD_SEED=$(SEED) $(TEST_PY) -m pytest -n 0 -s tests/test_fuzz.py tests/test_fuzz_rows.py
 
 fuzz-files: $(FUZZ_VENV)/.installed ## coverage-guided fuzzing of model files for MINUTES=30, with atheris
 	@mkdir -p build/fuzz && cd build/fuzz && PYTHONPATH=$(CURDIR) PYTHONWARNINGS=ignore $(CURDIR)/$(FUZZ_VENV)/bin/python -m tests.fuzzer corpus \
