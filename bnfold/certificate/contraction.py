@@ -97,8 +97,8 @@ def _row(x: tuple[str, Storage], y: tuple[str, Storage], own: str) -> dict[str, 
     free = list(dict.fromkeys(name for names, _ in (x, y) for name in names if name not in own))
     places = np.ones((1,) * len(free), np.bool_)
     for names, storage in (x, y):
-        fine = np.asarray((storage.den != 0) & (storage.num != 0))
-        fine = fine.any(axis=tuple(axis for axis, name in enumerate(names) if name in own))
+        both = (storage.den != 0) & (storage.num != 0)
+        fine = np.asarray(both.any(axis=tuple(axis for axis, name in enumerate(names) if name in own)))
         kept = [name for name in names if name not in own]
         fine = fine.transpose([kept.index(name) for name in free if name in kept])
         places = places & fine[tuple(slice(None) if name in kept else None for name in free)]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bnfold.affine import Array, Storage
 from bnfold.certificate.affines import storage_of
 from bnfold.certificate.result import NotCertifiedError
-from bnfold.certificate.rounding import EPS, Exact, in_memory
+from bnfold.certificate.rounding import EPS, Exact, alike, in_memory
 from bnfold.certificate.wiring import GraphPair
 from bnfold.constants import Constant
 from bnfold.graph import Node
@@ -23,14 +23,6 @@ def vector(array: Array, axis: int, size: int) -> Array:
     if array.size not in (1, size) or array.size != array.shape[axis]:
         raise NotCertifiedError("a tensor is stored in a way that varies on an axis where its weights have none")
     return array.reshape(-1) if array.size == size else np.full(size, array.reshape(()))
-
-
-def alike(array: Array, axes: Iterable[int]) -> Array:
-    """An array with one element along those of these axes on which it does not vary."""
-    for axis in axes:
-        first = array.take([0], axis)
-        array = first if array.shape[axis] > 1 and np.array_equal(np.broadcast_to(first, array.shape), array) else array
-    return array
 
 
 def regular(storage: Storage, gone: NDArray[np.bool_]) -> Storage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -175,3 +175,12 @@ def fitted(value: Array, shape: tuple[int, ...]) -> Array | None:
     """The value in another shape, where the two differ only by axes of size one."""
     same = [n for n in value.shape if n != 1] == [n for n in shape if n != 1]
     return value.reshape(shape) if same else None
+
+
+def alike(array: Array, axes: Iterable[int]) -> Array:
+    """An array with one element along those of these axes on which it does not vary."""
+    for axis in axes:
+        if array.shape[axis] > 1:
+            first = array.take([0], axis)
+            array = first if np.array_equal(np.broadcast_to(first, array.shape), array) else array
+    return array

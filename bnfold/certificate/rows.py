@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Array, Storage
-from bnfold.certificate.ports import alike, regular
+from bnfold.certificate.ports import regular
 from bnfold.certificate.result import NotCertifiedError
+from bnfold.certificate.rounding import alike
 from bnfold.certificate.taps import Form, Terms
 from bnfold.certificate.wiring import Region
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from bnfold.affine import Array
 from bnfold.certificate.affines import affine_of
-from bnfold.certificate.ports import alike, vector, weight_of
+from bnfold.certificate.ports import vector, weight_of
 from bnfold.certificate.result import NotCertifiedError, WrongError
+from bnfold.certificate.rounding import alike
 from bnfold.certificate.wiring import Region
 from bnfold.graph import Node
 

@@ -17,7 +17,7 @@ from onnx import AttributeProto, TensorProto
 from bnfold.affine import Storage
 from bnfold.certificate.narrowed import rounded_once, same_but_type
 from bnfold.certificate.result import Failure
-from bnfold.certificate.rounding import identical
+from bnfold.certificate.rounding import alike, identical
 from bnfold.constants import from_initializer
 from bnfold.graph import Graph, Node
 from bnfold.source import external_range, is_beside, is_external
@@ -191,7 +191,7 @@ class GraphPair:
         if name not in self._storage:
             scope = self.scope(name)
             found = None if scope is None else scope.witness.storage.get(name)
-            self._storage[name] = None if found is None or found.is_identity else found
+            self._storage[name] = None if found is None or found.is_identity else _slim(found)
         return self._storage[name]
 
     def fail(self, kind: str, node: str, text: str, error: float = 0.0) -> None:
@@ -342,6 +342,14 @@ def compare_nodes(pair: GraphPair) -> None:
         read = [name for name in region.new.inputs if name and region.new.graph.constant(name) is None]
         if len(read) != 1 or not _same_value(pair, region.source, read[0]):
             pair.fail("wiring", region.kept.label, f"what it became reads {list(region.new.inputs)}")
+
+
+def _slim(storage: Storage) -> Storage:
+    """The storage with one element along axes on which it does not vary, channels left as they are."""
+    arrays = storage.den, storage.num, storage.off
+    if all(array.ndim > 1 and array.size == array.shape[1] for array in arrays):
+        return storage
+    return storage.map(lambda array: alike(array, [axis for axis in range(array.ndim) if axis != 1]))
 
 
 def _same_value(pair: GraphPair, before: str, after: str) -> bool:
