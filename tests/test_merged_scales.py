@@ -117,6 +117,16 @@ ROWS = [
     Row("one and many", closed(lambda b, x: b.node("Add", b.per_channel("Mul", x, 0.3), mul(b, x))), MUL),
     Row("the last axis", closed(lambda b, x: b.node("Add", mul(b, x, 3), x)), MUL),
     Row("a divisor", closed(lambda b, x: b.node("Sub", b.per_channel("Div", x, b.normal(4)), mul(b, x))), MUL),
+    Row(
+        "one number written out along another axis",
+        closed(lambda b, x: b.node("Sub", b.node("Mul", x, b.constant(np.full((1, 1, 6), 2.5))), mul(b, x))),
+        MUL,
+    ),
+    Row(
+        "one number written out along another axis, and another one",
+        closed(lambda b, x: b.node("Sub", b.node("Mul", x, b.constant(np.full((1, 1, 6), 2.5))), x)),
+        MUL,
+    ),
     Row("opset 6", closed(lambda b, x: b.node("Add", mul(b, x), x)), MUL, opset=6, ir=3),
     Row("a shift too", closed(lambda b, x: b.node("Add", shifted(b, x), x)), "Sigmoid Mul Add Add Sigmoid"),
     Row("a shift too, and scales behind", scaled_behind, "Relu Conv Flatten Add Mul Add Slice Mul Sigmoid"),

@@ -11,7 +11,7 @@ from bnfold.affine import Array
 from bnfold.certificate.affines import affine_of, align, batchnorm_parameters, check_left, ends_of, storage_of
 from bnfold.certificate.ports import vector
 from bnfold.certificate.result import NotCertifiedError, WrongError
-from bnfold.certificate.rounding import EPS, Exact
+from bnfold.certificate.rounding import EPS, Exact, alike
 from bnfold.certificate.wiring import GraphPair, Region
 from bnfold.graph import Dim, Node
 
@@ -136,4 +136,6 @@ def _as_stored(node: Node, slot: int, value: Array, doubt: Array, rank: int) -> 
     constant = node.constant(slot)
     assert constant is not None
     shape = align(node, constant.float64(), rank).shape
+    gone = tuple(axis for axis, size in enumerate(shape) if size == 1)
+    value, doubt = alike(value, gone), doubt.max(axis=gone, keepdims=True)
     return Exact.of(*(np.broadcast_to(array, shape).reshape(constant.shape) for array in (value, doubt)))

@@ -14,7 +14,7 @@ import numpy as np
 from bnfold import witness
 from bnfold.graph import Graph, Model, Node
 from bnfold.guards import misfits
-from bnfold.merges.edits import convolution_edits, product_edits, scale_edits
+from bnfold.merges.edits import convolution_edits, fits_scale, product_edits, scale_edits
 from bnfold.merges.gathering import gather
 from bnfold.merges.nodes import PRODUCTS, WEIGHTED, is_linear, weight_of
 from bnfold.merges.search import Found, branches, chains, scales, siblings
@@ -120,6 +120,8 @@ def _obstacle(found: Found) -> str:
     """What speaks against a merge; '' where nothing does."""
     if isinstance(found.map, Diagonal) and found.kept.op == "Mul" and np.any(found.map.shift):
         return "one Mul could not hold the shift, and there is no BatchNormalization to become"
+    if isinstance(found.map, Diagonal) and not fits_scale(found.kept, found.map):
+        return "the constant of a Mul cannot grow before opset 7"
     if found.pays:
         return _misfit(found)
     times, what = found.merged_cost / found.cost, "cost {:.2f} times as much"
@@ -145,5 +147,5 @@ def _merge(found: Found) -> Merge:
 def _edits(found: Found) -> tuple[Edit, ...]:
     kept, made = found.kept, found.map
     if isinstance(made, Diagonal):
-        return scale_edits(kept, made)
+        return scale_edits(kept, made, found.along)
     return product_edits(kept, made) if kept.op in PRODUCTS else convolution_edits(kept, made)

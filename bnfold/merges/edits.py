@@ -63,17 +63,33 @@ def product_edits(kept: Node, kernel: Kernel) -> tuple[Edit, ...]:
     return (*edits, *_bias(kept, kernel, weight.type))
 
 
-def scale_edits(kept: Node, made: Diagonal) -> tuple[Edit, ...]:
-    """Of a BatchNormalization, or of a Mul, which has no shift."""
+def fits_scale(kept: Node, made: Diagonal) -> bool:
+    """Whether a Mul can hold the scale: before opset 7 its constant lies along an axis that is an attribute."""
+    return kept.op != "Mul" or kept.version >= 7 or _lies_along(kept, made) or _is_uniform(made.scale)
+
+
+def _lies_along(kept: Node, made: Diagonal) -> bool:
+    """Whether the constant of a Mul varies along the channels."""
+    source = rules.as_source(kept)
+    return isinstance(source, Source) and 1 < source.affine.scale.size == made.scale.size
+
+
+def _is_uniform(scale: Array) -> bool:
+    return bool((scale == scale[0]).all())
+
+
+def scale_edits(kept: Node, made: Diagonal, along: tuple[int, ...]) -> tuple[Edit, ...]:
+    """Of a BatchNormalization, or of a Mul, which has no shift; `along` is the shape of a number for each channel."""
     scale, shift = made.scale, made.shift
     source = rules.as_source(kept)
     assert isinstance(source, Source)
     if kept.op == "Mul":
         constant = kept.constant(1 - source.slot)
         assert constant is not None
-        values = scale[:1] if np.prod(constant.shape) == 1 else scale
-        made_of = _rows(values, constant.shape)
-        return (NewConstant(1 - source.slot, "factor", constant.type, constant.shape, constant, values=made_of),)
+        uniform = _is_uniform(scale)
+        shape = constant.shape if uniform or _lies_along(kept, made) else along
+        made_of = _rows(np.full(shape, scale[0]) if uniform else scale, shape)
+        return (NewConstant(1 - source.slot, "factor", constant.type, shape, constant, values=made_of),)
     gamma, beta = kept.constant(1), kept.constant(2)
     assert gamma is not None and beta is not None and source.spread is not None and source.mean is not None
     sigma, mean = source.spread.reshape(-1), source.mean.reshape(-1)

@@ -48,6 +48,7 @@ class Evaluation:
         self.sizes = shape[2:] if self.windowed else ()
         others = shape[:1] if self.windowed else [*shape[: self.axis], *shape[self.axis + 1 :]]
         self.extent = Extent.of(others, self.sizes)
+        self.along = (channels, *(1 for _ in shape[self.axis + 1 :]))
         self.terms[self.source] = Diagonal.identity(channels)
 
     def step(self, node: Node) -> None:

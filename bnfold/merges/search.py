@@ -35,6 +35,8 @@ class Found:
     merged_cost: float
     products: int
     """Multiplications for one output position, of the members."""
+    along: tuple[int, ...]
+    """The shape of one number for each channel of the source."""
 
     @property
     def kept(self) -> Node:
@@ -143,7 +145,7 @@ def joined(root: Node, members: set[Node], terms: Sequence[tuple[str, int]]) -> 
         if not any(node.op in (WEIGHTED if isinstance(total, Kernel) else SCALES) for node in nodes):
             raise ObstacleError("there is no node among the branches that could take the others up", unrelated=True)
         cost = kernel_cost(total, work.extent) if isinstance(total, Kernel) else 0.0
-        return Found(root, nodes, source, total, work.cost, cost, work.products)
+        return Found(root, nodes, source, total, work.cost, cost, work.products, work.along)
     raise obstacle
 
 
