@@ -136,6 +136,12 @@ def twice(b: Builder, x: str) -> str:
     return b.matmul(b.matmul(x, 8), 4)
 
 
+def written_out(b: Builder, op: str, *shape: int) -> str:
+    """A number for each channel, written out for every place, between a convolution and a sum."""
+    x = image(b, 4, 12, 11)
+    return b.node("Add", b.node(op, b.conv(x, 4, 3, **SAME), b.constant(np.full(shape, b.normal(4, 1, 1)))), x)
+
+
 def rows_shifted(b: Builder) -> str:
     return b.node("Add", b.node("Relu", b.input(3, 6)), b.constant(b.normal(3, 1)))
 
@@ -199,6 +205,9 @@ BRANCHES = [
     Row("its input taken off", lambda b: b.node("Sub", b.conv(x := image(b), 4, 3, **SAME), x), "Conv"),
     Row("taken off its input", lambda b: b.node("Sub", x := image(b), b.conv(x, 4, 3, **SAME)), "Conv"),
     Row("twice", lambda b: b.node("Add", y := b.conv(image(b), 4, 3, **SAME), y), "Conv"),
+    Row("scaled, written out for every place", lambda b: written_out(b, "Mul", 1, 4, 12, 11), "Conv"),
+    Row("shifted, written out for every place", lambda b: written_out(b, "Add", 4, 12, 11), "Conv"),
+    Row("divided, written out for every place and sample", lambda b: written_out(b, "Div", 2, 4, 12, 11), "Conv"),
     Row("negated", lambda b: b.node("Add", b.node("Neg", b.conv(x := image(b), 4, 1)), x), "Conv"),
     Row(
         "scaled input",
