@@ -266,7 +266,7 @@ def test_arithmetic_is_not_rounded_before_a_cast() -> None:
         "their mean",
         "no axes",
         "a bound left out",
-    ],  # fmt: skip
+    ],
 )
 def test_what_is_no_constant(make: Any) -> None:
     b = Builder(17, FLOAT)

@@ -726,6 +726,51 @@ def test_too_many_nodes_are_left_and_said(monkeypatch: pytest.MonkeyPatch) -> No
     assert [almost.text for almost in found.almost] == ["it would take more than 2 nodes at once"]
 
 
+def rows_and_columns(b: Builder, first: int, second: int) -> str:
+    """A row of a depthwise kernel, and a column behind it, with biases."""
+    how: Any = {"group": 4, "pads": [0, first // 2, 0, first // 2]}
+    y = b.conv(image(b), 4, 1, first, **how)
+    return b.conv(y, 4, second, 1, **how | {"pads": [second // 2, 0, second // 2, 0]})
+
+
+def pooled(b: Builder) -> str:
+    """PoolFormer: a pool against its input, behind a scale."""
+    x = b.per_channel("Mul", b.node("Relu", image(b)), b.normal(4))
+    return b.node("Sub", pool(b, x), x)
+
+
+def read_by_a_pool(b: Builder) -> str:
+    x = b.node("Relu", image(b))
+    return b.node("Add", pool(b, y := b.bn(x)), y)
+
+
+def scaled_on_other_axes(b: Builder) -> str:
+    x = b.node("Relu", image(b))
+    return b.node("Add", b.per_channel("Mul", x, b.normal(7), 2), b.per_channel("Mul", x, b.normal(6), 3))
+
+
+def read_elsewhere(b: Builder) -> str:
+    x = b.node("Relu", image(b))
+    return b.node("Mul", b.node("Add", y := b.conv(x, 4, 1), x), y)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda b: rows_and_columns(b, 3, 3), []),
+        (lambda b: rows_and_columns(b, 1, 3), ["the second pads with zeros what the first shifts"]),
+        (pooled, []),
+        (read_by_a_pool, []),
+        (scaled_on_other_axes, ["a scale or shift varies on another axis than the channels"]),
+        (read_elsewhere, ["'conv' is used elsewhere too"]),
+    ],
+)
+def test_what_almost_merges_is_told_and_nothing_else(make: Callable[[Builder], Any], told: list[str]) -> None:
+    """Not where one node would take more multiplications, nor where none could take the others up."""
+    found, _ = solved(Row("", make, "").model())
+    assert [almost.text for almost in found.almost] == told
+
+
 def test_nodes_keep_their_labels_when_others_leave() -> None:
     """The unnamed node that writes `q` is `q:q` beside a node of that name, also when that one is merged away."""
     b = Builder()
