@@ -208,6 +208,16 @@ BRANCHES = [
     Row("scaled, written out for every place", lambda b: written_out(b, "Mul", 1, 4, 12, 11), "Conv"),
     Row("shifted, written out for every place", lambda b: written_out(b, "Add", 4, 12, 11), "Conv"),
     Row("divided, written out for every place and sample", lambda b: written_out(b, "Div", 2, 4, 12, 11), "Conv"),
+    Row(
+        "a LeakyRelu with a slope of one",
+        lambda b: b.node("Add", b.node("LeakyRelu", b.conv(x := image(b), 4, 3, **SAME), alpha=1.0), x),
+        "Conv",
+    ),
+    Row(
+        "a LeakyRelu with another slope",
+        lambda b: b.node("Add", b.node("LeakyRelu", b.conv(x := image(b), 4, 3, **SAME), alpha=0.999), x),
+        "Conv LeakyRelu Add",
+    ),
     Row("negated", lambda b: b.node("Add", b.node("Neg", b.conv(x := image(b), 4, 1)), x), "Conv"),
     Row(
         "scaled input",
@@ -413,6 +423,11 @@ CHAINS = [
     Row("padded 3x3 behind 3x3", lambda b: b.conv(b.conv(image(b), 8, 3, bias=False), 3, 3, **SAME), "Conv Conv"),
     Row("1x1 behind 1x1", lambda b: b.conv(b.conv(image(b), 8, 1), 3, 1), "Conv"),
     Row("three", lambda b: b.conv(b.conv(b.conv(image(b), 8, 1), 8, 1), 3, 1), "Conv"),
+    Row(
+        "1x1 behind 1x1, a LeakyRelu with a slope of one between",
+        lambda b: b.conv(b.node("LeakyRelu", b.bn(b.conv(image(b), 8, 1)), alpha=1.0), 3, 1),
+        "Conv",
+    ),
     Row(
         "stride behind stride",
         lambda b: b.conv(b.conv(image(b, 2), 8, 1, strides=[2, 2]), 2, 2, strides=[2, 2]),
@@ -975,6 +990,26 @@ def test_a_merged_tensor_that_a_body_reads_stays() -> None:
     found, _ = solved(b.model())
     assert total
     assert not found.rewrite.merges
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["into a Conv", "of scales, which left"])
+def test_the_certificate_sees_a_node_that_is_no_identity(closed: bool) -> None:
+    """As if a Dropout that drops, or a LeakyRelu that bends, had been taken for one that does nothing."""
+    b = Builder()
+    x = image(b)
+    y = b.node("LeakyRelu", b.dropout(x, training=False), alpha=1.0)
+    b.conv(b.node("Add", b.bn(y), x), 4, 1) if closed else b.node("Add", b.conv(y, 4, 3, **SAME), x)
+    model = b.model()
+    found, made = solved(model)
+    assert ops(made) == "Conv"
+    witness = witness_of(found.rewrite)
+    assert certified(model, made, witness).ok
+    bent = onnx.ModelProto.FromString(model.SerializeToString())
+    next(node for node in bent.graph.node if node.op_type == "LeakyRelu").attribute[0].f = 0.5
+    assert not certified(bent, made, witness).ok
+    mode = next(node for node in model.graph.node if node.op_type == "Dropout").input[2]
+    next(t for t in model.graph.initializer if t.name == mode).CopyFrom(onnx.numpy_helper.from_array(np.array(True), mode))
+    assert not certified(model, made, witness).ok
 
 
 def test_the_witness_of_a_merge_behind_a_merge_names_all_nodes() -> None:

@@ -74,7 +74,7 @@ class Evaluation:
         (operand,) = operands
         if node.op in KERNELS:
             return self._chain(node, operand)
-        if node.op in ("Identity", "Dropout"):
+        if node.op in ("Identity", "Dropout", "LeakyRelu"):
             return operand
         if node.op == "Neg":
             return _times(operand, -1.0)
