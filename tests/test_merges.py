@@ -1008,7 +1008,9 @@ def test_the_certificate_sees_a_node_that_is_no_identity(closed: bool) -> None:
     next(node for node in bent.graph.node if node.op_type == "LeakyRelu").attribute[0].f = 0.5
     assert not certified(bent, made, witness).ok
     mode = next(node for node in model.graph.node if node.op_type == "Dropout").input[2]
-    next(t for t in model.graph.initializer if t.name == mode).CopyFrom(onnx.numpy_helper.from_array(np.array(True), mode))
+    next(t for t in model.graph.initializer if t.name == mode).CopyFrom(
+        onnx.numpy_helper.from_array(np.array(True), mode)
+    )
     assert not certified(model, made, witness).ok
 
 
