@@ -225,7 +225,7 @@ def _merges(result: Explained, verbose: bool) -> Iterator[Line]:
     swapped = [merge.root for merge in result.merges if merge.status == "swapped"]
     if swapped:
         yield line()
-        yield line(f"in front of a 1x1 convolution now: {len(swapped)} pooling", "bold")
+        yield line(f"swapped with the 1x1 convolution in front: {plural(len(swapped), 'pool')}", "bold")
         yield line(", ".join(map(clean, swapped if verbose else swapped[:LISTED])), head="  ", hang=2)
         if not verbose and len(swapped) > LISTED:
             yield line("(-v lists every one)", FAINT, "  ")

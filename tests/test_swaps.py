@@ -13,8 +13,9 @@ import pytest
 from onnx import TensorProto
 
 import bnfold
-from bnfold import folding, merges
+from bnfold import folding, merges, page, report
 from bnfold.folding import Wishes
+from bnfold.merges.swapping import swaps
 from bnfold.patch import witness_of
 from bnfold.plan import Plan
 from bnfold.witness import Regrouped, Sum, Witness
@@ -133,6 +134,10 @@ def test_the_report() -> None:
     assert entry.to_json() == {
         "node": "averagepool", "status": "swapped", "op": "Conv", "into": "conv", "nodes": ["conv", "averagepool"],
     }  # fmt: skip
+    lines = [one.body.plain for one in report.optimized(result)]
+    place = lines.index("swapped with the 1x1 convolution in front: 1 pool")
+    assert lines[place + 1] == "averagepool"
+    assert "now in front of" in page.render([page.section(result, "optimize")])
     assert result.proto is not None
     assert [node.name for node in result.proto.graph.node] == ["relu", "averagepool", "conv", "tanh"]
     assert [node.output[0] for node in result.proto.graph.node] == ["relu", "relu.pooled", "averagepool", "tanh"]
@@ -161,10 +166,9 @@ def test_a_body() -> None:
 
 def test_a_swap_that_is_wrong_is_dropped_and_the_rest_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if padding did not matter."""
-    plain = merges.swaps
 
     def wrong(graph: Any, allowed: Any, names: Any) -> Any:
-        yield from plain(graph, allowed, names)
+        yield from swaps(graph, allowed, names)
         conv, padded = (next(node for node in graph.nodes if node.label == name) for name in ("conv2", "averagepool2"))
         if allowed(padded):
             first = Sum(padded.index, padded.op, (conv.inputs[0],), "new")
@@ -263,3 +267,40 @@ def test_nothing_but_a_swap_is_a_change() -> None:
     assert found.changes == ["averagepool"]
     assert isinstance(found.rewrite.plan, Plan)
     assert folding.MERGED not in found.changes
+
+
+# ------------------------------------------------------------------------------------------------------- random graphs
+
+
+def scribbled(seed: int) -> onnx.ModelProto:
+    """Blocks of a convolution and a pool, of any kind, with a norm or nothing around, some of them read twice."""
+    b = Builder(seed=seed)
+    rng = np.random.default_rng(seed)
+    x = front(b, 8, *[(13,), (12, 9), (7, 6, 8)][int(rng.integers(3))])
+    for _ in range(3):
+        given = b.bn(x) if rng.random() < 0.3 else x
+        kernel = int(rng.choice([1, 1, 1, 3])) if min(b.shape(given)[2:]) > 3 else 1
+        y = b.conv(given, 8, kernel, group=int(rng.choice([1, 1, 2, 8])), bias=bool(rng.random() < 0.7))
+        size, stride = int(rng.integers(1, 4)), int(rng.integers(1, 3))
+        spare = min(b.shape(y)[2:]) - size
+        how: Any = SAME if spare > 0 and size == 3 and len(b.shape(y)) == 4 and rng.random() < 0.2 else {}
+        if spare < 0:
+            break
+        averaged = pool(b, y, size, stride, count_include_pad=int(rng.integers(2)), **how)
+        if rng.random() < 0.15:
+            b.node("Tanh", y)
+        x = b.bn(averaged) if rng.random() < 0.4 else averaged
+        x = b.node("Add", x, b.node("Tanh", x)) if rng.random() < 0.3 else x
+        x = b.node("Relu", x) if rng.random() < 0.7 else x
+    return b.model()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_graphs(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever may change places does, paying or not: the result is the same, and certified."""
+    monkeypatch.setattr("bnfold.merges.swapping.MARGIN", 1e9)
+    model = scribbled(seed)
+    found, made = solved(model)
+    agree(model, made)
+    proof = certified(model, made, witness_of(found.rewrite))
+    assert proof.ok, proof.failures
