@@ -85,7 +85,7 @@ def _reduced(compute: Callable[..., Value], *, whole: bool = False) -> Function:
         if not axes and given.int("noop_with_empty_axes", 0) == 1:
             raise ValueError("runtimes differ in what this is")
         along = tuple(axes) if axes else tuple(range(x.ndim))
-        return np.asarray(compute(x, axis=along, keepdims=given.int("keepdims", 1) == 1))
+        return np.asarray(compute(x, axis=along, keepdims=given.int("keepdims", 1) == 1)).astype(x.dtype)
 
     return function
 
