@@ -26,7 +26,7 @@ from bnfold.graph import Model, Node
 from bnfold.hashes import Beside
 from bnfold.inputs import InputsLike
 from bnfold.labels import LabelsLike
-from bnfold.merges import is_linear
+from bnfold.merges import is_linear, may_swap
 from bnfold.naming import FP32, default_output
 from bnfold.patch import Patched, patch, tensors, witness_of
 from bnfold.plan import Rewrite
@@ -357,6 +357,10 @@ def _merged(found: Folded) -> tuple[Merged, ...]:
         kept = rewrite.before_regrouping(merge.kept)
         own = tuple(node.label for node in sorted(members, key=lambda node: node.index))
         made.setdefault(root, []).append(Merged("merged", root.label, own, kept.label, kept.op))
+    for conv, pool in rewrite.regrouped.swapped if rewrite.regrouped is not None else ():
+        made.setdefault(pool, []).insert(
+            0, Merged("swapped", pool.label, (conv.label, pool.label), conv.label, conv.op)
+        )
     for each in found.almost:
         if each.node not in made:
             made[each.node] = [Merged("kept", each.node.label, reason=each.text)]
@@ -369,7 +373,7 @@ def _unmatched(found: Folded, wishes: Wishes) -> tuple[str, ...]:
         return ()
     labels = {outcome.node.label for outcome in found.outcomes}
     if wishes.merge:
-        labels |= {node.label for node in found.rewrite.original.nodes() if is_linear(node)}
+        labels |= {node.label for node in found.rewrite.original.nodes() if is_linear(node) or may_swap(node)}
     return tuple(
         f"{option} {pattern!r} matches no node that could be folded"
         for option, patterns in (("--keep", wishes.keep), ("--only", wishes.only))

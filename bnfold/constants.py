@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from bnfold.affine import Array
+from bnfold.constant_functions import FUNCTIONS, TYPES, Arguments, Function
 from bnfold.source import FLOATS, array_of, check_size, is_beside, is_external, reader_of
 
 Value = NDArray[np.generic]
@@ -124,7 +125,7 @@ def evaluate(
     Args:
         node: the node; every input that it needs must be a constant.
         opset: the ONNX opset, for operators whose arguments moved.
-        inputs: its inputs, None where left out.
+        inputs: its inputs, without those left out at the end; None where not known.
         like: element type of a CastLike's second input, which may itself be dynamic.
         base_dir: the model's folder, for external data.
         room: for all computed constants of the model.
@@ -136,7 +137,7 @@ def evaluate(
     if kernel is None or any(given is None for given in inputs[: 1 if node.op_type == "CastLike" else None]):
         return None
     known = [given for given in inputs if given is not None]
-    if not known or not all(node.input):
+    if not known or len(known) < len(inputs):
         return None
     try:
         if node.op_type not in ("Shape", "Size"):  # which read no value
@@ -187,7 +188,7 @@ def _result_type(op: str, attributes: dict[str, onnx.AttributeProto], inputs: li
         return like
     if op == "ConstantOfShape":
         return attributes["value"].t.data_type if "value" in attributes else TensorProto.FLOAT
-    return inputs[0].type
+    return TYPES.get(op, inputs[1 if op == "Where" else 0].type)
 
 
 def _constant_node(
@@ -338,6 +339,9 @@ def _concat(call: _Call) -> list[Value]:
     return [np.concatenate(values, call.int("axis", 1))]
 
 
+_FLOAT64 = np.dtype(np.float64)
+
+
 def _widened(value: Value) -> Value:
     """Floats in float64; integers as they are."""
     return value if value.dtype.kind in "iub" else value.astype(np.float64)
@@ -348,9 +352,21 @@ def _arithmetic(compute: Callable[..., Value]) -> Callable[[_Call], list[Value]]
         if call.opset < 7 and ("axis" in call.attributes or call.int("broadcast", 0)):
             raise ValueError("broadcasting of opset 6 and before")
         values = [_widened(given.load()) for given in call.inputs]
-        call.room.check(np.broadcast_shapes(*(v.shape for v in values)), np.dtype(np.float64))
+        call.room.check(np.broadcast_shapes(*(v.shape for v in values)), _FLOAT64)
         with np.errstate(all="ignore"):
             return [np.asarray(compute(*values))]
+
+    return kernel
+
+
+def _function(compute: Function) -> Callable[[_Call], list[Value]]:
+    def kernel(call: _Call) -> list[Value]:
+        values = [_widened(given.load()) for given in call.inputs]
+        for value in values:
+            call.room.check(value.shape, _FLOAT64)
+        arguments = Arguments(values, call.attributes, call.opset, lambda shape: call.room.check(shape, _FLOAT64))
+        with np.errstate(all="ignore"):
+            return [compute(arguments)]
 
     return kernel
 
@@ -394,6 +410,7 @@ _KERNELS: dict[str, Callable[[_Call], list[Value]]] = {
     "Exp": _arithmetic(np.exp),
     "Log": _arithmetic(np.log),
     "Reciprocal": _arithmetic(lambda value: np.asarray(1.0 / value)),
+    **{op: _function(compute) for op, compute in FUNCTIONS.items()},
 }
 
 EVALUATED = frozenset(_KERNELS) | {"Constant"}

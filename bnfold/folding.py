@@ -42,8 +42,10 @@ class Folded:
 
     @property
     def changes(self) -> list[str]:
-        """Labels of the affines that leave, and of the last node of every merge."""
+        """Labels of the affines that leave, of the last node of every merge, and of every pool that changes places."""
         merged = [self.rewrite.before_regrouping(merge.root).label for merge in self.rewrite.merges]
+        regrouped = self.rewrite.regrouped
+        merged += [pool.label for _, pool in regrouped.swapped] if regrouped is not None else []
         return [outcome.node.label for outcome in self.outcomes if outcome.folded and outcome.way != MERGED] + merged
 
 

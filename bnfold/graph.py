@@ -409,7 +409,10 @@ def _needed(node: Node) -> tuple[str, ...]:
     """The inputs whose values an evaluation would read; none where the operator is not evaluated."""
     if node.proto.op_type not in EVALUATED or node.proto.domain not in ("", "ai.onnx"):
         return ()
-    return node.inputs[:1] if node.proto.op_type == "CastLike" else node.inputs
+    given = len(node.inputs)
+    while given and not node.inputs[given - 1]:
+        given -= 1
+    return node.inputs[: 1 if node.proto.op_type == "CastLike" else given]
 
 
 def _declare(graph: Graph, shaped: onnx.GraphProto) -> None:

@@ -197,7 +197,7 @@ class Rewrite:
     @property
     def is_empty(self) -> bool:
         """Whether the output is the input."""
-        return not self.merges and self.plan.is_empty
+        return self.regrouped is None and not self.merges and self.plan.is_empty
 
     @property
     def start(self) -> Model:
@@ -274,6 +274,16 @@ class Regrouping:
     def is_new(self, node: Node) -> bool:
         """Whether there was none."""
         return node.index in self.new.get(node.graph.path, ())
+
+    @property
+    def swapped(self) -> list[tuple[Node, Node]]:
+        """Every convolution and pool that change places, as they were."""
+        return [
+            (graph.nodes[each.nodes[0]], graph.nodes[each.nodes[1]])
+            for graph in self.original.graphs
+            for each in self.sums.get(graph.path, ())
+            if each.is_swap
+        ]
 
     def gone(self, root: Node) -> tuple[Node, ...]:
         """The nodes of a sum, by its last one, that are in it no more."""

@@ -1,4 +1,4 @@
-"""The model with sums in another order: what the merges ask for, put into a copy."""
+"""The model with sums in another order, and nodes that changed places: what the merges ask for, put into a copy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def _reorder(graph: Graph, proto: onnx.GraphProto, wanted: Sequence[Regrouped], 
     gone = {index for each in wanted for index in each.nodes}
     made: dict[int, list[Sum]] = {}
     for each in wanted:
-        for place, one in zip(_places(each.sums), each.sums, strict=True):
+        places = [each.nodes[-1]] * len(each.sums) if each.is_swap else _places(each.sums)
+        for place, one in zip(places, each.sums, strict=True):
             made.setdefault(place, []).append(one)
     whole = {id(one): each.nodes[-1] for each in wanted for one in each.sums}
     origin, nodes = result.origin.setdefault(graph.path, []), []

@@ -222,6 +222,13 @@ def _merges(result: Explained, verbose: bool) -> Iterator[Line]:
             yield line(f"{merge.op} with {', '.join(map(clean, others))}", head=f"  {clean(merge.into)}  ", hang=6)
         if not verbose and len(merged) > LISTED:
             yield line("(-v lists every one)", FAINT, "  ")
+    swapped = [merge.root for merge in result.merges if merge.status == "swapped"]
+    if swapped:
+        yield line()
+        yield line(f"swapped with the 1x1 convolution in front: {plural(len(swapped), 'pool')}", "bold")
+        yield line(", ".join(map(clean, swapped if verbose else swapped[:LISTED])), head="  ", hang=2)
+        if not verbose and len(swapped) > LISTED:
+            yield line("(-v lists every one)", FAINT, "  ")
     if almost:
         yield line()
         yield line(f"almost merged: {len(almost)}", "bold")

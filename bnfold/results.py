@@ -60,16 +60,16 @@ def _reason_json(reason: Reason) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Merged:
-    """Nodes that became one, or almost did."""
+    """Nodes that became one, or almost did; or a convolution and a pool that changed places."""
 
     status: str
-    """`merged` or `kept`."""
+    """`merged`, `kept` or `swapped`."""
     root: str
     """The node whose output the merged node makes: a sum of branches, or the second of two nodes."""
     nodes: tuple[str, ...] = ()
-    """All that became one."""
+    """All that became one; the two that changed places."""
     into: str = ""
-    """The one of them that took the others up."""
+    """The one of them that took the others up; the one that is behind now."""
     op: str = ""
     """Its operator."""
     reason: str = ""
@@ -78,7 +78,7 @@ class Merged:
     def to_json(self) -> dict[str, Any]:
         """The entry of the report's `merges` list."""
         entry: dict[str, Any] = {"node": self.root, "status": self.status}
-        if self.status == "merged":
+        if self.status != "kept":
             return entry | {"op": self.op, "into": self.into, "nodes": list(self.nodes)}
         return entry | {"reason": self.reason}
 

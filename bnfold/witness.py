@@ -36,7 +36,7 @@ class Merged:
 
 @dataclass(frozen=True)
 class Sum:
-    """An Add, Sub or Sum that a regrouped sum is made of."""
+    """An Add, Sub or Sum that a regrouped sum is made of; a pool, or the convolution that it changed places with."""
 
     like: int
     """Index in the original of the node that it is but for its operator and tensors; -1 for a new one."""
@@ -48,13 +48,21 @@ class Sum:
 
 @dataclass(frozen=True)
 class Regrouped:
-    """A sum of many terms in another order, so that terms which become one node stand together."""
+    """A sum of many terms in another order, so that terms which become one node stand together.
+
+    Or a 1x1 convolution and the pool behind it, which change places.
+    """
 
     nodes: tuple[int, ...]
-    """Index in the original of every Add, Sub and Sum that goes; the last one's output stays."""
+    """Index in the original of every Add, Sub and Sum that goes, or of the two; the last one's output stays."""
     sums: tuple[Sum, ...]
     """What is made instead, in this order: each in the place of the node that it is like, a new one in front of the
-    next that is like one."""
+    next that is like one; both of two that change places, in that of the last."""
+
+    @property
+    def is_swap(self) -> bool:
+        """Whether two nodes change places."""
+        return len(self.sums) == 2 and self.sums[1].op == "Conv"
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,40 @@ ROWS: list[Row] = [
     ("Exp", [X], {}, 17),
     ("Log", [P], {}, 17),
     ("Reciprocal", [P], {}, 17),
+    ("Relu", [X], {}, 17),
+    ("Sigmoid", [0.2 * X], {}, 17),
+    ("Tanh", [X], {}, 17),
+    ("Softplus", [X], {}, 17),
+    ("Softmax", [X], {}, 17),
+    ("Softmax", [X], {"axis": 1}, 17),
+    ("Softmax", [X], {}, 11),
+    ("Softmax", [X], {"axis": -1}, 11),
+    ("Clip", [X, -0.5, 1.5], {}, 17),
+    ("Clip", [X, -0.5], {}, 17),
+    ("Clip", [X, -0.5, ""], {}, 17),
+    ("Clip", [X], {"max": 1.5}, 10),
+    ("Clip", [X], {"min": -0.5}, 10),
+    ("Clip", [X], {"min": -0.5, "max": 1.5}, 10),
+    ("ReduceSum", [X, [0, -1]], {}, 17),
+    ("ReduceSum", [X], {"axes": [1], "keepdims": 0}, 11),
+    ("ReduceSum", [V], {}, 17),
+    ("ReduceSum", [V.astype(np.int32)], {}, 17),
+    ("ReduceProd", [V], {"keepdims": 0}, 17),
+    ("ReduceProd", [V.astype(np.int32)], {"keepdims": 0}, 17),
+    ("ReduceMax", [X], {"axes": [1]}, 17),
+    ("ReduceMin", [X, [2]], {"keepdims": 0}, 18),
+    ("ReduceMean", [X, [1, 2]], {}, 18),
+    ("ReduceMean", [X], {}, 17),
+    ("ReduceL1", [X], {"axes": [0]}, 17),
+    ("ReduceL2", [X], {"axes": [1, 2]}, 17),
+    ("ReduceSumSquare", [X], {"axes": [1]}, 17),
+    ("MatMul", [X, X.swapaxes(1, 2)[:1]], {}, 17),
+    ("MatMul", [X, P[[0, 1, 2, 0]]], {}, 17),
+    ("MatMul", [P, X], {}, 17),
+    ("MatMul", [P, P], {}, 17),
+    ("Equal", [V, [7, 7, 2, 7]], {}, 17),
+    ("Where", [np.array([True, False, True]), P, np.array(0.25)], {}, 17),
+    ("Where", [np.array([True, False, True, False]), V, np.array([[1], [2]])], {}, 17),
 ]
 
 
@@ -121,7 +155,7 @@ def runtime(model: onnx.ModelProto) -> list[NDArray[Any]]:
 )
 def test_as_onnx_runtime(op: str, inputs: list[ArrayLike], attributes: dict[str, Any], opset: int) -> None:
     b = Builder(opset, FLOAT)
-    slots = [b.constant(value) for value in inputs]
+    slots = [b.constant(value) if not isinstance(value, str) else value for value in inputs]
     made = ["y", "z"] if op == "Split" else ["y"]
     b.node(op, *slots, outputs=made, **attributes)
     model = b.model(*made)
@@ -134,6 +168,7 @@ def test_as_onnx_runtime(op: str, inputs: list[ArrayLike], attributes: dict[str,
         assert found.shape == want.shape
         value: Any = np.asarray(found.load())
         assert value.shape == want.shape
+        assert value.dtype == want.dtype or value.dtype.kind not in "iub"
         if want.dtype.kind == "f":
             np.testing.assert_allclose(value.astype(want.dtype), want, rtol=3e-7, atol=0)
         else:
@@ -208,8 +243,33 @@ def test_arithmetic_is_not_rounded_before_a_cast() -> None:
         lambda b, x: b.node("RandomNormal", shape=[2]),
         lambda b, x: b.node("Gather", b.constant(V), b.constant([9])),
         lambda b, x: b.node("Expand", b.constant([1.0]), b.constant([1 << 40])),
+        lambda b, x: b.node("MatMul", b.constant(np.zeros((1 << 15, 1))), b.constant(np.zeros((1, 1 << 15)))),
+        lambda b, x: b.node("MatMul", *2 * [b.constant(np.zeros((2000, 2000)))]),
+        lambda b, x: b.node(
+            "Where", b.constant([True]), *(b.constant(np.zeros(s)) for s in [(1, 1 << 14), (1 << 14, 1)])
+        ),
+        lambda b, x: b.node("Equal", b.constant([1.0]), b.constant([1.0])),
+        lambda b, x: b.node("Relu", b.constant(V)),
+        lambda b, x: b.node("ReduceMean", b.constant(V)),
+        lambda b, x: b.node("ReduceSum", b.constant([1.0]), noop_with_empty_axes=1),
+        lambda b, x: b.node("Clip", b.constant([1.0]), "", b.constant(0.5)),
     ],
-    ids=["dynamic", "shape of a dynamic", "dynamic indices", "random", "out of bounds", "too large"],
+    ids=[
+        "dynamic",
+        "shape of a dynamic",
+        "dynamic indices",
+        "random",
+        "out of bounds",
+        "too large",
+        "too large a product",
+        "too much work",
+        "too large a choice",
+        "floats compared",
+        "whole numbers",
+        "their mean",
+        "no axes",
+        "a bound left out",
+    ],
 )
 def test_what_is_no_constant(make: Any) -> None:
     b = Builder(17, FLOAT)

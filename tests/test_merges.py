@@ -136,6 +136,12 @@ def twice(b: Builder, x: str) -> str:
     return b.matmul(b.matmul(x, 8), 4)
 
 
+def written_out(b: Builder, op: str, *shape: int) -> str:
+    """A number for each channel, written out for every place, between a convolution and a sum."""
+    x = image(b, 4, 12, 11)
+    return b.node("Add", b.node(op, b.conv(x, 4, 3, **SAME), b.constant(np.full(shape, b.normal(4, 1, 1)))), x)
+
+
 def rows_shifted(b: Builder) -> str:
     return b.node("Add", b.node("Relu", b.input(3, 6)), b.constant(b.normal(3, 1)))
 
@@ -199,6 +205,19 @@ BRANCHES = [
     Row("its input taken off", lambda b: b.node("Sub", b.conv(x := image(b), 4, 3, **SAME), x), "Conv"),
     Row("taken off its input", lambda b: b.node("Sub", x := image(b), b.conv(x, 4, 3, **SAME)), "Conv"),
     Row("twice", lambda b: b.node("Add", y := b.conv(image(b), 4, 3, **SAME), y), "Conv"),
+    Row("scaled, written out for every place", lambda b: written_out(b, "Mul", 1, 4, 12, 11), "Conv"),
+    Row("shifted, written out for every place", lambda b: written_out(b, "Add", 4, 12, 11), "Conv"),
+    Row("divided, written out for every place and sample", lambda b: written_out(b, "Div", 2, 4, 12, 11), "Conv"),
+    Row(
+        "a LeakyRelu with a slope of one",
+        lambda b: b.node("Add", b.node("LeakyRelu", b.conv(x := image(b), 4, 3, **SAME), alpha=1.0), x),
+        "Conv",
+    ),
+    Row(
+        "a LeakyRelu with another slope",
+        lambda b: b.node("Add", b.node("LeakyRelu", b.conv(x := image(b), 4, 3, **SAME), alpha=0.999), x),
+        "Conv LeakyRelu Add",
+    ),
     Row("negated", lambda b: b.node("Add", b.node("Neg", b.conv(x := image(b), 4, 1)), x), "Conv"),
     Row(
         "scaled input",
@@ -404,6 +423,11 @@ CHAINS = [
     Row("padded 3x3 behind 3x3", lambda b: b.conv(b.conv(image(b), 8, 3, bias=False), 3, 3, **SAME), "Conv Conv"),
     Row("1x1 behind 1x1", lambda b: b.conv(b.conv(image(b), 8, 1), 3, 1), "Conv"),
     Row("three", lambda b: b.conv(b.conv(b.conv(image(b), 8, 1), 8, 1), 3, 1), "Conv"),
+    Row(
+        "1x1 behind 1x1, a LeakyRelu with a slope of one between",
+        lambda b: b.conv(b.node("LeakyRelu", b.bn(b.conv(image(b), 8, 1)), alpha=1.0), 3, 1),
+        "Conv",
+    ),
     Row(
         "stride behind stride",
         lambda b: b.conv(b.conv(image(b, 2), 8, 1, strides=[2, 2]), 2, 2, strides=[2, 2]),
@@ -717,6 +741,51 @@ def test_too_many_nodes_are_left_and_said(monkeypatch: pytest.MonkeyPatch) -> No
     assert [almost.text for almost in found.almost] == ["it would take more than 2 nodes at once"]
 
 
+def rows_and_columns(b: Builder, first: int, second: int) -> str:
+    """A row of a depthwise kernel, and a column behind it, with biases."""
+    how: Any = {"group": 4, "pads": [0, first // 2, 0, first // 2]}
+    y = b.conv(image(b), 4, 1, first, **how)
+    return b.conv(y, 4, second, 1, **how | {"pads": [second // 2, 0, second // 2, 0]})
+
+
+def pooled(b: Builder) -> str:
+    """PoolFormer: a pool against its input, behind a scale."""
+    x = b.per_channel("Mul", b.node("Relu", image(b)), b.normal(4))
+    return b.node("Sub", pool(b, x), x)
+
+
+def read_by_a_pool(b: Builder) -> str:
+    x = b.node("Relu", image(b))
+    return b.node("Add", pool(b, y := b.bn(x)), y)
+
+
+def scaled_on_other_axes(b: Builder) -> str:
+    x = b.node("Relu", image(b))
+    return b.node("Add", b.per_channel("Mul", x, b.normal(7), 2), b.per_channel("Mul", x, b.normal(6), 3))
+
+
+def read_elsewhere(b: Builder) -> str:
+    x = b.node("Relu", image(b))
+    return b.node("Mul", b.node("Add", y := b.conv(x, 4, 1), x), y)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda b: rows_and_columns(b, 3, 3), []),
+        (lambda b: rows_and_columns(b, 1, 3), ["the second pads with zeros what the first shifts"]),
+        (pooled, []),
+        (read_by_a_pool, []),
+        (scaled_on_other_axes, ["a scale or shift varies on another axis than the channels"]),
+        (read_elsewhere, ["'conv' is used elsewhere too"]),
+    ],
+)
+def test_what_almost_merges_is_told_and_nothing_else(make: Callable[[Builder], Any], told: list[str]) -> None:
+    """Not where one node would take more multiplications, nor where none could take the others up."""
+    found, _ = solved(Row("", make, "").model())
+    assert [almost.text for almost in found.almost] == told
+
+
 def test_nodes_keep_their_labels_when_others_leave() -> None:
     """The unnamed node that writes `q` is `q:q` beside a node of that name, also when that one is merged away."""
     b = Builder()
@@ -923,6 +992,28 @@ def test_a_merged_tensor_that_a_body_reads_stays() -> None:
     assert not found.rewrite.merges
 
 
+@pytest.mark.parametrize("closed", [False, True], ids=["into a Conv", "of scales, which left"])
+def test_the_certificate_sees_a_node_that_is_no_identity(closed: bool) -> None:
+    """As if a Dropout that drops, or a LeakyRelu that bends, had been taken for one that does nothing."""
+    b = Builder()
+    x = image(b)
+    y = b.node("LeakyRelu", b.dropout(x, training=False), alpha=1.0)
+    b.conv(b.node("Add", b.bn(y), x), 4, 1) if closed else b.node("Add", b.conv(y, 4, 3, **SAME), x)
+    model = b.model()
+    found, made = solved(model)
+    assert ops(made) == "Conv"
+    witness = witness_of(found.rewrite)
+    assert certified(model, made, witness).ok
+    bent = onnx.ModelProto.FromString(model.SerializeToString())
+    next(node for node in bent.graph.node if node.op_type == "LeakyRelu").attribute[0].f = 0.5
+    assert not certified(bent, made, witness).ok
+    mode = next(node for node in model.graph.node if node.op_type == "Dropout").input[2]
+    next(t for t in model.graph.initializer if t.name == mode).CopyFrom(
+        onnx.numpy_helper.from_array(np.array(True), mode)
+    )
+    assert not certified(model, made, witness).ok
+
+
 def test_the_witness_of_a_merge_behind_a_merge_names_all_nodes() -> None:
     row = next(row for row in CHAINS if row.name == "branches, and 1x1 behind")
     found, _ = solved(row.model())
@@ -970,9 +1061,9 @@ def _scribble(b: Builder, rng: np.random.Generator, x: str, alike: list[str]) ->
         return b.bn(x)
     if kind < 0.9:
         return b.per_channel(str(rng.choice(["Mul", "Add", "Sub", "Div"])), x, b.rng.uniform(0.5, 2.0, shape[1]))
-    if kind < 0.94:
+    if kind < 0.93:
         return b.node(str(rng.choice(["Neg", "Identity"])), x)
-    if kind < 0.97:
+    if kind < 0.95:
         ends = [0, 0, *(int(rng.integers(0, 3)) for _ in shape[2:])]
         pads = np.array([*ends, 0, 0, *reversed(ends[2:])])
         if rng.random() < 0.5:
@@ -983,8 +1074,9 @@ def _scribble(b: Builder, rng: np.random.Generator, x: str, alike: list[str]) ->
         b.declare(y, *(size + int(ends) for size, ends in zip(shape, pads.reshape(2, -1).sum(axis=0), strict=True)))
         return y
     if kind < 0.985 and len(shape) == 4 and min(shape[2:]) >= 2:
-        counted = int(rng.integers(2))
-        return b.node("AveragePool", x, kernel_shape=[2, 2], pads=[0, 0, 1, 1], count_include_pad=counted)
+        counted, stride = int(rng.integers(2)), int(rng.integers(1, 3))
+        pooled: Any = {"kernel_shape": [2, 2], "strides": [stride, stride], "count_include_pad": counted}
+        return b.node("AveragePool", x, pads=[0, 0, *rng.choice([[0, 0], [1, 1]])], **pooled)
     return b.node("Relu", x)
 
 
@@ -993,6 +1085,7 @@ def test_random_linear_graphs(seed: int, monkeypatch: pytest.MonkeyPatch) -> Non
     """Whatever could be merged is, paying or not: the result is the same, and certified."""
     if seed % 2:
         monkeypatch.setattr("bnfold.merges.search.MARGIN", 1e9)
+        monkeypatch.setattr("bnfold.merges.swapping.MARGIN", 1e9)
     model = scribbled(seed + int(os.environ.get("BNFOLD_SEED") or 0))
     found, made = solved(model)
     agree(model, made)

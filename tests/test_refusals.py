@@ -215,6 +215,17 @@ def test_axes_of_a_reduction_that_are_computed() -> None:
     refused(model, "the axes of ReduceSum are computed")
 
 
+@pytest.mark.parametrize("op", ["LeakyRelu", "GlobalAveragePool", "Relu"])
+def test_a_constant_whose_node_cannot_store_it_differently(op: str) -> None:
+    """Of weights that a node makes from a constant, unless bnfold computes them itself."""
+    b = Builder()
+    weight = b.node(op, b.constant(b.normal(6, 6, 3, 3), "weight"))
+    b.bn(b.node("Conv", b.input(3, 6, 7, 5), weight), gamma=[1, 2, 3, 4, 5, 6])
+    law(b.model(), left=int(op != "Relu"))
+    if op != "Relu":
+        refused(b.model(), "the demand reaches 'weight', a constant of")
+
+
 def test_no_tensor_relates_nothing_to_nothing() -> None:
     b = Builder()
     b.node("Identity", b.input(*IMAGE))

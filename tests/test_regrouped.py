@@ -82,6 +82,13 @@ def a_broadcast_term(b: Builder) -> str:
     return b.node("Add", b.node("Add", one, b.node("GlobalAveragePool", other)), two)
 
 
+def a_constant_that_enlarges(b: Builder) -> str:
+    x = b.input("N", 4, 7, 6)
+    one = b.node("Add", b.conv(x, 4, 3, **SAME), b.constant(b.normal(3, 4, 1, 1)))
+    b.declare(whole := b.node("Add", one, b.conv(x, 4, 1)), 3, 4, 7, 6)
+    return whole
+
+
 def with_a_norm_behind(b: Builder) -> str:
     one, two, other = three(b)
     return b.bn(b.node("Add", b.node("Add", one, b.conv(other, 4, 1)), two))
@@ -151,6 +158,7 @@ ROWS = [
     Row("others taken off together", others_taken_off_together, "Conv Tanh Sigmoid Add Relu Add Add"),
     Row("branches of two tensors", two_tensors, "Relu Conv Conv Add"),
     Row("a term that is broadcast", a_broadcast_term, "Conv Tanh GlobalAveragePool Add"),
+    Row("a constant that may enlarge it", a_constant_that_enlarges, "Conv Add"),
     Row("a BatchNormalization behind", with_a_norm_behind, "Conv Tanh Conv Add"),
     Row("behind a node that both read", behind_a_shared_node, "Conv Tanh Add"),
     Row("two of three", two_of_three, "Conv Conv Add"),

@@ -75,6 +75,15 @@ def affine_of(node: Node) -> tuple[int, Array, Array, Array]:
     return slot, -one if node.op == "Sub" and slot == 1 else one, sign * c, np.abs(c)
 
 
+def changes_nothing(node: Node) -> bool:
+    """Whether a node hands its input on: Identity, Dropout at inference, LeakyRelu with a slope of one."""
+    if node.op == "Dropout":
+        mode = node.constant(2)
+        runs = mode is not None and not mode.load().any() if node.input(2) else True
+        return runs if node.version >= 7 else bool(node.get_int("is_test", 0))
+    return node.op == "Identity" or (node.op == "LeakyRelu" and node.get_float("alpha", 0.01) == 1)
+
+
 def batchnorm_parameters(node: Node) -> tuple[Array, Array, Array, Array]:
     """Scale, bias, mean and the square root of variance + epsilon, one for each channel."""
     found: tuple[Array, Array, Array, Array] | None = node.memo.get(_PARAMETERS)  # type: ignore[assignment]

@@ -13,6 +13,7 @@ from dataclasses import replace
 import onnx
 
 from bnfold.certificate.result import WrongError
+from bnfold.certificate.swapped import check_swap
 from bnfold.graph import Graph, Model, Node
 from bnfold.witness import Regrouped, Sum, Witness
 
@@ -55,6 +56,9 @@ def _regroup(graph: Graph, proto: onnx.GraphProto, wanted: tuple[Regrouped, ...]
         if gone & set(each.nodes):
             raise WrongError("wiring", "the witness regroups a node twice")
         gone |= set(each.nodes)
+        if each.is_swap:
+            places[each.nodes[-1]] = [_node(graph, made) for made in each.sums]
+            continue
         waiting: list[onnx.NodeProto] = []
         for made in each.sums:
             waiting.append(_node(graph, made))
@@ -79,6 +83,9 @@ def _node(graph: Graph, made: Sum) -> onnx.NodeProto:
 
 def _check(graph: Graph, wanted: Regrouped, taken: set[str]) -> None:
     """See that the nodes in the new order add up to the same. The names of new tensors are taken then."""
+    if wanted.is_swap:
+        check_swap(graph, wanted, taken)
+        return
     before = _terms_before(graph, wanted.nodes)
     root = graph.nodes[wanted.nodes[-1]]
     likes = [made.like for made in wanted.sums if made.like >= 0]

@@ -8,7 +8,15 @@ from typing import NamedTuple
 import numpy as np
 
 from bnfold.affine import Array
-from bnfold.certificate.affines import affine_of, align, batchnorm_parameters, check_left, ends_of, storage_of
+from bnfold.certificate.affines import (
+    affine_of,
+    align,
+    batchnorm_parameters,
+    changes_nothing,
+    check_left,
+    ends_of,
+    storage_of,
+)
 from bnfold.certificate.ports import vector
 from bnfold.certificate.result import NotCertifiedError, WrongError
 from bnfold.certificate.rounding import EPS, Exact, alike
@@ -95,7 +103,7 @@ def _made(node: Node, given: list[Map]) -> Map:
         raise WrongError("node", f"{node.label} reads something else")
     first = given[0]
     one = np.ones((1,) * first.scale.ndim)
-    if node.op in ("Identity", "Dropout"):
+    if changes_nothing(node):
         return first
     if node.op == "Neg":
         return first.then(-one, 0 * one, 0 * one)

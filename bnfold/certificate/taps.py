@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bnfold.affine import Array
-from bnfold.certificate.affines import affine_of
+from bnfold.certificate.affines import affine_of, changes_nothing
 from bnfold.certificate.ports import vector, weight_of
 from bnfold.certificate.result import NotCertifiedError, WrongError
 from bnfold.certificate.rounding import alike
@@ -141,7 +141,7 @@ class Terms:
         none = np.zeros(count)
         if node.op in ("Conv", "Gemm", "MatMul", "AveragePool"):
             return self._weighted(node, first)
-        if node.op in ("Identity", "Dropout"):
+        if changes_nothing(node):
             return first
         if node.op == "Pad":
             return self._padded(node, first)

@@ -18,11 +18,12 @@ from bnfold.merges.edits import convolution_edits, fits_scale, product_edits, sc
 from bnfold.merges.gathering import gather
 from bnfold.merges.nodes import PRODUCTS, WEIGHTED, is_linear, weight_of
 from bnfold.merges.search import Found, branches, chains, scales, siblings
+from bnfold.merges.swapping import may_swap, swaps
 from bnfold.merges.terms import Diagonal, Kernel
 from bnfold.plan import Edit, GraphPlan, Merge
 from bnfold.protos import Names
 
-__all__ = ["Almost", "Merges", "Regrouped", "find", "is_linear", "regrouped"]
+__all__ = ["Almost", "Merges", "Regrouped", "find", "is_linear", "may_swap", "regrouped"]
 
 
 CLOSE = 2.0
@@ -51,7 +52,7 @@ class Merges:
 
 @dataclass(frozen=True)
 class Regrouped:
-    """Sums in another order, by path of a graph; and what almost merges once a sum is in another order."""
+    """Sums in another order and nodes that change places, by path of a graph; and what almost merges in such a sum."""
 
     sums: Mapping[str, Sequence[witness.Regrouped]]
     almost: tuple[Almost, ...] = ()
@@ -97,7 +98,7 @@ def _of(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[Merge | Almos
 
 
 def regrouped(model: Model, allowed: Callable[[Node], bool] = lambda node: True) -> Regrouped:
-    """The sums whose terms must stand in another order for branches among them to meet.
+    """The sums whose terms must stand in another order for branches among them to meet; pools that go to the front.
 
     Args:
         model: not changed.
@@ -105,6 +106,9 @@ def regrouped(model: Model, allowed: Callable[[Node], bool] = lambda node: True)
     """
     names, sums, almost = Names(model.proto), dict[str, list[witness.Regrouped]](), list[Almost]()
     for graph in model.graphs:
+        swapped = list(swaps(graph, allowed, names))
+        if swapped:
+            sums[graph.path] = swapped
         for tree, groups, obstacles in gather(graph, allowed, _obstacle):
             almost += [Almost(tree.root, text) for text in obstacles if text != FAR]
             if groups and (made := tree.regrouped(groups, names)) is not None:

@@ -13,7 +13,18 @@ from bnfold.affine import Array
 from bnfold.graph import Dim, Graph, Node
 from bnfold.merges.cost import Extent, copy_cost, kernel_cost, sum_cost
 from bnfold.merges.nodes import KERNELS, PRODUCTS, SUMS, dynamic, kernel_of, product, product_axis
-from bnfold.merges.terms import Diagonal, Kernel, ObstacleError, Term, added, chained, inner_sizes, scaled, stacked
+from bnfold.merges.terms import (
+    Diagonal,
+    Kernel,
+    ObstacleError,
+    Term,
+    added,
+    chained,
+    inner_sizes,
+    joined_axis,
+    scaled,
+    stacked,
+)
 from bnfold.rules import Source
 from bnfold.rules.base import MOST_VALUES
 
@@ -64,7 +75,7 @@ class Evaluation:
         (operand,) = operands
         if node.op in KERNELS:
             return self._chain(node, operand)
-        if node.op in ("Identity", "Dropout"):
+        if node.op in ("Identity", "Dropout", "LeakyRelu"):
             return operand
         if node.op == "Neg":
             return _times(operand, -1.0)
@@ -128,13 +139,9 @@ def _could_pay(outer: Kernel, inner: Term) -> bool:
     """Whether one node would multiply no more than two."""
     if not isinstance(inner, Kernel):
         return True
-    least = (
-        outer.outputs
-        * inner.inputs
-        // math.gcd(outer.group, inner.group)
-        * max(math.prod(outer.taps), math.prod(inner.taps))
-    )
-    return least <= outer.products + inner.products
+    taps = math.prod(joined_axis(*axes).taps for axes in zip(outer.axes, inner.axes, strict=True))
+    one = outer.outputs * inner.inputs // math.gcd(outer.group, inner.group) * taps
+    return one <= outer.products + inner.products
 
 
 def outputs_of(term: Term) -> int:

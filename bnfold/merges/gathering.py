@@ -7,7 +7,7 @@ from itertools import combinations
 
 from bnfold.graph import Graph, Node
 from bnfold.merges.nodes import dynamic, is_linear
-from bnfold.merges.search import Found, joined, members_of, only_scales, weighted
+from bnfold.merges.search import Found, joined, members_of, only_scales, weighted, without_kernels
 from bnfold.merges.terms import ObstacleError
 from bnfold.merges.trees import Term, Tree, trees
 
@@ -38,12 +38,14 @@ class _Gathering:
 
     def groups(self) -> list[list[Term]]:
         """The terms of each branch, several at least; the whole sum, and what stands together already, left out."""
+        allowed = self.allowed
         left, found = list(self.tree.terms), list[list[Term]]()
         together = list(self.tree.under().values())
-        for self.enough in (weighted, only_scales):
+        for self.enough, self.allowed in ((weighted, allowed), (only_scales, without_kernels(allowed))):
+            told = dict(self.obstacles)
             if self._merges(left):
                 return []
-            self.obstacles.clear()
+            self.obstacles = told  # what speaks against the whole sum is found without regrouping
             for source in self._shared(left):
                 while len(own := [term for term in left if source in self._ancestors(term.name)]) > 1:
                     group = self._largest(own)

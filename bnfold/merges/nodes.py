@@ -43,6 +43,8 @@ def is_linear(node: Node) -> bool:
         return len(node.inputs) == 1
     if node.op == "Dropout":
         return drops_nothing(node)
+    if node.op == "LeakyRelu":  # VanillaNet trains a slope up to one
+        return node.get_float("alpha", 0.01) == 1
     if node.op in WEIGHTED:
         weights = weight_of(node)
         computed = node.input(2) and node.constant(2) is None

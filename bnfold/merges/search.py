@@ -14,7 +14,7 @@ from types import MappingProxyType
 from bnfold.graph import Graph, Node
 from bnfold.merges.cost import MARGIN, kernel_cost
 from bnfold.merges.evaluation import Evaluation
-from bnfold.merges.nodes import SCALES, SUMS, WEIGHTED, dynamic, is_linear, weight_slot
+from bnfold.merges.nodes import KERNELS, SCALES, SUMS, WEIGHTED, dynamic, is_linear, weight_slot
 from bnfold.merges.terms import Diagonal, Kernel, ObstacleError
 from bnfold.solver import is_matmul_bias
 
@@ -96,7 +96,8 @@ def members_of(
             raise ObstacleError(f"{node.label} is to stay", unrelated=True)
         readers = [(reader, slot) for reader, slot in graph.consumers[latest] if (reader.index, slot) not in terms]
         if _is_pinned(graph, latest) or any(reader not in members for reader, _ in readers):
-            raise ObstacleError(f"{latest!r} is used elsewhere too", unrelated=root.op not in SUMS)
+            expected = root.op in SUMS and enough(members | {node}, {latest})
+            raise ObstacleError(f"{latest!r} is used elsewhere too", unrelated=not expected)
         members.add(node)
         front.remove(latest)
         front.update(dynamic(node))
@@ -131,7 +132,7 @@ def joined(root: Node, members: set[Node], terms: Sequence[tuple[str, int]]) -> 
     made = {name for node in nodes for name in node.outputs}
     (source,) = {name for node in nodes for name in dynamic(node)} - made
     windowed, kernels = (any(node.op in ops for node in nodes) for ops in (["Conv"], WEIGHTED))
-    obstacle = ObstacleError("")
+    obstacle: ObstacleError | None = None
     left = any(node.op == "MatMul" and weight_slot(node) == 0 for node in nodes)
     for axis in [1] if windowed else [-2] if left else [-1] if kernels else [1, -1]:
         work = Evaluation(root.graph, source, windowed, axis)
@@ -140,12 +141,13 @@ def joined(root: Node, members: set[Node], terms: Sequence[tuple[str, int]]) -> 
                 work.step(node)
             total = work.total(terms)
         except ObstacleError as error:
-            obstacle = error
+            obstacle = obstacle or error
             continue
         if not any(node.op in (WEIGHTED if isinstance(total, Kernel) else SCALES) for node in nodes):
             raise ObstacleError("there is no node among the branches that could take the others up", unrelated=True)
         cost = kernel_cost(total, work.extent) if isinstance(total, Kernel) else 0.0
         return Found(root, nodes, source, total, work.cost, cost, work.products, work.along)
+    assert obstacle is not None
     raise obstacle
 
 
@@ -174,12 +176,17 @@ def scales(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[Node
     def is_root(node: Node) -> bool:
         return node.op in SUMS and len(dynamic(node)) > 1
 
-    return _search(graph, allowed, is_root, only_scales)
+    return _search(graph, without_kernels(allowed), is_root, only_scales)
+
+
+def without_kernels(allowed: Callable[[Node], bool]) -> Callable[[Node], bool]:
+    """Whether a node may be among scales and shifts that become one."""
+    return lambda node: node.op not in KERNELS and allowed(node)
 
 
 def only_scales(members: set[Node], front: set[str]) -> bool:
     """Whether what the nodes read is one tensor, and they hold something that can take the others up."""
-    return len(front) == 1 and any(node.op in SCALES and node.op not in WEIGHTED for node in members)
+    return len(front) == 1 and any(node.op in SCALES for node in members)
 
 
 def chains(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[Node, Found | ObstacleError]]:

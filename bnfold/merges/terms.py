@@ -291,6 +291,15 @@ def _pads(term: Kernel, sizes: Sequence[Dim]) -> bool:
     return any(axis.touches_padding(size) for axis, size in zip(term.axes, sizes, strict=True))
 
 
+def joined_axis(outer: Axis, inner: Axis) -> Axis:
+    """The window of one behind the other, but for the zeros at its end."""
+    steps = [outer.dilation * inner.stride] * (outer.taps > 1) + [inner.dilation] * (inner.taps > 1)
+    dilation = math.gcd(*steps) or 1
+    reach = outer.reach * inner.stride + inner.reach
+    begin = outer.begin * inner.stride + inner.begin
+    return Axis(reach // dilation + 1, outer.stride * inner.stride, dilation, begin)
+
+
 def _through(outer: Axis, inner: Axis, size: Dim) -> Axis:
     """The window of one behind the other."""
     if outer == Axis(1):
@@ -300,15 +309,11 @@ def _through(outer: Axis, inner: Axis, size: Dim) -> Axis:
         raise ObstacleError("the second pads with zeros where the first would see its input")
     if middle is None and inner.stride > 1:
         raise ObstacleError("the size of the input is not known")
-    steps = [outer.dilation * inner.stride] * (outer.taps > 1) + [inner.dilation] * (inner.taps > 1)
-    dilation = math.gcd(*steps) or 1
-    reach = outer.reach * inner.stride + inner.reach
-    begin = outer.begin * inner.stride + inner.begin
-    axis = Axis(reach // dilation + 1, outer.stride * inner.stride, dilation, begin)
+    axis = joined_axis(outer, inner)
     if isinstance(size, int) and middle is not None:
-        end = (outer.outputs(middle) - 1) * axis.stride + reach + 1 - begin - size
+        end = (outer.outputs(middle) - 1) * axis.stride + axis.reach + 1 - axis.begin - size
     else:
-        end = outer.growth + inner.growth + reach - begin
+        end = outer.growth + inner.growth + axis.reach - axis.begin
     if end < 0 and (not isinstance(size, int) or axis.outputs(size) != outer.outputs(middle or 0)):
         raise ObstacleError("the second makes no use of all that the first makes")
     return _even(replace(axis, end=max(0, end)), size)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from bnfold import rules
 from bnfold.graph import Graph, Node
 from bnfold.merges.nodes import dynamic
 from bnfold.protos import Names
+from bnfold.rules import Source
 from bnfold.witness import Regrouped, Sum
 
 OPERATORS = {"Add": 7, "Sub": 7, "Sum": 8}
@@ -88,7 +90,10 @@ def _tree(root: Node, allowed: Callable[[Node], bool]) -> Tree:
 def _is_sum(node: Node, allowed: Callable[[Node], bool]) -> bool:
     free = node.op in OPERATORS and node.version >= OPERATORS[node.op]
     plain = free and not node.attributes and len(node.outputs) == 1
-    return plain and len(dynamic(node)) == len(node.inputs) > 1 and allowed(node)
+    if not plain or len(node.inputs) < 2 or not dynamic(node) or not allowed(node):
+        return False
+    # A constant that may enlarge the tensor is a term like any other.
+    return len(dynamic(node)) == len(node.inputs) or not isinstance(rules.as_source(node), Source)
 
 
 class _Regrouping:

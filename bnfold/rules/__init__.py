@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bnfold.graph import Node
+from bnfold.plan import NewConstant
 from bnfold.rules import (
     activation,
     border,
@@ -166,9 +167,21 @@ def apply(view: View) -> list[Accept]:
             LAYER_BETWEEN,
         )
     try:
-        return manner.rule(view)
+        accepts = manner.rule(view)
     except MemoryError:
         raise view.refuse("search-limit", "the demand takes more memory than there is", LAYER_BETWEEN) from None
+    for accept in accepts:
+        _refuse_lost(view, accept)
+    return accepts
+
+
+def _refuse_lost(view: View, accept: Accept) -> None:
+    """Refuse where a constant would have to be stored differently, and nothing in the node does that."""
+    edited = {edit.slot for edit in accept.edits if isinstance(edit, NewConstant)}
+    for key, port in view.ports.items():
+        if port.constant is not None and key not in edited and not (accept.assign or port.storage.is_identity):
+            text = f"the demand reaches {view.node.inputs[key]!r}, a constant of {view.node.op}"
+            raise view.refuse("opaque-op", text, "store what this node computes as an initializer")
 
 
 def _manner(node: Node) -> _Manner:

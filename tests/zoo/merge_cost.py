@@ -13,7 +13,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -22,7 +22,8 @@ from onnx import TensorProto
 
 from bnfold.folding import Folder
 from bnfold.graph import Model
-from bnfold.merges import search
+from bnfold.merges import search, swapping
+from bnfold.merges.cost import MARGIN
 from bnfold.runtime import Session
 from bnfold.source import read
 from bnfold.write import folded
@@ -104,6 +105,17 @@ def padded(
     return make
 
 
+def pooled(channels: int, out: int, size: int, stride: int = 2) -> Callable[[Builder], object]:
+    """A 1x1 convolution, and an average of its places (of all for a stride of 0): they change places."""
+
+    def make(b: Builder) -> str:
+        y = b.conv(b.input(1, channels, size, size), out, 1, scale=0.1)
+        how: Any = {"kernel_shape": [stride] * 2, "strides": [stride] * 2}
+        return b.node("Relu", b.node("AveragePool", y, **how) if stride else b.node("GlobalAveragePool", y))
+
+    return make
+
+
 def layer(out: int, kernel: int = 1, stride: int = 1, group: int = 1) -> dict[str, int]:
     return {"out": out, "kernel": kernel, "stride": stride, "group": group}
 
@@ -160,11 +172,16 @@ def _pairs() -> Iterator[Pair]:
         kind = f"{k}x{k}/{t}" if k else "rows"
         yield Pair(f"{kind} beside: {a}-{'+'.join(map(str, outs))} at {s}", beside(a, s, outs, k, t))
 
+    for c, out, s, t in [(256, 128, 56, 2), (512, 256, 28, 2), (64, 64, 28, 2), (64, 8, 56, 2), (256, 16, 28, 2)]:
+        yield Pair(f"1x1, pool/{t}: {c}-{out} at {s}", pooled(c, out, s, t))
+    for c, out, s in [(512, 1000, 7), (256, 10, 14), (32, 10, 28)]:
+        yield Pair(f"1x1, pool of all: {c}-{out} at {s}", pooled(c, out, s, 0))
+
 
 PAIRS = list(_pairs())
 
 
-def measured(pair: Pair, rounds: int) -> tuple[search.Found, float, float, float]:
+def measured(pair: Pair, rounds: int) -> tuple[Told, float, float, float]:
     """What the model says of it, and the relative time: median and quartiles.
 
     Processor time of one thread, so that others on the machine count little.
@@ -173,7 +190,10 @@ def measured(pair: Pair, rounds: int) -> tuple[search.Found, float, float, float
     pair.make(b)
     model = b.model()
     expected = _expected(model)
-    with patch("bnfold.merges.search.MARGIN", 1e9):  # merged, whatever the model says
+    with (  # merged, whatever the model says
+        patch("bnfold.merges.search.MARGIN", 1e9),
+        patch("bnfold.merges.swapping.MARGIN", 1e9),
+    ):
         merged = folded(Folder(Model(read(model))).solve().rewrite)
     assert sum(node.op_type in ("Conv", "MatMul") for node in merged.graph.node) == 1, pair.name
     x = {"x": np.random.default_rng(0).normal(size=b.shape("x")).astype(np.float32)}
@@ -194,10 +214,22 @@ def measured(pair: Pair, rounds: int) -> tuple[search.Found, float, float, float
     return expected, float(middle), float(low), float(high)
 
 
-def _expected(model: onnx.ModelProto) -> search.Found:
+class Told(NamedTuple):
+    """What the model says: the cost of the one relative to the others, and whether it is made."""
+
+    ratio: float
+    pays: bool
+
+
+def _expected(model: onnx.ModelProto) -> Told:
     graph = Model(read(model)).main
+    pool = next((node for node in graph.nodes if node.op in swapping.POOLS), None)
+    if pool is not None:
+        behind, before = swapping.costs(graph.nodes[0], pool)
+        return Told(before / behind, before <= MARGIN * behind)
     every = {node for node in graph.nodes if node.op != "Relu"}
-    return search.evaluated(max(every, key=lambda node: node.index), every)
+    found = search.evaluated(max(every, key=lambda node: node.index), every)
+    return Told(found.merged_cost / found.cost, found.pays)
 
 
 def main() -> None:
@@ -210,7 +242,7 @@ def main() -> None:
     for pair in PAIRS:
         if options.only in pair.name:
             found, middle, low, high = measured(pair, options.rounds)
-            expected, told = found.merged_cost / found.cost, "merged" if found.pays else "left"
+            expected, told = found.ratio, "merged" if found.pays else "left"
             print(f"{pair.name:44} {expected:8.2f}  {middle:8.2f}  ({low:.2f} to {high:.2f})  {told}", flush=True)
 
 
