@@ -37,6 +37,11 @@ def mul(b: Builder, x: str, axis: int = 1) -> str:
     return b.per_channel("Mul", x, b.normal(b.shape(x)[axis]), axis)
 
 
+def cancelled(b: Builder, x: str) -> str:
+    y = mul(b, x, 2)
+    return b.node("Sub", y, y)
+
+
 def times_negated(b: Builder, x: str) -> str:
     return b.per_channel("Mul", b.node("Neg", x), 0.3, left=True)
 
@@ -126,6 +131,11 @@ ROWS = [
         "one number written out along another axis, and another one",
         closed(lambda b, x: b.node("Sub", b.node("Mul", x, b.constant(np.full((1, 1, 6), 2.5))), x)),
         MUL,
+    ),
+    Row(
+        "what varies along the last axis cancels, in front of a matrix on the left",
+        lambda b: b.node("MatMul", b.constant(b.normal(2, 4)), closed(cancelled, 2, 4, 6)(b)),
+        "Sigmoid Mul Sub Sigmoid MatMul",
     ),
     Row("opset 6", closed(lambda b, x: b.node("Add", mul(b, x), x)), MUL, opset=6, ir=3),
     Row("a shift too", closed(lambda b, x: b.node("Add", shifted(b, x), x)), "Sigmoid Mul Add Add Sigmoid"),

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnfold import witness
+from bnfold import rules, witness
 from bnfold.graph import Graph, Model, Node
 from bnfold.guards import misfits
-from bnfold.merges.edits import convolution_edits, fits_scale, product_edits, scale_edits
+from bnfold.merges.edits import convolution_edits, fits_scale, is_uniform, product_edits, scale_edits
 from bnfold.merges.gathering import gather
 from bnfold.merges.nodes import PRODUCTS, WEIGHTED, is_linear, weight_of
 from bnfold.merges.search import Found, branches, chains, scales, siblings
@@ -22,6 +22,7 @@ from bnfold.merges.swapping import may_swap, swaps
 from bnfold.merges.terms import Diagonal, Kernel
 from bnfold.plan import Edit, GraphPlan, Merge
 from bnfold.protos import Names
+from bnfold.rules import Source
 
 __all__ = ["Almost", "Merges", "Regrouped", "find", "is_linear", "may_swap", "regrouped"]
 
@@ -124,6 +125,8 @@ def _obstacle(found: Found) -> str:
     """What speaks against a merge; '' where nothing does."""
     if isinstance(found.map, Diagonal) and found.kept.op == "Mul" and np.any(found.map.shift):
         return "one Mul could not hold the shift, and there is no BatchNormalization to become"
+    if _cancels(found):
+        return "what varies along the channels cancels"
     if isinstance(found.map, Diagonal) and not fits_scale(found.kept, found.map):
         return "the constant of a Mul cannot grow before opset 7"
     if found.pays:
@@ -132,6 +135,14 @@ def _obstacle(found: Found) -> str:
     if found.root.op == "Concat" and isinstance(found.map, Kernel):
         times, what = found.map.products / found.products, "multiply {:.2f} times as often"
     return f"one {found.kept.op} would {what.format(times)}" if times < CLOSE else FAR
+
+
+def _cancels(found: Found) -> bool:
+    """Whether scales that vary along one axis add up to one number, which could merge along another then."""
+    if not isinstance(found.map, Diagonal) or not (is_uniform(found.map.scale) and is_uniform(found.map.shift)):
+        return False
+    affines = [source.affine for node in found.members if isinstance(source := rules.as_source(node), Source)]
+    return any(affine.scale.size > 1 or affine.shift.size > 1 for affine in affines)
 
 
 def _misfit(found: Found) -> str:

@@ -65,7 +65,7 @@ def product_edits(kept: Node, kernel: Kernel) -> tuple[Edit, ...]:
 
 def fits_scale(kept: Node, made: Diagonal) -> bool:
     """Whether a Mul can hold the scale: before opset 7 its constant lies along an axis that is an attribute."""
-    return kept.op != "Mul" or kept.version >= 7 or _lies_along(kept, made) or _is_uniform(made.scale)
+    return kept.op != "Mul" or kept.version >= 7 or _lies_along(kept, made) or is_uniform(made.scale)
 
 
 def _lies_along(kept: Node, made: Diagonal) -> bool:
@@ -74,8 +74,9 @@ def _lies_along(kept: Node, made: Diagonal) -> bool:
     return isinstance(source, Source) and 1 < source.affine.scale.size == made.scale.size
 
 
-def _is_uniform(scale: Array) -> bool:
-    return bool((scale == scale[0]).all())
+def is_uniform(values: Array) -> bool:
+    """Whether all are one number."""
+    return bool((values == values[0]).all())
 
 
 def scale_edits(kept: Node, made: Diagonal, along: tuple[int, ...]) -> tuple[Edit, ...]:
@@ -86,7 +87,7 @@ def scale_edits(kept: Node, made: Diagonal, along: tuple[int, ...]) -> tuple[Edi
     if kept.op == "Mul":
         constant = kept.constant(1 - source.slot)
         assert constant is not None
-        uniform = _is_uniform(scale)
+        uniform = is_uniform(scale)
         shape = constant.shape if uniform or _lies_along(kept, made) else along
         made_of = _rows(np.full(shape, scale[0]) if uniform else scale, shape)
         return (NewConstant(1 - source.slot, "factor", constant.type, shape, constant, values=made_of),)
