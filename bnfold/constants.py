@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -238,7 +239,15 @@ def _cast(call: _Call) -> list[Value]:
         if call.inputs[0].tensor is None and np.any(close):
             raise ValueError(call.inputs[0].name)
         value = np.trunc(value)
+        if not _fits(value, dtype):
+            raise ValueError(call.inputs[0].name)  # every machine makes something else of it
     return [value.astype(dtype)]
+
+
+def _fits(value: Value, dtype: np.dtype[Any]) -> bool:
+    """Whether whole numbers are within an integer type."""
+    limits, numbers = np.iinfo(dtype), value.astype(np.float64)
+    return bool(np.all((numbers >= limits.min) & (numbers < float(limits.max) + 1)))
 
 
 def _reshape(call: _Call) -> list[Value]:
@@ -373,6 +382,8 @@ def _function(compute: Function) -> Callable[[_Call], list[Value]]:
 
 def _divide(x: Value, y: Value) -> Value:
     if x.dtype.kind in "iu":  # integers are divided towards zero
+        if np.any(y == 0) or (x.dtype.kind == "i" and np.any((y == -1) & (x == np.negative(x)) & (x != 0))):
+            raise ZeroDivisionError  # undefined, and so is the least number by -1
         return np.asarray(np.trunc(np.divide(x, y))).astype(x.dtype)
     return np.asarray(np.divide(x, y))
 

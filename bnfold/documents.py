@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnfold import temporary
+from bnfold import manifest, temporary
 from bnfold.errors import BnfoldError, OutputError, UsageError
 
 if TYPE_CHECKING:  # numpy and onnx stay unloaded until there is a result
@@ -104,11 +105,13 @@ class Document:
             OutputError: the disk is full, or the folder cannot be written to any more.
         """
         if self.is_stdout:
-            sys.stdout.write(text)
+            with to_stdout():
+                sys.stdout.write(text)
+                sys.stdout.flush()
             return
         path = Path(self.file)
         try:
-            if _is_special(path):
+            if temporary.is_special(path):
                 path.write_text(text, encoding="utf-8")
             else:
                 _replace(path.resolve(), text)
@@ -128,14 +131,33 @@ def _replace(path: Path, text: str) -> None:
         made.replace(path)
 
 
-def check(documents: Sequence[Document], models: Iterable[Path | None]) -> None:
+@contextlib.contextmanager
+def to_stdout() -> Iterator[None]:
+    """Where results go to stdout.
+
+    Raises:
+        OutputError: its disk is full. Whoever stopped to read them has seen enough: that stays `BrokenPipeError`.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"stdout cannot be written: {error.strerror}") from None
+
+
+def check(documents: Sequence[Document], models: Iterable[Path | None], outputs: Iterable[Path] = ()) -> None:
     """See that every document can be written.
 
     Raises:
-        UsageError: one would overwrite a model, or another.
+        UsageError: one would overwrite a model, an output, a file beside one of these, or another document.
         OutputError: one cannot be written.
     """
-    taken = {model.resolve(): "a model" for model in models if model is not None}
+    given = [model for model in models if model is not None]
+    taken = {model.resolve(): "a model" for model in given}
+    for output in outputs:
+        sidecar = output.with_name(f"{output.name}.data")
+        taken |= dict.fromkeys([each.resolve() for each in (output, manifest.path_for(output), sidecar)], "the output")
     for document in documents:
         if document.is_stdout:
             continue
@@ -144,11 +166,34 @@ def check(documents: Sequence[Document], models: Iterable[Path | None]) -> None:
             raise OutputError(f"{path} is a folder; give a file name to {option}")
         if path.resolve() in taken:
             raise UsageError(f"{option} {path} would overwrite {taken[path.resolve()]}; choose another name")
+        if path.is_file() and not _is_document(path) and any(_is_data(path.resolve(), model) for model in given):
+            raise UsageError(f"{option} {path} would overwrite the external data of a model; choose another name")
         if not path.parent.is_dir():
             raise OutputError(f"the folder {path.parent} of {option} does not exist; make it first")
         if not all(os.access(each, os.W_OK) for each in _touched(path)):
             raise OutputError(f"{path} cannot be written to; choose another place for {option}")
         taken[path.resolve()] = f"the file of {option}"
+
+
+def _is_document(path: Path) -> bool:
+    """Whether a file begins as those that are written here."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(20).startswith((b'{\n "schema": 1', b"<!DOCTYPE html>", b"<?xml "))
+    return False
+
+
+def _is_data(path: Path, model: Path) -> bool:
+    """Whether a file is one that a model has its data in."""
+    folder = model.resolve().parent
+    if not path.is_relative_to(folder):
+        return False
+    from bnfold.patch import tensors
+    from bnfold.source import is_beside, read_lean
+
+    with contextlib.suppress(BnfoldError, OSError, ValueError, MemoryError):
+        found = {e.value for each in tensors(read_lean(model).proto) if is_beside(each) for e in each.external_data}
+        return any(os.path.realpath(folder / name) == str(path) for name in found if len(name) < 4096)
+    return False
 
 
 def _printable(text: str) -> str:
@@ -157,14 +202,9 @@ def _printable(text: str) -> str:
     return "\n".join(line[:600] for line in lines)
 
 
-def _is_special(path: Path) -> bool:
-    """A pipe or a device, which is written to and never replaced."""
-    return path.exists() and not path.is_file()
-
-
 def _touched(path: Path) -> list[Path]:
     """What must be writable: a file that is replaced, and its folder."""
-    if _is_special(path):
+    if temporary.is_special(path):
         return [path]
     real = path.resolve()
     return [real.parent, *([real] if real.exists() else [])]

@@ -18,7 +18,7 @@ from bnfold.constants import EVALUATED, Constant, Room, evaluate, from_initializ
 from bnfold.errors import ModelError
 from bnfold.lazy import lazy
 from bnfold.malformed import check_names, is_malformed
-from bnfold.protos import bodies
+from bnfold.protos import bodies, quantized, read_in_training, sharded, trained
 from bnfold.sorting import check_acyclic
 from bnfold.source import Source
 from bnfold.static import static_values
@@ -125,6 +125,8 @@ class Graph:
         self.overridable: set[str] = set()
         if parent is None and model.proto.ir_version >= 4:
             self.overridable = set(self.inputs) & set(self.initializers)
+        if parent is None and model.proto.training_info:
+            self.overridable |= set(trained(model.proto)) & set(self.initializers)
 
     def _navigate(self) -> None:
         """Find out who makes and who reads what."""
@@ -213,8 +215,17 @@ class Graph:
 
     @lazy
     def annotated(self) -> frozenset[str]:
-        """Tensors that a quantization annotation names."""
-        return frozenset(entry.tensor_name for entry in self.proto.quantization_annotation)
+        """Tensors that an annotation names, of quantization or of devices, and what a training step reads of them."""
+        found = {*quantized(self.proto), *(name for node in self.proto.node for name in sharded(node))}
+        if self.parent is None:
+            found.update(name for name in read_in_training(self.model.proto) if name in self.producers)
+        return frozenset(found)
+
+    def override_of(self, name: str) -> tuple[str, str]:
+        """Who may give an overridable initializer another value, and what would put an end to that."""
+        if name in self.input_set:
+            return "is a graph input with a default value, which a caller may override", "graph's inputs"
+        return "is updated by a training step of the model", "bindings of training_info"
 
     @lazy
     def static(self) -> Mapping[str, Constant]:

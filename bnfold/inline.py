@@ -154,6 +154,9 @@ def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
     for group in (node.input, node.output):
         for i, name in enumerate(group):
             group[i] = names.get(name, name)
+    for configuration in node.device_configurations:
+        for spec in configuration.sharding_spec:
+            spec.tensor_name = names.get(spec.tensor_name, spec.tensor_name)
     for _, body in bodies(node):
         for values in (body.input, body.output, body.initializer, body.value_info):
             for value in values:
@@ -162,6 +165,8 @@ def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
             sparse.values.name = names.get(sparse.values.name, sparse.values.name)
         for entry in body.quantization_annotation:
             entry.tensor_name = names.get(entry.tensor_name, entry.tensor_name)
+            for parameter in entry.quant_parameter_tensor_names:
+                parameter.value = names.get(parameter.value, parameter.value)
 
 
 def _set_references(node: onnx.NodeProto, values: dict[str, onnx.AttributeProto]) -> None:

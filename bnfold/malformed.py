@@ -5,7 +5,9 @@ Exporters do not write such nodes; files that were damaged or made to do harm ho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import onnx
 from onnx import AttributeProto
 
+from bnfold.calls import Functions
 from bnfold.errors import ModelError
 from bnfold.protos import every_node
 
@@ -25,6 +28,16 @@ _COUNTS = ("kernel_shape", "strides", "dilations")
 _POSITIVE = frozenset({"group", "blocksize", "num_outputs", "hidden_size", "num_groups"})
 """Attributes that are a positive number."""
 
+
+_TERM = rb"[A-Za-z]*(?:\.\.\.[A-Za-z]*)?"
+
+_EQUATION = re.compile(rb"%b(?:,%b)*(?:->%b)?" % (_TERM, _TERM, _TERM))
+"""Of an Einsum, without spaces. ONNX's inference (1.23) never comes back from one with a dot elsewhere."""
+
+PADDED = 1 << 16
+"""Places that padding may make of each one."""
+
+ENDLESS = "the model's functions call each other in a circle, too deep, or too often to be run"
 
 _MOST_OF_BATCHNORM = 5
 """Outputs, before opset 14."""
@@ -79,7 +92,7 @@ def is_malformed(node: onnx.NodeProto, opset: int) -> bool:
     if form.required - found.keys():
         return True
     odd = (a for name, a in found.items() if a.type and a.type != form.types.get(name, a.type))
-    return any(odd) or _has_odd_numbers(found)
+    return any(odd) or _has_odd_numbers(found) or has_odd_equation(node)
 
 
 def _has_odd_numbers(found: Mapping[str, AttributeProto]) -> bool:
@@ -88,19 +101,39 @@ def _has_odd_numbers(found: Mapping[str, AttributeProto]) -> bool:
     lists = [found[name].ints for name in _COUNTS if name in found]
     if any(min(each, default=0) < 1 for each in lists):
         return True
+    if "pads" in found and pads_too_much(found["pads"].ints):
+        return True
     lengths = {len(each) for each in lists}
     if lists and "pads" in found:
         lengths.add(len(found["pads"].ints) // 2)
     return len(lengths) > 1 or ("pads" in found and len(found["pads"].ints) % 2 == 1)
 
 
+def pads_too_much(pads: Sequence[int]) -> bool:
+    """Whether there are more padded places than any model needs, and than the certificate would lay out."""
+    half = len(pads) // 2
+    return math.prod(1 + max(0, begin) + max(0, end) for begin, end in zip(pads, pads[half:], strict=False)) > PADDED
+
+
+def has_odd_equation(node: onnx.NodeProto) -> bool:
+    """Whether the equation of an Einsum is none."""
+    given = (a.s for a in node.attribute if node.op_type == "Einsum" and a.name == "equation")
+    return not all(_EQUATION.fullmatch(text.replace(b" ", b"")) for text in given)
+
+
 def deadly(model: onnx.ModelProto) -> str:
-    """Why ONNX Runtime (1.32) would not survive a model: it ends the process at such a node. '' where it would."""
+    """Why ONNX Runtime (1.32) would not survive a model: it ends the process, or never ends. '' where it would."""
+    if Functions(model).too_large:
+        return ENDLESS
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    for node in every_node(model.graph.node):
+    for node in every_node([*model.graph.node, *(node for function in model.functions for node in function.node)]):
         left_out = len(node.output) == _MOST_OF_BATCHNORM and not all(node.output)
         if left_out and opset < _NO_STATISTICS and node.op_type == "BatchNormalization":
-            return f"ONNX Runtime does not survive the node '{node.name or node.output[0]}', which leaves outputs out"
+            name = node.name or node.output[0]
+            return f"ONNX Runtime does not survive the node '{name}', which leaves outputs out: drop them"
+        if has_odd_equation(node):
+            name = node.name or "".join(node.output[:1])
+            return f"ONNX Runtime never comes back from the node '{name}', whose equation is none"
     return ""
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from bnfold import source
+from bnfold.calls import Functions
 from bnfold.errors import BnfoldError, ModelError
 from bnfold.kernels import KERNELS, Array, Call, Unsupported, is_float, to_float64
 from bnfold.kernels.base import flat, is_float_type, unit_roundoff
@@ -34,6 +35,7 @@ from bnfold.kernels.graphs import (
     schema_of,
 )
 from bnfold.kernels.rounding import Nearest, Rounding, result_unit
+from bnfold.malformed import ENDLESS
 
 __all__ = ["MAX_BYTES", "MAX_MACS", "Cost", "Oracle", "TooLarge", "Unsupported"]
 
@@ -83,6 +85,7 @@ class Oracle:
         self._constants = constants
         self._opsets = _opsets(read.proto.opset_import)
         self._functions = {(f.domain, f.name, f.overload): f for f in read.proto.functions}
+        self._endless = Functions(read.proto).too_large
         self._prepared: dict[tuple[int, tuple[str, ...]], tuple[Any, Prepared]] = {}
         self.max_macs, self.max_bytes = max_macs, max_bytes
         self._macs = 0.0
@@ -115,6 +118,8 @@ class Oracle:
             TooLarge: more work or memory than allowed.
             ModelError: the graph is broken, or a feed is missing.
         """
+        if self._endless:
+            raise ModelError(ENDLESS)
         wanted = list(outputs) if outputs is not None else self.outputs
         graph = self._prepare(self._proto.graph, wanted)
         self._macs = self._bytes = 0.0
@@ -260,6 +265,8 @@ class Oracle:
     ) -> tuple[Any, ...]:
         defaults = {entry.name: attribute_value(entry) for entry in function.attribute_proto}
         scope = _Scope(self._prepare(function), _opsets(function.opset_import), attributes={**defaults, **attributes})
+        if len(inputs) > len(scope.graph.inputs):
+            raise ModelError(f"a call of the function {function.name!r} has more inputs than the function")
         padded = [*inputs, *[None] * (len(scope.graph.inputs) - len(inputs))]
         scope.values.update(zip(scope.graph.inputs, padded, strict=True))
         if rounding is not None:

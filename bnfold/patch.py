@@ -11,7 +11,7 @@ from onnx import AttributeProto, TensorProto
 
 from bnfold.graph import Graph, Model
 from bnfold.plan import Edit, GraphPlan, Merge, NewBias, NewConstant, Plan, Rewrite, SetAttribute, SetOperator
-from bnfold.protos import Names, bodies
+from bnfold.protos import Names, bodies, quantized, read_in_training, sharded, trained
 from bnfold.source import is_beside, tensor_nbytes
 from bnfold.witness import GraphWitness, Merged, Witness
 
@@ -215,14 +215,14 @@ class _Editor:
             for index, node in enumerate(proto.node):
                 if index not in gone:
                     uses.update(node.input)
+                    uses.update(sharded(node))
             for nodes in self.inserted.get(graph.path, {}).values():
                 for node in nodes:
                     uses.update(node.input)
             uses.update(value.name for value in proto.output)
-            uses.update(entry.tensor_name for entry in proto.quantization_annotation)
-        for info in self.result.proto.training_info:
-            uses.update(entry.key for entry in (*info.initialization_binding, *info.update_binding))
-            uses.update(name for node in info.algorithm.node for name in node.input)
+            uses.update(quantized(proto))
+        uses.update(trained(self.result.proto))
+        uses.update(read_in_training(self.result.proto))
         return uses
 
     def _delete(self, path: str, dead: set[str]) -> None:

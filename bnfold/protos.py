@@ -39,11 +39,46 @@ def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         stack += [iter(body.node) for _, body in bodies(node)]
 
 
+def sharded(node: onnx.NodeProto) -> Iterator[str]:
+    """The tensors that a node's device configurations name."""
+    for entry in node.device_configurations:
+        yield from (spec.tensor_name for spec in entry.sharding_spec)
+
+
+def quantized(graph: onnx.GraphProto) -> Iterator[str]:
+    """The tensors that quantization annotations name, and those that hold their parameters."""
+    for entry in graph.quantization_annotation:
+        yield entry.tensor_name
+        yield from (parameter.value for parameter in entry.quant_parameter_tensor_names)
+
+
+def read_in_training(model: onnx.ModelProto) -> Iterator[str]:
+    """What training steps read: they share the names of the model's graph."""
+    for info in model.training_info:
+        yield from (name for node in every_node(info.algorithm.node) for name in node.input)
+        yield from (value.name for graph in _graphs(info.algorithm) for value in graph.output)
+
+
+def trained(model: onnx.ModelProto) -> Iterator[str]:
+    """The initializers that training starts and updates."""
+    for info in model.training_info:
+        yield from (entry.key for entry in (*info.initialization_binding, *info.update_binding))
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and its bodies."""
+    yield graph
+    for node in every_node(graph.node):
+        yield from (body for _, body in bodies(node))
+
+
 class Names:
     """The names of a model's tensors and nodes, so that a new one can be told from them."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._taken = _names(model.graph)
+        for info in model.training_info:
+            self._taken |= _names(info.algorithm)
         self._last: dict[str, int] = {}
 
     def fresh(self, wanted: str) -> str:

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto, ValueInfoProto
 
 from bnfold.calls import Functions
+from bnfold.malformed import has_odd_equation
 from bnfold.protos import every_node
 from bnfold.source import is_external, nbytes_or_none
 
@@ -37,6 +38,10 @@ def topology(graph: onnx.GraphProto) -> gs.Graph:
     model = onnx.ModelProto(graph=bare, ir_version=8)
     model.opset_import.add(domain="", version=17)
     return gs.import_onnx(model)
+
+
+_WINDOWS = ("HannWindow", "HammingWindow", "BlackmanWindow")
+"""What ONNX's inference works out value by value, however long it is."""
 
 
 def infer_value_info(model: onnx.ModelProto) -> onnx.GraphProto:
@@ -101,7 +106,9 @@ def safe_functions(model: onnx.ModelProto) -> bool:
 
 
 def aborts(node: onnx.NodeProto) -> bool:
-    """Whether ONNX's inference (1.19 to 1.23) ends the process on a node instead of raising; found by random models."""
+    """Whether ONNX's inference (1.19 to 1.23) ends the process on a node, or never ends; found by random models."""
+    if has_odd_equation(node) or node.op_type in _WINDOWS:
+        return True
     for attribute in node.attribute:
         if attribute.name == "strides" and 0 in attribute.ints:
             return True

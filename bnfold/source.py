@@ -148,6 +148,8 @@ def read_lean(model: ModelLike) -> Source:
         return read(model)
     path = Path(model)
     stamp = stamp_of(path)
+    if not path.is_file():
+        return read(model)  # which says what it is
     try:
         whole = open_map(path)
         lean, payloads = wire.detach(whole.data, LARGE, register(whole))
@@ -170,6 +172,8 @@ def _opened(path: Path) -> IO[bytes]:
     if path.is_dir():
         raise ModelError(f"{path} is a folder; give the .onnx file inside it")
     try:
+        if path.exists() and not path.is_file():
+            raise ModelError(f"{path} is a pipe or a device, and a model is read more than once; save it to a file")
         return path.open("rb")
     except FileNotFoundError:
         raise ModelError(f"{path} does not exist; check the path") from None

@@ -85,6 +85,8 @@ def destination(source: Source, output: Path, force: bool, with_manifest: bool =
     for path in (output, found.manifest) if with_manifest else (output,):
         if path.is_dir():
             raise OutputError(f"{path} is a folder; give a file name with -o")
+        if temporary.is_special(path):
+            raise OutputError(f"{path} is a pipe or a device, and would be replaced; give a file name with -o")
     written = (found.path, found.sidecar, found.manifest)
     if {path.resolve() for path in written} & {path.resolve() for path in stamps}:
         raise UsageError(f"{output} would overwrite the input; choose another name with -o")

@@ -71,6 +71,11 @@ def alone(directory: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def is_special(path: Path) -> bool:
+    """Whether a path is a pipe, a device or the like, which is written to and never replaced; so is all of /dev."""
+    return (path.exists() and not path.is_file() and not path.is_dir()) or str(path.parent.resolve()) == "/dev"
+
+
 def _locked(path: Path, create: Callable[[Path], None]) -> tuple[Path, int]:
     """Create a thing and lock it; anew where another run swept it away in between."""
     sweep(path)

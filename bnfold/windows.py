@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bnfold.graph import Dim, Node
+from bnfold.malformed import pads_too_much
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ def _same(axis: Axis, size: Dim, mode: str) -> Axis | None:
 
 
 def pads_of(node: Node, rank: int) -> dict[int, tuple[int, int]] | None:
-    """How much a Pad puts in front and behind, on every axis where it does; None where that is computed at run time.
+    """How much a Pad puts in front and behind, on every axis where it does.
+
+    None where that is computed at run time, or is more than any model needs.
 
     Args:
         node: the Pad.
@@ -90,7 +93,7 @@ def pads_of(node: Node, rank: int) -> dict[int, tuple[int, int]] | None:
     given, chosen = node.constant(1) if pads is None else None, node.constant(3)
     if given is not None:
         pads = given.ints()
-    if pads is None or (node.input(3) and chosen is None):
+    if pads is None or pads_too_much(pads) or (node.input(3) and chosen is None):
         return None
     axes = list(range(rank)) if chosen is None else [axis % rank for axis in chosen.ints()]
     both = {axis: (pads[i], pads[len(axes) + i]) for i, axis in enumerate(axes)}

@@ -29,8 +29,10 @@ from tests.hostile_models import (
     nested,
     no_channels,
     no_inputs,
+    no_outputs,
     outside,
     own_input,
+    padded,
     ranks,
     same_names,
     squaring,
@@ -38,6 +40,7 @@ from tests.hostile_models import (
     tensor,
     too_deep,
     too_few_axes,
+    wide,
 )
 from tests.program import bnfold
 from tests.zoo import forks
@@ -53,11 +56,11 @@ ODD_ATTRIBUTES: list[tuple[Any, ...]] = [
         ("strides", [0, 0]), ("strides", [-1, -1]), ("dilations", [0, 0]), ("dilations", [-1, 1]), ("group", 0),
         ("group", -1), ("group", 2**40), ("pads", [-9, -9, -9, -9]), ("pads", [2**60] * 4), ("pads", [1]),
         ("kernel_shape", [0, 0]), ("kernel_shape", [2**40, 1]), ("strides", []), ("strides", [2**62, 2**62]),
-        ("auto_pad", "\x00odd"), ("dilations", [2**62, 2**62]),
+        ("pads", [0, 2**20] * 2), ("pads", [2**12] * 4), ("auto_pad", "\x00odd"), ("dilations", [2**62, 2**62]),
     ]
 ] + [
-    (op, name, given)
-    for op, name, given in [
+    (op, name, given, *shapes)
+    for op, name, given, *shapes in [
         ("MaxPool", "kernel_shape", [0, 0]), ("MaxPool", "kernel_shape", [2**40, 2**40]), ("Softmax", "axis", 99),
         ("AveragePool", "kernel_shape", [-1, -1]), ("LpPool", "kernel_shape", [0, 0]), ("Flatten", "axis", -99),
         ("Transpose", "perm", [0, 0, 0, 0]), ("Transpose", "perm", [9, 8, 7, 6]), ("Transpose", "perm", []),
@@ -66,6 +69,7 @@ ODD_ATTRIBUTES: list[tuple[Any, ...]] = [
         ("ReduceMean", "axes", [99]), ("ReduceMean", "axes", [0, 0, 0]), ("LeakyRelu", "alpha", float("nan")),
         ("Cast", "to", 99), ("Cast", "to", 0), ("ArgMax", "axis", -99), ("Elu", "alpha", float("inf")),
         ("Shape", "start", -(2**40)), ("CumSum", "reverse", 7), ("GlobalLpPool", "p", 0), ("Gemm", "transA", 9),
+        ("Einsum", "equation", "n.c.hw,c->n.c.hw", (4,)), ("Einsum", "equation", "\u00e7,\u00e7->\u00e7", (4,)),
         ("RandomNormalLike", "seed", float("nan")), ("EyeLike", "k", 2**40), ("Hardmax", "axis", 2**31),
     ]
 ]  # fmt: skip
@@ -112,11 +116,15 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "epsilon below 0": (statistics(epsilon=-1e9), ""),
     "no channels": (no_channels, ""),
     "no input channels": (no_inputs, ""),
+    "no output channels": (no_outputs, ""),
     "Expand without end": (grown(make("Expand", "one big", "z"), one=np.float32(1), big=BIG), ""),
     "ConstantOfShape without end": (grown(make("ConstantOfShape", "big", "z"), big=BIG), ""),
     "Tile without end": (grown(make("Tile", "one big", "z"), one=np.ones((1, 1), np.float32), big=BIG), ""),
     "Range without end": (
         grown(make("Range", "a b c", "z"), a=np.int64(0), b=np.int64(1 << 40), c=np.int64(1)), ""),
+    "BlackmanWindow without end": (grown(make("BlackmanWindow", "n", "z"), n=np.int64(1 << 40)), ""),
+    "Pad without end": (altered(padded(1 << 61)), ""),
+    "Pad of two long axes": (altered(padded(1 << 14)), ""),
     "Gather without end": (
         grown(make("Expand", "i big", "j"), make("Gather", "i j", "z"), i=np.zeros(1, np.int64), big=BIG), ""),
     "doubled 40 times": (grown(*doubling(40), z0=np.ones(1, np.float32)), ""),
@@ -151,6 +159,9 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "bodies in bodies, too deep for protobuf": (too_deep, "does not parse"),
     "5,000 nodes of one name": (same_names(5_000, outputs=True), ""),
     "5,000 nodes of one name without outputs": (same_names(5_000, outputs=False), ""),
+    "a Concat of 200 that could leave": (wide("Concat", 200, axis=1), ""),
+    "a Sum of 400 that could leave": (wide("Sum", 400), ""),
+    "a Max of 200 that could leave": (wide("Max", 200), ""),
     "one weight for 500 nodes": (many_readers(500), ""),
     "sizes whose product is none": (huge_sizes, ""),
     "a number of channels that no memory holds": (huge_channels, ""),

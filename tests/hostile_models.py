@@ -89,6 +89,13 @@ def no_channels(folder: Path) -> Path:
     return written(b.model(b.node("BatchNormalization", x, *(b.constant(np.zeros(0)) for _ in range(4)))), folder)
 
 
+def no_outputs(folder: Path) -> Path:
+    b = Builder(type_=TensorProto.FLOAT)
+    x = b.node("Conv", b.input(1, 3, 5, 6), b.constant(np.zeros((0, 3, 3, 3)), "weight"))
+    y = b.node("BatchNormalization", x, *(b.constant(np.zeros(0)) for _ in range(4)))
+    return written(b.model(b.node("Relu", y)), folder)
+
+
 def no_inputs(folder: Path) -> Path:
     b = Builder(type_=TensorProto.FLOAT)
     x = b.node("Conv", b.input(1, 0, 5, 6), b.constant(np.zeros((4, 0, 1, 1)), "weight"))
@@ -150,6 +157,19 @@ def altered(change: Callable[[ModelProto], object]) -> Attack:
     return attack
 
 
+def padded(by: int) -> Callable[[ModelProto], None]:
+    """The last two axes padded by so much, between a Conv and its BatchNormalization."""
+
+    def change(model: ModelProto) -> None:
+        at, norm = next((i, node) for i, node in enumerate(model.graph.node) if node.op_type == "BatchNormalization")
+        given, norm.input[0] = norm.input[0], "padded"
+        pads = np.array([0, 0, 0, 0, 0, 0, by, by])
+        model.graph.initializer.append(numpy_helper.from_array(pads, "pads"))
+        model.graph.node.insert(at, helper.make_node("Pad", [given, "pads"], ["padded"], name="pad"))
+
+    return change
+
+
 def circle(model: ModelProto) -> None:
     model.graph.node[0].input[0] = model.graph.node[-1].output[0]
 
@@ -194,6 +214,23 @@ def _field(number: int, data: bytes) -> bytes:
         length += bytes([size & 127 | 128])
         size >>= 7
     return bytes([number << 3 | 2]) + length + bytes([size]) + data
+
+
+def wide(op: str, count: int, **attributes: Any) -> Attack:
+    """So many BatchNormalization of the input, and one operator that reads them all."""
+
+    def attack(folder: Path) -> Path:
+        model = foldable()
+        nodes, given = model.graph.node, ["wide.gamma", "wide.beta", "wide.mean", "wide.variance"]
+        names = [f"norm{i}" for i in range(count)]
+        nodes.extend(helper.make_node("BatchNormalization", ["x", *given], [name]) for name in names)
+        values = np.linspace(0.5, 1.5, 3, dtype=np.float32)
+        model.graph.initializer.extend(numpy_helper.from_array(values, name) for name in given)
+        nodes.append(helper.make_node(op, names, ["wide"], **attributes))
+        model.graph.output.add(name="wide")
+        return written(model, folder)
+
+    return attack
 
 
 def same_names(count: int, outputs: bool) -> Attack:

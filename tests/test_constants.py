@@ -238,6 +238,11 @@ def test_arithmetic_is_not_rounded_before_a_cast() -> None:
     "make",
     [
         lambda b, x: b.node("Add", x, b.constant([1.0])),
+        lambda b, x: b.node("Div", b.constant(V), b.constant([1, 0, 1, 1])),
+        lambda b, x: b.node("Div", b.constant([FIRST, 1]), b.constant([-1, 1])),
+        lambda b, x: b.node("Cast", b.constant([np.nan, 1.0]), to=INT64),
+        lambda b, x: b.node("Cast", b.constant([1e30, 1.0]), to=INT64),
+        lambda b, x: b.node("Cast", b.constant([256.0]), to=TensorProto.UINT8),
         lambda b, x: b.node("Shape", x),
         lambda b, x: b.node("Gather", b.constant(V), x),
         lambda b, x: b.node("RandomNormal", shape=[2]),
@@ -256,6 +261,11 @@ def test_arithmetic_is_not_rounded_before_a_cast() -> None:
     ],
     ids=[
         "dynamic",
+        "by zero",
+        "overflow",
+        "nan",
+        "1e30",
+        "256",
         "shape of a dynamic",
         "dynamic indices",
         "random",

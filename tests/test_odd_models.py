@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
-from bnfold.errors import ModelError
+from bnfold.errors import BnfoldError, ModelError
 from bnfold.malformed import deadly
 from bnfold.runtime import Session
 from tests.law import feeds
@@ -154,6 +155,41 @@ def test_what_the_runtime_does_not_survive_is_not_run(tmp_path: Path) -> None:
         bnfold.bench(path, output)
     made = bnfold.deploy(path, tmp_path / "served")
     assert "does not survive" in str(made.to_json())
+
+
+def calls(count: int, times: int, last: str = "") -> list[str]:
+    """Functions, each of which calls the next one so many times; the last one another, or Neg."""
+    head = '<domain: "f", opset_import: ["" : 18, "f" : 1]>'
+    found = []
+    for i in range(count):
+        op = f"f.g{i + 1}" if i < count - 1 else last or "Neg"
+        chain = " ".join(f"t{k + 1} = {op}(t{k})" for k in range(times))
+        found.append(f"{head} g{i} (t0) => (t{times}) {{ {chain} }}")
+    return found
+
+
+NEVER_RUN: dict[str, tuple[str, list[str], str]] = {
+    "a function that calls itself": ("f.g0(d)", calls(1, 1, "f.g0"), "in a circle"),
+    "two functions that call each other": ("f.g0(d)", calls(2, 1, "f.g0"), "in a circle"),
+    "functions that stand for 2^40 nodes": ("f.g0(d)", calls(40, 2), "too often"),
+    "functions 200 deep": ("f.g0(d)", calls(200, 1), "too deep"),
+    "more arguments than the function has": ("f.g0(d, d, d)", calls(1, 1), "certified"),
+    "an equation that is none": ('Einsum<equation="n.c.hw,c->n.c.hw">(d, s)', [], "whose equation is none"),
+}
+
+
+@pytest.mark.parametrize("name", NEVER_RUN)
+def test_what_would_never_end_is_not_run(name: str, tmp_path: Path) -> None:
+    call, functions, words = NEVER_RUN[name]
+    model = build(f"c = Conv(x, w) d = BatchNormalization(c, s, b, m, v) y = {call}", *functions)
+    path, output = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    path.write_bytes(model.SerializeToString())
+    result = bnfold.optimize(path, output)
+    assert result.status == "certified-only" and result.verification is not None
+    assert words in str(result.verification.to_json())
+    for act in (lambda: bnfold.bench(path, output, seconds=0), lambda: bnfold.deploy(path, tmp_path / "served")):
+        with contextlib.suppress(BnfoldError):
+            act()
 
 
 def test_the_first_reason_is_the_one_that_is_easily_helped() -> None:

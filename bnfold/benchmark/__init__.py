@@ -85,7 +85,7 @@ def bench(
     before, after = source.read_sparing(original), source.read_sparing(optimized)
     for model in (before, after):
         if trouble := deadly(model.proto):
-            raise ModelError(f"{model.label}: {trouble}; drop them")
+            raise ModelError(f"{model.label}: {trouble}")
     specs = samples.input_specs(before.proto)
     rows, notes = [], []
     for provider in resolve_providers(providers, provider_options):

@@ -114,7 +114,7 @@ def _check_ends(graph: GraphPair) -> None:
         "is an output of the graph": set(graph.old.output_set),
         "is read inside a subgraph": graph.old.captured,
         "is an initializer": set(graph.old.initializers),
-        "has a quantization annotation": set(graph.old.annotated),
+        "is named by an annotation": set(graph.old.annotated),
     }
     for name in graph.witness.storage:
         for why, names in ends.items():
@@ -139,6 +139,9 @@ def _check_outputs(graph: GraphPair) -> None:
     for name in graph.old.overridable:
         if not same_tensor(graph, name, name):
             graph.fail("interface", name, f"the default value of the input {name!r} changed")
+    for name in graph.new.annotated:
+        if graph.old.owner(name) is not None and graph.new.owner(name) is None:
+            graph.fail("wiring", name, f"an annotation names {name!r}, which is gone")
 
 
 @np.errstate(over="ignore", invalid="ignore")  # weights that are not finite

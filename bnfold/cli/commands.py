@@ -33,6 +33,7 @@ from bnfold.cli.run import Run, progress, tell_both_runtimes
 from bnfold.documents import Pair
 from bnfold.errors import UsageError
 from bnfold.jobs import jobs_of
+from bnfold.naming import default_output
 
 
 @click.group(cls=Program, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -98,7 +99,8 @@ def optimize(
     over. Nothing is written that was not proved. Prints what it wrote.
     """
     jobs, several = jobs_of(models, out)
-    run.check_documents(path for job in jobs for path in (job.model, job.output))
+    outputs = [job.output or default_output(job.model, options["precision"]) for job in jobs]
+    run.check_documents((job.model for job in jobs), outputs)
     from bnfold import fleet, report
     from bnfold.fleet.table import table
 

@@ -29,6 +29,7 @@ class Program(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and exit."""
         gc.set_threshold(YOUNG, 20, 100)
+        _open_streams()
         kwargs |= {"standalone_mode": False, "prog_name": "bnfold"}
         try:
             with _ended_in_order():
@@ -43,8 +44,23 @@ class Program(click.Group):
         except click.Abort:
             complain("interrupted")
             code = INTERRUPTED
+        except OSError as error:  # the help, or the version
+            complain(f"stdout cannot be written: {error.strerror}")
+            code = CANNOT
         gc.freeze()  # the process ends: nothing need be searched for garbage once more
         sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Let a stream that is closed lead nowhere: else the next file that is opened takes its number, and its output."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is not None:
+            continue
+        opened = os.open(os.devnull, os.O_RDWR)
+        if opened != number:
+            os.dup2(opened, number)
+            os.close(opened)
+        setattr(sys, name, open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
 
 
 @contextlib.contextmanager
@@ -85,5 +101,6 @@ def _ended_at_last(told: int) -> None:
 
 
 def complain(message: str) -> None:
-    """Say on stderr what is wrong."""
-    click.echo(f"bnfold: {message}", err=True)
+    """Say on stderr what is wrong, as far as anything can be said there."""
+    with contextlib.suppress(OSError):
+        click.echo(f"bnfold: {message}", err=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from bnfold.cli.program import DONE, complain
-from bnfold.documents import Document, Failed, Pair, UpToDate, check, shows_traceback
+from bnfold.documents import Document, Failed, Pair, UpToDate, check, shows_traceback, to_stdout
 from bnfold.errors import UsageError
 
 # numpy, onnx, onnxruntime and rich are imported by the commands that use them: `bnfold --help` stays quick.
@@ -38,12 +38,12 @@ class Run:
             for kind in ("json", "html", "junit")
         )
 
-    def check_documents(self, models: Iterable[Path | None]) -> None:
+    def check_documents(self, models: Iterable[Path | None], outputs: Iterable[Path] = ()) -> None:
         """Raise where a document cannot be written, or would overwrite a model: before the work, not after it."""
         for document in (self.html, self.junit):
             if document is not None and document.is_stdout:
                 raise UsageError(f"{document.option} needs the name of a file; only --json can go to stdout")
-        check([document for document in (self.json, self.html, self.junit) if document is not None], models)
+        check([document for document in (self.json, self.html, self.junit) if document is not None], models, outputs)
 
     @contextlib.contextmanager
     def errors(self, model: Path | None = None) -> Iterator[None]:
@@ -87,12 +87,18 @@ class Run:
         """Print a report: to stderr, or to stdout where the report is all that the command gives."""
         from bnfold import report
 
-        report.show(lines, report.console(sys.stdout if result and self.to_stdout else sys.stderr))
+        if result and self.to_stdout:
+            with to_stdout():
+                report.show(lines, report.console(sys.stdout))
+            return
+        with contextlib.suppress(OSError):  # a log that is full or gone is no reason to stop the work
+            report.show(lines, report.console(sys.stderr))
 
     def result(self, text: str) -> None:
         """Print one line of result."""
         if self.to_stdout:
-            click.echo(os.fsencode(text))
+            with to_stdout():
+                click.echo(os.fsencode(text))
 
     def write_documents(self, several: bool = False) -> None:
         """Write what was asked for: of several models, one document of them all, with what failed."""
@@ -123,7 +129,7 @@ def tell_both_runtimes() -> None:
 def progress(verbose: bool, still: bool = False) -> Iterator[Progress]:
     """Where steps are told: a spinner on a terminal; elsewhere, or where nothing may move, lines if asked for."""
     if still or not sys.stderr.isatty():
-        yield (lambda text: click.echo(f"bnfold: {text}", err=True)) if verbose else (lambda text: None)
+        yield complain if verbose else (lambda text: None)
         return
     from bnfold import report
 

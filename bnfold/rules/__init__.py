@@ -124,6 +124,9 @@ _SOME_INPUTS = {"Where": {1, 2}, "CastLike": {0, 1}}
 
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"})
 
+WIDE = 128
+"""Inputs of a node that demands pass: what it takes to ask it for each of them grows with their square, and more."""
+
 _QUANTIZED = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantize", "QAttention", "QGemm")
 """How the names of operators on integers begin, in ONNX's domain and in ONNX Runtime's."""
 
@@ -166,6 +169,9 @@ def apply(view: View) -> list[Accept]:
             f"{node.op} is not affine in this tensor, or has no rule",
             LAYER_BETWEEN,
         )
+    if len(node.inputs) > WIDE:
+        text = f"{node.op} reads {len(node.inputs)} tensors, and the search goes through {WIDE} at most"
+        raise view.refuse("search-limit", text, LAYER_BETWEEN)
     try:
         accepts = manner.rule(view)
     except MemoryError:

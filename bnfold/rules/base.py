@@ -132,7 +132,7 @@ def pinned_reason(code: str, name: str) -> Reason:
             "put a layer with weights behind {!r}, or apply the node to the data outside",
         ),
         "captured": ("tensor {!r} is also read inside a subgraph", "compute {!r} once more for the subgraph"),
-        "annotated": ("a quantization annotation names {!r}", "fold before quantising"),
+        "annotated": ("an annotation of quantization, devices or training names {!r}", "fold before annotating"),
     }
     text, unlock = texts[code]
     return Reason(code, text.format(name), name, unlock.format(name))

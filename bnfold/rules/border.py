@@ -71,7 +71,7 @@ def _pads(view: View) -> dict[int, tuple[int, int]]:
     """Begin and end of every axis that is padded or cropped."""
     pads = pads_of(view.node, view.port(0).rank)
     if pads is None:
-        raise view.refuse("opaque-op", "how much it pads is computed at run time", CONSTANT)
+        raise view.refuse("opaque-op", "how much it pads is computed at run time, or is too much", CONSTANT)
     return pads
 
 

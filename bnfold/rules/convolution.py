@@ -131,11 +131,8 @@ def constant_weight(view: View, slot: int) -> Constant:
     if constant is None:
         owner = node.graph.owner(name)
         if owner is not None and name in owner.overridable:
-            raise view.refuse(
-                "overridable-weight",
-                f"{name!r} is a graph input with a default value, which a caller may override",
-                f"remove {name!r} from the graph's inputs",
-            )
+            why, place = owner.override_of(name)
+            raise view.refuse("overridable-weight", f"{name!r} {why}", f"remove {name!r} from the {place}")
         raise view.refuse("dynamic-weight", f"the weights of {node.op} are computed at run time", CONSTANTS)
     if not constant.is_float:
         text = f"the weights of {node.op} are not of a float type"

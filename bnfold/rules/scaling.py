@@ -90,11 +90,8 @@ def _batchnorm_source(node: Node) -> Source | Reason:
         constant, name = node.constant(slot), node.input(slot)
         owner = node.graph.owner(name)
         if constant is None and owner is not None and name in owner.overridable:
-            return no(
-                "overridable-parameter",
-                f"its {what} {name!r} is a graph input with a default value, which a caller may override",
-                f"remove {name!r} from the graph's inputs",
-            )
+            why, place = owner.override_of(name)
+            return no("overridable-parameter", f"its {what} {name!r} {why}", f"remove {name!r} from the {place}")
         if constant is None:
             return no("dynamic-parameters", f"its {what} is computed at run time", CONSTANT)
         if not constant.is_float:
@@ -106,6 +103,7 @@ def _batchnorm_source(node: Node) -> Source | Reason:
     size = parameters[0].shape
     if (
         len(size) != 1
+        or not size[0]
         or any(p.shape != size for p in parameters)
         or (shape[1] not in (size[0], None) and isinstance(shape[1], int))
     ):

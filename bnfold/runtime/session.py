@@ -94,6 +94,8 @@ class Session:
         if ORT_NAMES[self.provider] not in known:
             raise ProviderError(f"the installed onnxruntime was built without it; {INSTALL[self.provider]}")
         source = str(model) if isinstance(model, Path) else model
+        if isinstance(source, str) and not _is_utf8(source):
+            raise CannotRun("ONNX Runtime takes no path that is not UTF-8; rename the file, or set a UTF-8 locale")
         try:
             with contextlib.nullcontext() if self.provider == CPU else muted():
                 session = self._runtime.InferenceSession(
@@ -146,6 +148,14 @@ class Session:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = None
         return found
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_provider_trouble(message: str) -> bool:

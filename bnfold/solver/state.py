@@ -72,6 +72,9 @@ class State:
     opened: set[int] = field(default_factory=set)
     """Nodes of GELUs that may change, because a BatchNormalization has no other way."""
 
+    _near_by: dict[str, list[Node]] = field(default_factory=dict)
+    """What `neighbours` found."""
+
     def __post_init__(self) -> None:
         self.plan = GraphPlan(self.graph)
 
@@ -161,11 +164,14 @@ class State:
 
     def neighbours(self, name: str) -> list[Node]:
         """Who makes a tensor, and who reads it."""
+        known = self._near_by.get(name)
+        if known is not None:
+            return known
         producer = self.graph.producers.get(name)
         found = {} if producer is None else {producer.index: producer}
         for node, _ in self.graph.consumers.get(name, []):
             found.setdefault(node.index, node)
-        return list(found.values())
+        return self._near_by.setdefault(name, list(found.values()))
 
     def pinned(self, name: str) -> str:
         """Why a tensor's meaning must stay, '' where it need not."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bnfold import rules
@@ -65,6 +65,7 @@ class GraphSolver:
         self.rank = {index: (*priority(source), index) for index, source in self.sources.items()}
         self.far = FAR[0] + FAR[1] * len(graph.nodes)
         self.steps = 0
+        self._last: tuple[int, frozenset[int]] = (-1, frozenset())
 
     def outcomes(self) -> list[Outcome]:
         """What became of every affine, in graph order."""
@@ -202,6 +203,12 @@ class GraphSolver:
             return None
         return found
 
+    def _around(self, index: int, names: Sequence[str]) -> frozenset[int]:
+        """The nodes at these tensors, which are those at both ends of one affine; for the last one they are known."""
+        if self._last[0] != index:
+            self._last = index, frozenset(n.index for name in names for n in self.state.neighbours(name))
+        return self._last[1]
+
     def attempt(self, source: Source, way: Way, limit: int, alone: bool = True) -> _Found | Failure:
         """Try one way.
 
@@ -213,7 +220,7 @@ class GraphSolver:
         """
         node, state = source.node, self.state
         ends = (node.inputs[source.slot], way.x), (node.outputs[0], way.y)
-        around = frozenset(n.index for name, _ in ends for n in state.neighbours(name))
+        around = self._around(node.index, [name for name, _ in ends])
         for name, storage in ends:
             current, pinned = state.current(name), state.pinned(name)
             assert current is not None
