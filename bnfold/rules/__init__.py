@@ -183,9 +183,12 @@ def apply(view: View) -> list[Accept]:
 
 def _refuse_lost(view: View, accept: Accept) -> None:
     """Refuse where a constant would have to be stored differently, and nothing in the node does that."""
+    lost = [key for key, port in view.ports.items() if port.constant is not None and not port.storage.is_identity]
+    if not lost or accept.assign:
+        return
     edited = {edit.slot for edit in accept.edits if isinstance(edit, NewConstant)}
-    for key, port in view.ports.items():
-        if port.constant is not None and key not in edited and not (accept.assign or port.storage.is_identity):
+    for key in lost:
+        if key not in edited:
             text = f"the demand reaches {view.node.inputs[key]!r}, a constant of {view.node.op}"
             raise view.refuse("opaque-op", text, "store what this node computes as an initializer")
 
