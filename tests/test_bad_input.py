@@ -231,7 +231,7 @@ CASES: list[tuple[Case, int, str]] = [
     (json_into_no_folder, 1, "nowhere of --json does not exist; make it first"),
     (json_into_a_folder, 1, "is a folder; give a file name to --json"),
     (json_over_the_model, 2, "would overwrite a model; choose another name"),
-    (json_over_the_output, 2, "would overwrite a model; choose another name"),
+    (json_over_the_output, 2, "would overwrite the output; choose another name"),
     (an_unknown_option, 2, "No such option"),
     (no_model, 2, "Missing argument 'MODEL...'"),
     (an_unknown_command, 2, "No such command 'fold'"),
