@@ -55,7 +55,7 @@ def _point(storage: Storage) -> tuple[Array, Array]:
 
 def _operand(value: Array, magnitude: Array) -> Exact:
     shape = np.broadcast_shapes(value.shape, magnitude.shape)
-    return Exact.of(np.broadcast_to(value, shape), np.broadcast_to(16 * EPS * magnitude, shape))
+    return Exact.of(np.broadcast_to(value, shape), np.broadcast_to(64 * EPS * magnitude, shape))
 
 
 def _sum(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
