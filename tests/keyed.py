@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 NEW = re.compile(r".*\.(folded|merged)(\.\d+)?$")
 """Names of new constants."""
@@ -70,6 +70,42 @@ def unintended(
         gone |= {id(node): node for node in group.nodes if node is not group.into}
         gone.pop(id(group.into), None)
     return found + _Graphs("graph", before.graph, after.graph, gone, groups, numbers, before.ir_version < 4, None).found
+
+
+def exchanged(before: ModelProto, after: ModelProto, pairs: Collection[tuple[str, str]]) -> ModelProto:
+    """The first model with the nodes of each pair, a convolution and the pool behind it, the other way round.
+
+    Args:
+        before: not changed.
+        after: says how what is between the two is called now.
+        pairs: their labels.
+    """
+    made = ModelProto()
+    made.CopyFrom(before)
+    for labels in pairs:
+        conv, pool = (next(_labelled(made.graph, [label])) for label in labels)
+        (between,) = conv.output
+        graph = next(graph for graph in _graphs(made.graph) if any(node is pool for node in graph.node))
+        new = _between(after, conv, pool)
+        nodes = [node for node in graph.node if node is not conv and node is not pool]
+        place = next(i for i, node in enumerate(graph.node) if node is pool) - 1  # the convolution stood before it
+        pool.input[0], conv.input[0], conv.output[0] = conv.input[0], new, pool.output[0]
+        pool.output[0] = new
+        ordered = (*nodes[:place], pool, conv, *nodes[place:])
+        copies = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
+        kept = [value for value in graph.value_info if value.name != between]
+        values = [ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
+        del graph.node[:], graph.value_info[:]
+        graph.node.extend(copies)
+        graph.value_info.extend(values)
+    return made
+
+
+def _between(after: ModelProto, conv: NodeProto, pool: NodeProto) -> str:
+    """How the tensor between a pool and the convolution behind it is called."""
+    nodes = [node for graph in _graphs(after.graph) for node in graph.node]
+    named = [node.output[0] for node in nodes if node.name and node.name == pool.name]
+    return next(iter(named or [node.input[0] for node in nodes if pool.output[0] in node.output]), "")
 
 
 @dataclass(frozen=True)
@@ -360,6 +396,15 @@ def _read(graph: GraphProto) -> Iterator[str]:
         for node in graph.node:
             yield from node.input
             stack += _bodies(node)
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph and all bodies in it."""
+    stack = [graph]
+    while stack:
+        graph = stack.pop()
+        yield graph
+        stack += [body for node in graph.node for body in _bodies(node)]
 
 
 def _bodies(node: NodeProto) -> list[GraphProto]:

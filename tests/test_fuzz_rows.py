@@ -41,6 +41,8 @@ def step(b: Builder, rng: random.Random, values: list[str]) -> str:
     shape = b.shape(x)
     if op == "left":
         return b.node("MatMul", b.constant(b.normal(rng.choice([2, 3, shape[-2]]), shape[-2])), x)
+    if op == "right" and len(shape) == 2 and rng.random() < 0.5:
+        return b.gemm(x, rng.choice([2, 3, shape[-1]]), transB=rng.randint(0, 1))
     if op == "right":
         return b.matmul(x, rng.choice([2, 3, shape[-1]]), rng.random() < 0.4)
     if op == "elementwise":

@@ -9,15 +9,16 @@ import pytest
 
 import bnfold
 from tests.builder import Builder
-from tests.keyed import Merge, unintended
+from tests.keyed import Merge, exchanged, unintended
 from tests.merging import Row, image
 from tests.test_merged_scales import ROWS as SCALES
 from tests.test_merges import BRANCHES, CHAINS, repvgg
 from tests.test_regrouped import ROWS as REGROUPED
 from tests.test_siblings import ROWS as SIBLINGS
+from tests.test_swaps import ROWS as SWAPS
 
 
-@pytest.mark.parametrize("row", [*BRANCHES, *CHAINS, *REGROUPED, *SCALES, *SIBLINGS], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [*BRANCHES, *CHAINS, *REGROUPED, *SCALES, *SIBLINGS, *SWAPS], ids=lambda row: row.name)
 def test_a_merge_changes_nothing_beside_it(row: Row) -> None:
     model = row.model()
     result = bnfold.optimize(model, verify=False)
@@ -29,7 +30,8 @@ def unasked(before: onnx.ModelProto, after: onnx.ModelProto, result: bnfold.Opti
     """What a keyed comparison finds."""
     left = [affine.node for affine in result.affines if affine.status == "folded"]
     made = [Merge(each.root, each.nodes, each.into, each.op) for each in result.merges if each.status == "merged"]
-    return unintended(before, after, left, numbers=True, merges=made)
+    pairs = [(each.nodes[0], each.nodes[1]) for each in result.merges if each.status == "swapped"]
+    return unintended(exchanged(before, after, pairs), after, left, numbers=True, merges=made)
 
 
 UNASKED: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {

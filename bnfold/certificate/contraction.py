@@ -75,7 +75,7 @@ def _product(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     terms = [a * moved, b]
     doubt = (count + 8) * EPS * (np.abs(a) * size + np.abs(b))
     if node.op == "MatMul":
-        found[BIAS] = _sum(terms, doubt, None)
+        found[BIAS] = _sum(terms, doubt)
         free = [w.shape[own.index(name)] if w is not None and name in own else 1 for name in y]
         stored = stored_constant(pair, BIAS)
         if stored is not None and list(stored.shape) == free:  # which may repeat one value
@@ -88,7 +88,7 @@ def _product(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
         terms.append(a * q * c.float64())
         doubt = doubt + 8 * EPS * np.abs(terms[-1])
     if c is not None or not node.input(2):
-        found[2] = _sum([term / new_q for term in terms], doubt / abs(new_q), pair.new.constant(2))
+        found[2] = _sum([term / new_q for term in terms], doubt / abs(new_q))
     return found
 
 
@@ -105,16 +105,9 @@ def _row(x: tuple[str, Storage], y: tuple[str, Storage], own: str) -> dict[str, 
     return dict(zip(free, map(int, np.unravel_index(np.argmax(places), places.shape)), strict=True))
 
 
-def _sum(terms: Sequence[Array], doubt: Array, stored: Constant | None) -> Exact:
-    """The sum of terms; in the shape of what is stored, where that only repeats it."""
+def _sum(terms: Sequence[Array], doubt: Array) -> Exact:
     value = np.asarray(sum(terms[1:], terms[0]))
     shape = np.broadcast_shapes(value.shape, doubt.shape)
-    if (
-        stored is not None
-        and len(stored.shape) <= 2
-        and np.broadcast_shapes(shape, stored.shape)[-2:] == ((1,) * (2 - len(stored.shape)) + stored.shape)
-    ):
-        shape = np.broadcast_shapes(shape, stored.shape)
     return Exact.of(np.broadcast_to(value, shape), np.broadcast_to(doubt, shape))
 
 

@@ -45,7 +45,7 @@ WINDOWED = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool
 LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"})
 """Operators that make of finite numbers finite ones, unless their weights are none."""
 
-BROADCASTING = frozenset({"Add", "Sub", "Mul", "Div", "Sum", "Mean"})
+BROADCASTING = frozenset({"Add", "Sub", "Mul", "Div", "Sum", "Mean", "Gemm"})
 """Operators whose constants may say one number again and again."""
 
 INDIFFERENT = {"Shape": 0, "Size": 0, "CastLike": 1}

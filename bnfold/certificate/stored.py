@@ -35,7 +35,7 @@ def as_often(exact: Exact, stored: Constant | None, whole: Shape | None) -> Exac
         stored: what is.
         whole: the output's shape, as far as it is known.
     """
-    if stored is None or whole is None or fitted(exact.value, stored.shape) is not None:
+    if stored is None or whole is None or exact.shape == stored.shape or fitted(exact.value, stored.shape) is not None:
         return exact
     try:
         shape = np.broadcast_shapes(exact.shape, stored.shape)

@@ -22,7 +22,7 @@ from typing import Any
 
 import onnx
 
-from tests.keyed import Merge, unintended
+from tests.keyed import Merge, exchanged, unintended
 from tests.zoo import hand, results, tables
 from tests.zoo.count import count
 from tests.zoo.results import Report, Row
@@ -66,6 +66,8 @@ def changes(path: Path, output: Path, report: Path) -> tuple[str, ...]:
     left = [affine["node"] for affine in found["affines"] if affine["status"] == "folded"]
     merged = [entry for entry in found["merges"] if entry["status"] == "merged"]
     merges = [Merge(entry["node"], tuple(entry["nodes"]), entry["into"], entry["op"]) for entry in merged]
+    pairs = [(entry["nodes"][0], entry["nodes"][1]) for entry in found["merges"] if entry["status"] == "swapped"]
+    before = exchanged(before, after, pairs)
     return tuple(unintended(before, after, left, numbers=True, merges=merges)[:5])
 
 
