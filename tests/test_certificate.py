@@ -998,3 +998,29 @@ def test_what_cancels_between_nodes_that_left_is_no_mistake(seed: int) -> None:
     b.conv(b.node("Relu", b.node("GlobalLpPool", b.bn(b.bn(x, gamma=rng.uniform(0.5, 2, 4), **tiny)), p=3)), 2, 1)
     result = bnfold.optimize(b.model(), verify=False)
     assert result.batchnorm.after == 0 and not result.warnings
+
+
+def test_what_cancels_in_front_of_a_node_that_left_is_no_mistake() -> None:
+    """As above, where what is left of a shift of a thousand goes through another BatchNormalization."""
+    b = Builder()
+    bns: list[dict[str, Any]] = [
+        {
+            "gamma": [1.9651672051082971, -1.339942749580989],
+            "beta": [0.8999555986036696, -2.7983911573421207],
+            "mean": [-1.8917332698388627, -1.1688694234641357],
+            "variance": [0.0, 0.956364212776],
+        },
+        {
+            "gamma": [0.62189607, 1.04394625],
+            "beta": [1.21222668, 0.51861399],
+            "mean": [-0.04468083, 0.16127237],
+            "variance": [1e-6, 0.963635711],
+        },
+    ]
+    y = b.node("Slice", b.node("Relu", b.input(3, 2, 5, 4)), *(b.constant([n]) for n in (0, 100, 0)))
+    y = b.node("Add", y, b.constant(np.array([0.16556239, -0.08475033]).reshape(2, 1, 1)))
+    for parameters in bns:
+        y = b.bn(y, **parameters)
+    b.conv(b.node("PRelu", y, b.constant(b.normal(2, 1, 1))), 2, 1)
+    result = bnfold.optimize(b.model(), verify=False)
+    assert result.batchnorm.after == 0 and not result.warnings

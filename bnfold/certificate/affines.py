@@ -147,8 +147,15 @@ def align(node: Node, value: Array, rank: int) -> Array:
 
 
 def check_removed(graph: GraphPair, node: Node) -> None:
-    """Its input and its output are one tensor in the output: den' v' = num' (s v + t) + off' wherever v is."""
-    check_left(node, *_removed(graph, node))
+    """Its input and its output are one tensor in the output: den' v' = num' (s v + t) + off' wherever v is.
+
+    How its input is stored was rounded where the node in front left too, as large as the terms of that one's shift are.
+    """
+    s, t, t_size, x, y = _removed(graph, node)
+    before = node.graph.producers.get(graph.witness.removed[node.index][0])
+    if before is not None and before.index in graph.witness.removed:
+        t_size = t_size + np.abs(s) * _removed(graph, before)[2]
+    check_left(node, s, t, t_size, x, y)
 
 
 def check_left(node: Node, s: Array, t: Array, t_size: Array, x: Storage, y: Storage) -> None:
