@@ -91,7 +91,8 @@ def is_malformed(node: onnx.NodeProto, opset: int) -> bool:
     found = {attribute.name: attribute for attribute in node.attribute}
     if form.required - found.keys():
         return True
-    odd = (a for name, a in found.items() if a.type and a.type != form.types.get(name, a.type))
+    # A reference to an attribute of a function means nothing outside of it; what is in one comes here without any.
+    odd = (a for name, a in found.items() if a.ref_attr_name or (a.type and a.type != form.types.get(name, a.type)))
     return any(odd) or _has_odd_numbers(found) or has_odd_equation(node)
 
 

@@ -54,6 +54,8 @@ MODELS: dict[str, tuple[onnx.ModelProto, str]] = {
     "pads that take too much": (model(CONV.replace("Conv", "Conv<pads=[-9,-9,-9,-9]>")), INVALID),
     "a group that does not divide": (model(CONV.replace("Conv", "Conv<group=3>")), STAYS),
     "a group of another type": (model(CONV.replace("Conv", "Conv<group=1.5>")), "opaque-op"),
+    "a reference to an attribute of no function": (
+        model(f"{BN} e = Concat<axis=1>(d, x) y = Conv(e, w)", w=floats(3, 8, 1, 1)), "opaque-op"),
     "an image of rank 2": (model(CONV, x="1,4"), STAYS),
     "integer statistics": (model(CONV, m=INTEGERS), STAYS),
     "a mean that is too long": (model(CONV, m=floats(5)), "unsupported-form"),
@@ -97,6 +99,7 @@ MODELS: dict[str, tuple[onnx.ModelProto, str]] = {
     "a function of no such opset": (model(CONV), "uses opset -9223372036854775808, which does not exist"),
     "no graph": (onnx.ModelProto(ir_version=8), "holds no graph"),
 }  # fmt: skip
+MODELS["a reference to an attribute of no function"][0].graph.node[1].attribute[0].ref_attr_name = "b"
 MODELS["no opset"][0].ClearField("opset_import")
 MODELS["no such opset"][0].opset_import[0].version = -1
 MODELS["a function of no such opset"][0].functions.add(name="f", domain="own").opset_import.add(version=-(2**63))
