@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from bnfold.errors import ModelError
 from bnfold.plan import Rewrite
 from bnfold.write import folded
 from tests import fuzzer
+from tests.fuzzed import FOUND
 from tests.fuzzer import attempt, mutated, scrambled, seeds
 from tests.program import foldable
 
@@ -51,6 +53,12 @@ def test_bytes_break_nothing(corpus: list[bytes]) -> None:
         attempt(scrambled(rng.choice(corpus), rng))
         attempt(rng.randbytes(40))
     assert attempt(b"").startswith("refused")
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_once_is_found_no_more(name: str) -> None:
+    with np.errstate(all="ignore"):
+        assert attempt(base64.b85decode(FOUND[name])).startswith("folded")
 
 
 # ----------------------------------------------------------------------------------------- what the fuzzer would see

@@ -82,7 +82,22 @@ def magnitude(node: Node, inputs: Inputs, sizes: Inputs, output: Array) -> Array
         return np.full(output.shape, 4.0 * np.max(sizes[0]))
     if op in MONOTONE or op in _BOUND_AS:
         return np.abs(_kernel(node, _BOUND_AS.get(op, op), sizes)[0])
-    return _sensitivity(node, inputs, sizes, output)
+    worst = _sensitivity(node, inputs, sizes, output)
+    if op in _CENTERED and inputs[0] is not None and sizes[0] is not None:
+        worst = worst + np.abs(output) * _lost_to_the_mean(node, inputs[0], sizes[0])
+    return worst
+
+
+_CENTERED = frozenset({"InstanceNormalization", "GroupNormalization", "LayerNormalization"})
+
+
+def _lost_to_the_mean(node: Node, x: Array, size: Array) -> Array:
+    """How large x is beside its spread: subtracting the mean loses as much, however little the result may move."""
+    first = {"InstanceNormalization": 2, "GroupNormalization": 1}.get(node.op, node.get_int("axis", -1) % x.ndim)
+    axes = tuple(range(first, x.ndim))
+    spread = np.ptp(x, axis=axes, keepdims=True)
+    largest = np.max(size, axis=axes, keepdims=True)
+    return np.where(spread > 0, largest / np.where(spread > 0, spread, 1.0), 0.0)
 
 
 def _sensitivity(node: Node, inputs: Inputs, sizes: Inputs, output: Array) -> Array:
