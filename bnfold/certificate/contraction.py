@@ -106,6 +106,7 @@ def _row(x: tuple[str, Storage], y: tuple[str, Storage], own: str) -> dict[str, 
 
 
 def _sum(terms: Sequence[Array], doubt: Array) -> Exact:
+    """The sum of terms, and how far it may be off."""
     value = np.asarray(sum(terms[1:], terms[0]))
     shape = np.broadcast_shapes(value.shape, doubt.shape)
     return Exact.of(np.broadcast_to(value, shape), np.broadcast_to(doubt, shape))

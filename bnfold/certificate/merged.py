@@ -140,6 +140,7 @@ def _sizes(region: Region, shape: tuple[object, ...], terms: Terms) -> Iterator[
 
 
 _AFFINE = frozenset({"Add", "Sub", "Mul", "Div"})
+"""Members with a constant that lies along axes of the tensor."""
 
 FEW = 16
 """Channels of a depthwise convolution that are evaluated: each works alone, and every number is compared anyhow."""
