@@ -1,13 +1,12 @@
-"""SHA-256 of files: streamed, beside other work, or while they are written."""
+"""SHA-256 of files: streamed, or beside other work."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 PIECE = 1 << 20
 """Bytes that are read at once."""
@@ -90,33 +89,3 @@ class Beside:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-
-
-class _Watched:
-    """A file, whose content goes through a hash as it is written."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._hash = hashlib.sha256()
-
-    def write(self, data: bytes | memoryview) -> int:
-        self._hash.update(data)
-        return self._file.write(data)
-
-    def writelines(self, pieces: Iterable[bytes | memoryview]) -> None:
-        for piece in pieces:
-            self.write(piece)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def digest(self) -> Digest:
-        return Digest(self._file.tell(), self._hash.hexdigest())
-
-
-@contextmanager
-def watched(file: IO[bytes], into: dict[Path, Digest], name: Path) -> Iterator[IO[bytes]]:
-    """What to write to instead of `file`, from one end to the other; its digest goes `into` a dict at the end."""
-    made = _Watched(file)
-    yield made  # type: ignore[misc]
-    into[name] = made.digest()

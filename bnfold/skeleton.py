@@ -5,25 +5,18 @@ Both are cheap however large the model is, and neither is ever written back.
 
 from __future__ import annotations
 
-import math
-
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto, ValueInfoProto
 
 from bnfold.calls import Functions
+from bnfold.inference import OPAQUE, inferred, opaque
 from bnfold.malformed import has_odd_equation
 from bnfold.protos import every_node
 from bnfold.source import is_external, nbytes_or_none
 
 SMALL = 4096
 """Constants up to this many bytes stay in the skeleton: shapes, axes, scales and the like steer shape inference."""
-
-LONG = 1 << 20
-"""Values of shapes with more elements than this are none."""
-
-_OPAQUE = "bnfold.opaque"
-"""The domain of nodes of which inference is not asked."""
 
 
 def topology(graph: onnx.GraphProto) -> gs.Graph:
@@ -52,18 +45,14 @@ def infer_value_info(model: onnx.ModelProto) -> onnx.GraphProto:
             entry.version = max(entry.version, 6)  # before opset 6 few operators have shape inference
     for value in bare.graph.input:
         _name_sizes(value)
-    data_prop = not _grows(bare)
-    try:
-        return onnx.shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=data_prop).graph
-    except Exception:  # noqa: BLE001 - whatever C++ code chokes on: the declared shapes are what is known
-        return bare.graph
+    return inferred(bare)
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with small constants only, on which ONNX's own code neither takes long nor ends the process."""
     bare = onnx.ModelProto(ir_version=max(model.ir_version, 4))
     bare.opset_import.extend(model.opset_import)
-    bare.opset_import.add(domain=_OPAQUE, version=1)
+    bare.opset_import.add(domain=OPAQUE, version=1)
     if safe_functions(model):
         bare.functions.extend(model.functions)
     bare.graph.CopyFrom(_without_weights(model.graph))
@@ -89,7 +78,7 @@ def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
         if value is not None and not _is_small(value) and node.output:
             bare.input.append(_declared(value, node.output[0]))
         elif aborts(node):
-            bare.node.append(onnx.NodeProto(op_type="Opaque", domain=_OPAQUE, input=node.input, output=node.output))
+            bare.node.append(opaque(node))
         elif any(a.type == AttributeProto.GRAPH for a in node.attribute):
             bare.node.append(_without_inner_weights(node))
         elif node.op_type == "Reshape" and len(node.input) == 1:
@@ -116,26 +105,6 @@ def aborts(node: onnx.NodeProto) -> bool:
             return True
         if (node.op_type, attribute.name) == ("Split", "num_outputs") and attribute.i < len(node.output):
             return True
-    return False
-
-
-def _grows(model: onnx.ModelProto) -> bool:
-    """Whether ONNX's inference, which follows the values of shapes, would make very long ones: Concat(x, x), again."""
-    nodes = list(every_node(model.graph.node))
-    inner = [node for function in model.functions for node in every_node(function.node)]
-    if sum(node.op_type == "Concat" for node in (*nodes, *inner)) < math.log2(LONG / SMALL):
-        return False
-    inside = math.prod(max(1, len(node.input)) for node in inner if node.op_type == "Concat")
-    local = {(function.domain, function.name) for function in model.functions}
-    length = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
-    for node in nodes:
-        given = [length.get(name, 1) for name in node.input]
-        made = sum(given) if node.op_type == "Concat" else max(given, default=1)
-        if (node.domain, node.op_type) in local:
-            made *= inside
-        if made > LONG:
-            return True
-        length |= dict.fromkeys(node.output, made)
     return False
 
 

@@ -9,17 +9,21 @@ is new, and after one that takes the place of an older model at once.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from bnfold import manifest, temporary
 from bnfold.errors import ModelError, OutputError, UsageError
-from bnfold.hashes import Digest, watched
+from bnfold.hashes import Digest
 from bnfold.patch import tensors
 from bnfold.source import ExternalRange, Source, Stamp, external_range, is_beside, stamp_of
+from bnfold.written import Written
+
+BEHIND = 8
+"""Files that may be on their way to the disk at once."""
 
 
 @dataclass(frozen=True)
@@ -114,18 +118,21 @@ class Staged:
     def __init__(self, where: Destination, folder: Path) -> None:
         self.where = where
         self.folder = folder
-        self._files: list[Path] = []
-        self.digests: dict[Path, Digest] = {}
-        """Of the files that were created, by name, where there will be a manifest."""
+        self._files: dict[Path, Written] = {}
 
     @property
     def path(self) -> Path:
         """The staged model file."""
         return self.folder / self.where.path.name
 
+    @property
+    def digests(self) -> dict[Path, Digest]:
+        """Of the files that were created, by name, where there will be a manifest."""
+        return {name: file.digest for name, file in self._files.items()}
+
     @contextlib.contextmanager
-    def create(self, name: Path | str) -> Iterator[IO[bytes]]:
-        """A new file, `name` relative to the output's folder; synced when closed.
+    def create(self, name: Path | str) -> Iterator[Written]:
+        """A new file, `name` relative to the output's folder; on its way to the disk when closed.
 
         Raises:
             OutputError: the disk is full, or the folder cannot be written to.
@@ -133,15 +140,16 @@ class Staged:
         staged = self.folder / name
         with _writing(self.where.path):
             staged.parent.mkdir(parents=True, exist_ok=True)
-            self._files.append(Path(name))
-            with staged.open("wb") as file:
-                if self.where.with_manifest:
-                    with watched(file, self.digests, Path(name)) as through:
-                        yield through
-                else:
-                    yield file
-                file.flush()
-                os.fsync(file.fileno())
+            for earlier in itertools.islice(reversed(self._files.values()), BEHIND - 1, BEHIND):
+                earlier.wait()
+            file = self._files[Path(name)] = Written(staged, self.where.with_manifest)
+            yield file
+            file.finish()
+
+    def close(self) -> None:
+        """Let go of all files."""
+        for file in self._files.values():
+            file.close()
 
     def tell(self, text: str) -> None:
         """Put a manifest beside the model.
@@ -160,6 +168,9 @@ class Staged:
             OutputError: another run was faster, or the folder cannot be written to any more.
         """
         output, told, folder = self.where.path, self.where.manifest, self.where.path.parent
+        with _writing(output):
+            for file in self._files.values():
+                file.wait()
         self.where.check_unchanged()
         with _writing(output), temporary.alone(folder):
             data = [name for name in self._files if name not in (Path(output.name), Path(told.name))]
@@ -188,7 +199,7 @@ def staged(where: Destination) -> Iterator[Staged]:
     with contextlib.ExitStack() as stack:
         with _writing(where.path):
             folder = stack.enter_context(temporary.folder(where.path))
-        yield Staged(where, folder)
+        yield stack.enter_context(contextlib.closing(Staged(where, folder)))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import onnx
 from google.protobuf.message import EncodeError
 
-from bnfold import skeleton
+from bnfold import inference, skeleton
 from bnfold.errors import BnfoldError, ModelError, NotEquivalentError
 from bnfold.operand_shapes import odd_operand
 from bnfold.source import ModelLike, Source, read_lean
@@ -61,8 +61,7 @@ def problem_of(model: onnx.ModelProto) -> str:
     try:
         bare = skeleton.without_weights(model)
         onnx.checker.check_model(bare)
-        known = onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True)
-        return odd_operand(known.graph)
+        return odd_operand(inference.checked(bare))
     except Exception as error:  # noqa: BLE001 - C++ code raises what it likes, protobuf what is no text
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return lines[0][:300] if lines else type(error).__name__

@@ -39,11 +39,12 @@ from bnfold.source import (
     tensor_nbytes,
 )
 from bnfold.stage import Staged, external_data
+from bnfold.written import Written
 
 PIECE = 1 << 19
 """Bytes of float64 that one piece of a streamed constant may take: few enough for a processor's cache."""
 
-COPIED = 1 << 24
+COPIED = 1 << 22
 """Bytes that are copied at once."""
 
 KEPT = 1 << 26
@@ -193,7 +194,7 @@ def _moved_out(
 
 
 def _stream(
-    file: IO[bytes],
+    file: Written,
     external: list[TensorProto],
     edit_of: Callable[[TensorProto], NewConstant | None],
     base_dir: Path | None,
@@ -218,7 +219,7 @@ def _stream(
         _refer(tensor, name, offset, length)
 
 
-def _copy_range(place: ExternalRange, file: IO[bytes]) -> None:
+def _copy_range(place: ExternalRange, file: Written) -> None:
     with _reading(place.path) as source:
         source.seek(place.offset)
         left = place.length

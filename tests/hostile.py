@@ -13,6 +13,7 @@ import numpy as np
 from tests.features_graphs import value
 from tests.hostile_models import (
     BIG,
+    LAID_OUT,
     Attack,
     absolute,
     altered,
@@ -23,6 +24,7 @@ from tests.hostile_models import (
     grown,
     huge_channels,
     huge_sizes,
+    laid_out,
     linked,
     make,
     many_readers,
@@ -127,6 +129,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "Pad of two long axes": (altered(padded(1 << 14)), ""),
     "Gather without end": (
         grown(make("Expand", "i big", "j"), make("Gather", "i j", "z"), i=np.zeros(1, np.int64), big=BIG), ""),
+    **{f"a long vector: {name}": (laid_out(nodes), "") for name, nodes in LAID_OUT.items()},
     "doubled 40 times": (grown(*doubling(40), z0=np.ones(1, np.float32)), ""),
     "squared 7 times": (
         grown(*squaring(7), z0=np.ones(3, np.float32), column=np.array([-1, 1]), row=np.array([1, -1]),

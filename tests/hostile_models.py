@@ -185,6 +185,55 @@ def constants_in_a_circle(model: ModelProto) -> None:
     model.graph.node[3].input[1] = "p"
 
 
+LONG = 1 << 33
+
+LAID_OUT = {
+    "Cast": "z = Cast<to = 7>(v)",
+    "Concat": "z = Concat<axis = 0>(v, v)",
+    "Gather": "one = Constant<value = int64[1] {0}>() z = Gather(v, one)",
+    "Slice": "a = Constant<value = int64[1] {0}>() b = Constant<value = int64[1] {9}>() z = Slice(v, a, b)",
+    "Size": "z = Size(v)",
+    "Squeeze": "z = Squeeze(v)",
+    "Unsqueeze": "axes = Constant<value = int64[1] {0}>() z = Unsqueeze(v, axes)",
+    "Add": "w = Neg(v) z = Add(v, w)",
+    "MeanVarianceNormalization": "z = MeanVarianceNormalization<axes = [0]>(v)",
+    "Expand": "one = Constant<value = float {1.0}>() z = Expand(one, v)",
+    "Expand, flattened": "s = Flatten<axis = 0>(v) t = Squeeze(s) one = Constant<value = float {1.0}>() "
+    "z = Expand(one, t)",
+    "Cast in a body": "c = Constant<value = bool {1}>() z = If(c) <then_branch = g () => (p) { p = Cast<to = 7>(v) }, "
+    "else_branch = h () => (q) { q = Neg(v) }>",
+    "Expand in a function": "z = own.f(v)",
+    "Cast in a function": "z = own.g(v)",
+    "a computed length": "s = Shape(m) k = ConstantOfShape(s) flat = Constant<value = int64[1] {-1}>() "
+    "n = Reshape(k, flat) z = Cast<to = 7>(n)",
+    "a thousand vectors": " ".join(f"c{i} = Cast<to = 7>(u)" for i in range(1000)) + " z = Cast<to = 7>(u)",
+}
+"""What makes ONNX's shape inference lay out a vector `v`, whose length is an input's; `m` has two long axes."""
+
+
+def laid_out(nodes: str) -> Attack:
+    """Such nodes beside a model that folds; Shape makes inference look at numbers at all."""
+
+    def attack(folder: Path) -> Path:
+        model = foldable()
+        graph = onnx.parser.parse_graph(
+            f"g (int64[{LONG}] v, int64[1048576] u, float[{1 << 20}, {1 << 20}] m) => (z, size) "
+            f"{{ size = Shape(m) {nodes} }}"
+        )
+        model.graph.input.extend(graph.input)
+        model.graph.output.extend(graph.output)
+        model.graph.node.extend(graph.node)
+        for text in ("f (s) => (t) { one = Constant<value = float {1.0}>() t = Expand(one, s) }",
+                     "g (s) => (t) { t = Cast<to = 7>(s) }"):  # fmt: skip
+            made = onnx.parser.parse_function(f'<domain: "own", opset_import: ["": 17]> {text}')
+            if f"own.{made.name}" in nodes:
+                model.functions.append(made)
+        model.opset_import.add(domain="own", version=1)
+        return written(model, folder)
+
+    return attack
+
+
 def nested(levels: int) -> Attack:
     def change(model: ModelProto) -> None:
         inner = body(["Neg"], read="x")

@@ -18,6 +18,7 @@ from bnfold.certificate.result import Failure
 from bnfold.certificate.rounding import Exact, compare, in_memory, read_rows
 from bnfold.constants import Constant
 from bnfold.graph import Model
+from bnfold.inference import checked
 from bnfold.protos import bodies
 from bnfold.skeleton import without_weights
 from bnfold.witness import Narrowed
@@ -109,9 +110,8 @@ def _root(one: dict[str, str], name: str) -> str:
 
 def _untyped(model: Model) -> list[Failure]:
     """Types that do not fit, as far as ONNX knows the operators; a node of another domain reads what it read before."""
-    bare = without_weights(model.proto)
     try:
-        onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True)
+        checked(without_weights(model.proto))
     except Exception as error:  # noqa: BLE001 - C++ code raises what it likes
         text = " ".join(str(error).split())
         if "inconsistent type" in text or "Type Error" in text or "typestr" in text or "element type" in text:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from bnfold.inference import inferred
 from bnfold.kernels.graphs import prepare
 from bnfold.protos import every_node
 from bnfold.skeleton import aborts, safe_functions
@@ -78,11 +79,8 @@ def _inferred(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> di
             skeleton.graph.input.append(onnx.helper.make_tensor_value_info(value.name, kind, shape))
     if any(aborts(node) for node in every_node(model.graph.node)) or not safe_functions(model):
         return known
-    try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
-    except Exception:  # noqa: BLE001 - an estimate: what cannot be inferred stays unknown
-        return known
-    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
+    graph = inferred(skeleton)
+    for value in [*graph.input, *graph.value_info, *graph.output]:
         dims = value.type.tensor_type.shape.dim
         if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
             known[value.name] = tuple(dim.dim_value for dim in dims)

@@ -1,0 +1,197 @@
+"""ONNX's own shape inference, kept from what it never comes back from.
+
+It follows the numbers that shapes are computed of, and for that lays out every vector that it meets, number by number,
+whatever its type: a Cast of 2^31 numbers takes a hundred gigabytes. And an Expand by a vector of 2^31 numbers makes a
+shape of as many sizes. So a first pass follows no numbers; where there are any that nodes compute, a next one follows
+those in vectors that are known to be short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+
+import onnx
+from onnx import TensorProto, TypeProto, ValueInfoProto
+
+from bnfold.protos import bodies, every_node
+
+SHORT = 128
+"""Numbers of a vector that may be those of a shape."""
+
+PASSES = 4
+"""Passes that follow numbers: each knows more vectors to be short."""
+
+OPAQUE = "bnfold.opaque"
+"""The domain of nodes of which inference is not asked."""
+
+_WHOLE = frozenset({TensorProto.INT32, TensorProto.INT64})
+
+Hazard = Callable[[onnx.NodeProto], bool]
+
+
+def inferred(bare: onnx.ModelProto) -> onnx.GraphProto:
+    """The graph of a model without weights, with the shapes and types that are found; some nodes may be opaque in it.
+
+    Where inference gives up, what was declared.
+    """
+    try:
+        model = _infer(_without_expands(bare), data_prop=False)
+        opaque: set[str] | None = None
+        for _ in range(PASSES if _computes_numbers(model.graph) else 0):
+            before, opaque = opaque, set()
+            guarded = _guarded(bare, _propagates(bare), model, opaque)
+            if opaque == before:
+                break
+            model = _infer(guarded, data_prop=True)
+    except Exception:  # noqa: BLE001 - whatever C++ code chokes on: the declared shapes are what is known
+        return bare.graph
+    return model.graph
+
+
+def checked(bare: onnx.ModelProto) -> onnx.GraphProto:
+    """The same for a model that must be right in every point, without following numbers.
+
+    Raises:
+        Exception: what ONNX has against it.
+    """
+    model = _without_expands(bare)
+    return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+
+
+def opaque(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A node in place of another one, about which nothing is known."""
+    return onnx.NodeProto(op_type="Opaque", domain=OPAQUE, input=node.input, output=node.output)
+
+
+def _without_expands(bare: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without Expand by numbers that are not declared to be few."""
+    nodes = (node for part in (bare.graph, *bare.functions) for node in every_node(part.node))
+    if not any(node.op_type == "Expand" for node in nodes):
+        return bare
+    return _guarded(bare, lambda node: node.op_type == "Expand", bare, set())
+
+
+def _infer(model: onnx.ModelProto, data_prop: bool) -> onnx.ModelProto:
+    return onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=data_prop)
+
+
+def _computes_numbers(graph: onnx.GraphProto) -> bool:
+    """Whether there is a vector or a scalar of whole numbers that no constant, but a node makes."""
+    for each in _graphs(graph):
+        made = {name for node in each.node if node.op_type != "Constant" for name in node.output}
+        for value in (*each.value_info, *each.output):
+            tensor = value.type.tensor_type
+            if tensor.elem_type in _WHOLE and len(tensor.shape.dim) < 2 and value.name in made:
+                return True
+    return False
+
+
+def _propagates(model: onnx.ModelProto) -> Hazard:
+    """Tells the nodes at which inference may lay out what they read."""
+    local = {(function.domain, function.name) for function in model.functions}
+    return lambda node: (node.domain, node.op_type) in local or _lays_out(node.op_type, node.domain)
+
+
+@cache
+def _lays_out(op_type: str, domain: str) -> bool:
+    if op_type == "Expand":
+        return True
+    try:
+        schema = onnx.defs.get_schema(op_type, "" if domain == "ai.onnx" else domain)
+    except onnx.defs.SchemaError:
+        return False
+    followed = op_type != "Shape" and schema.has_data_propagation_function
+    return followed or not schema.has_type_and_shape_inference_function  # then it looks into the body of its function
+
+
+def _guarded(bare: onnx.ModelProto, hazard: Hazard, known: onnx.ModelProto, found: set[str]) -> onnx.ModelProto:
+    """A copy whose hazardous nodes are opaque unless all that they read is known to be short, or no vector.
+
+    What is known of their outputs stays; the names of these are `found`. Of functions only an Expand is a hazard: where
+    numbers are followed, they are left out, and their calls opaque.
+    """
+    vectors = _Vectors(bare, known)
+    made = onnx.ModelProto()
+    made.CopyFrom(bare)
+    if not any(entry.domain == OPAQUE for entry in made.opset_import):
+        made.opset_import.add(domain=OPAQUE, version=1)
+    if known is not bare:
+        del made.functions[:]
+    for function in made.functions:
+        parts = [function, *(body for node in every_node(function.node) for _, body in bodies(node))]
+        short: dict[str, bool] = {}
+        for part in parts:
+            _add_constants(short, part.node)
+        if [name for part in parts for name in _made_opaque(part.node, hazard, short)]:
+            function.opset_import.add(domain=OPAQUE, version=1)
+    for graph in _graphs(made.graph):
+        listed = {value.name for value in (*graph.value_info, *graph.output)}
+        for name in _made_opaque(graph.node, hazard, vectors.short):
+            found.add(name)
+            type_ = vectors.types.get(name)
+            if type_ is not None and name not in listed:
+                graph.value_info.add(name=name).type.CopyFrom(type_)
+    return made
+
+
+def _made_opaque(nodes: Iterable[onnx.NodeProto], hazard: Hazard, short: Mapping[str, bool]) -> list[str]:
+    """The outputs of those that are opaque from now on."""
+    names: list[str] = []
+    for node in nodes:
+        if hazard(node) and not all(short.get(name) for name in node.input if name):
+            names += [name for name in node.output if name]
+            node.op_type, node.domain = "Opaque", OPAQUE
+            node.ClearField("attribute")
+    return names
+
+
+class _Vectors:
+    """Which tensors of a model are known to be short, or to be no vectors; and the types that have been inferred.
+
+    None for the type of what different scopes have of one name.
+    """
+
+    def __init__(self, bare: onnx.ModelProto, known: onnx.ModelProto) -> None:
+        self.short: dict[str, bool] = {}
+        self.types: dict[str, TypeProto | None] = {}
+        self._free = {dim.dim_param for value in bare.graph.input for dim in value.type.tensor_type.shape.dim} - {""}
+        self._claimed = {v.name for graph in _graphs(bare.graph) for v in (*graph.value_info, *graph.output)}
+        for graph in _graphs(known.graph):
+            for value in (*graph.value_info, *graph.input, *graph.output):
+                _add(self.short, value.name, self._is_short(value))
+                if self.types.setdefault(value.name, value.type) != value.type:
+                    self.types[value.name] = None
+            for tensor in graph.initializer:
+                _add(self.short, tensor.name, len(tensor.dims) != 1 or 0 <= tensor.dims[0] <= SHORT)
+            _add_constants(self.short, graph.node)
+
+    def _is_short(self, value: ValueInfoProto) -> bool:
+        tensor = value.type.tensor_type
+        if not tensor.HasField("shape"):
+            return False
+        if len(tensor.shape.dim) != 1:
+            return True
+        (dim,) = tensor.shape.dim
+        if dim.HasField("dim_value"):
+            return bool(0 <= dim.dim_value <= SHORT)
+        return str(dim.dim_param) in self._free and value.name not in self._claimed  # nobody will ever find out
+
+
+def _add_constants(short: dict[str, bool], nodes: Iterable[onnx.NodeProto]) -> None:
+    """Of Constant nodes, whose types need not have been inferred."""
+    for node in nodes:
+        if node.op_type == "Constant" and node.output:
+            lists = max((len(a.ints) + len(a.floats) + len(a.strings) for a in node.attribute), default=0)
+            dims = next((a.t.dims for a in node.attribute if a.HasField("t")), [lists])
+            _add(short, node.output[0], len(dims) != 1 or 0 <= dims[0] <= SHORT)
+
+
+def _add(short: dict[str, bool], name: str, is_short: bool) -> None:
+    short[name] = short.get(name, True) and is_short  # bodies may use a name again
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and the bodies in it."""
+    yield graph
+    yield from (body for node in every_node(graph.node) for _, body in bodies(node))
