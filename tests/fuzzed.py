@@ -67,4 +67,7 @@ FOUND: dict[str, str] = {
     "a mean that is rounded": (
         "t6@6)XgFgMa3T+i1X5+IUUR<zpl~7tQe`h5w>toI101g-?h*jz?Gkgl$Pyq514G~k2!McqMaMw`w}5~)^MD{i1cM3^LIfo;gU}FE"
     ),
+    "a softmax of two, of a large shift": (
+        "2nsq-c{pPdaEd|%Qe~@N3IU)D0dOJ&WiK8(0CZxfuPXr(n$Q4_0|)^U0}=`cKY)OM*?@q6FQG&V0)At+fPjF2fFMEy3KBw`0DplH"
+    ),
 }
