@@ -35,17 +35,16 @@ def inferred(bare: onnx.ModelProto) -> onnx.GraphProto:
 
     Where inference gives up, what was declared.
     """
-    try:
-        model = _infer(_without_expands(bare), data_prop=False)
-        opaque: set[str] | None = None
-        for _ in range(PASSES if _computes_numbers(model.graph) else 0):
-            before, opaque = opaque, set()
-            guarded = _guarded(bare, _propagates(bare), model, opaque)
-            if opaque == before:
-                break
-            model = _infer(guarded, data_prop=True)
-    except Exception:  # noqa: BLE001 - whatever C++ code chokes on: the declared shapes are what is known
+    model = _infer(_without_expands(bare), data_prop=False)
+    if model is None:
         return bare.graph
+    opaque: set[str] | None = None
+    for _ in range(PASSES if _computes_numbers(model.graph) else 0):
+        before, opaque = opaque, set()
+        guarded = _guarded(bare, _propagates(bare), model, opaque)
+        if opaque == before or (found := _infer(guarded, data_prop=True)) is None:
+            break
+        model = found
     return model.graph
 
 
@@ -72,8 +71,11 @@ def _without_expands(bare: onnx.ModelProto) -> onnx.ModelProto:
     return _guarded(bare, lambda node: node.op_type == "Expand", bare, set())
 
 
-def _infer(model: onnx.ModelProto, data_prop: bool) -> onnx.ModelProto:
-    return onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=data_prop)
+def _infer(model: onnx.ModelProto, data_prop: bool) -> onnx.ModelProto | None:
+    try:
+        return onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=data_prop)
+    except Exception:  # noqa: BLE001 - whatever C++ code chokes on
+        return None
 
 
 def _computes_numbers(graph: onnx.GraphProto) -> bool:

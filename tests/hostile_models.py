@@ -196,6 +196,8 @@ LAID_OUT = {
     "Squeeze": "z = Squeeze(v)",
     "Unsqueeze": "axes = Constant<value = int64[1] {0}>() z = Unsqueeze(v, axes)",
     "Add": "w = Neg(v) z = Add(v, w)",
+    "Sub": "w = Neg(v) z = Sub(v, w)",
+    "Mul": "w = Neg(v) z = Mul(v, w)",
     "MeanVarianceNormalization": "z = MeanVarianceNormalization<axes = [0]>(v)",
     "Expand": "one = Constant<value = float {1.0}>() z = Expand(one, v)",
     "Expand, flattened": "s = Flatten<axis = 0>(v) t = Squeeze(s) one = Constant<value = float {1.0}>() "
