@@ -142,7 +142,8 @@ class _Editor:
         shift, forms = edit.shift, {}
         if self.model.opset < 7:  # broadcasting knew no axes of size one
             axis = max((i for i, size in enumerate(shift.shape) if size > 1), default=shift.ndim - 1)
-            shift, forms = shift.reshape(-1), {"broadcast": 1, "axis": axis}
+            forms = {"broadcast": 1} if axis == shift.ndim - 1 else {"broadcast": 1, "axis": axis}
+            shift = shift.reshape(-1)
         constant = NewConstant(1, "bias", edit.type, shift.shape, None, (), lambda: shift)
         added = onnx.NodeProto(op_type="Add", name=self.names.fresh(f"{label}.add_bias"), domain=node.domain)
         added.input.extend([before, self._new_constant(graph, index, constant)])

@@ -70,4 +70,8 @@ FOUND: dict[str, str] = {
     "a softmax of two, of a large shift": (
         "2nsq-c{pPdaEd|%Qe~@N3IU)D0dOJ&WiK8(0CZxfuPXr(n$Q4_0|)^U0}=`cKY)OM*?@q6FQG&V0)At+fPjF2fFMEy3KBw`0DplH"
     ),
+    "a bias of merged products, opset 6": (
+        "s99$rAv$*o6j=ge%n|})%DGtnZggpMNxuLJB?<v(0f2J~0RfM^p9%qjR2DIGOl(dg2RLkLdSQ$RdZ#ctxI}MaYH1P%3Iqtvf(inn2MUO"
+        "25@*E*Vhmq_0%I`}mFwcWBU{(mR|o?VVgYgzaHR?W7&8TSQ2}TYLJta_V=xea0o{OrfPjF20YU}}0%I@`0R"
+    ),
 }

@@ -322,10 +322,14 @@ BRANCHES = [
         lambda b: b.node("Add", b.gemm(x := b.input(3, 6), 6, alpha=0.5, beta=2.0), b.gemm(x, 6, None, transB=1)),
         "Gemm",
     ),
-    Row(
-        "MatMuls with biases",
-        lambda b: b.node("Add", b.matmul(x := b.input(2, 5, 6), 6, True), b.matmul(x, 6, True)),
-        "MatMul Add",
+    *(
+        Row(
+            f"MatMuls with biases, opset {opset}",
+            lambda b: b.node("Add", b.matmul(x := b.input(2, 5, 6), 6, True), b.matmul(x, 6, True)),
+            "MatMul Add",
+            opset=opset,
+        )
+        for opset in (6, 17)
     ),
     Row("MatMuls by matrices that are computed", computed_weights, "MatMul"),
     Row(
