@@ -75,7 +75,7 @@ fuzz: $(TEST_VENV)/.installed ## the law on GRAPHS=5000 random graphs, from a SE
 
 fuzz-files: $(FUZZ_VENV)/.installed ## coverage-guided fuzzing of model files for MINUTES=30, with atheris
 	@mkdir -p build/fuzz && cd build/fuzz && PYTHONPATH=$(CURDIR) PYTHONWARNINGS=ignore $(CURDIR)/$(FUZZ_VENV)/bin/python -m tests.fuzzer corpus \
-	  -max_total_time=$$(( 60 * $(or $(MINUTES),30) )) -timeout=150 -rss_limit_mb=3000 -max_len=20000 -print_final_stats=1
+	  -max_total_time=$$(( 60 * $(or $(MINUTES),30) )) -timeout=150 -rss_limit_mb=12000 -max_len=20000 -print_final_stats=1
 
 wide: $(TEST_VENV)/.installed ## fold 100,000 nodes, 5,000 bodies, chains of 10,000: seconds and memory of each
 	@$(TEST_PY) -m tests.large

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import random
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,9 @@ from tests.text import build as from_text
 
 TOLERANCE = 1e-6
 """Of the largest magnitude in an output: constants were not rounded, but hostile numbers cancel."""
+
+MEMORY = 700 << 20
+"""Bytes by which one input may raise the peak."""
 
 NUMBERS = (0, 1, -1, 2, 3, 7, 255, -(2**31), 2**31, 2**40, -(2**63), 2**63 - 1)
 REALS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e38, -1e30, float("inf"), float("nan"))
@@ -220,6 +224,18 @@ def attempt(data: bytes) -> str:
         return f"refused: {error}"
 
 
+def frugal(data: bytes) -> str:
+    """The same, of which no input may take much memory. Of its own, what records coverage takes ever more."""
+    before = _peak()
+    ended = attempt(data)
+    assert _peak() - before < MEMORY, "one input took too much memory"
+    return ended
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
 @blames_the_model
 def _folded(model: ModelLike) -> str:
     given = Model(read(model))
@@ -282,7 +298,7 @@ def main(atheris: Any) -> None:
         return made if made is not None and len(made) <= most else scrambled(data, rng)[:most]
 
     np.seterr(all="ignore")
-    atheris.Setup(sys.argv, attempt, custom_mutator=mutate)
+    atheris.Setup(sys.argv, frugal, custom_mutator=mutate)
     atheris.Fuzz()
 
 

@@ -95,3 +95,11 @@ def test_a_bug_is_seen_on_a_valid_model_and_the_model_blamed_where_it_is_not(mon
         with pytest.raises(ModelError, match="is not a valid ONNX model: "):
             run(model.SerializeToString())
     assert attempt(model.SerializeToString()).startswith("refused: the model is not a valid ONNX model")
+
+
+def test_an_input_that_takes_much_memory_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzzer, "MEMORY", 32 << 20)
+    assert fuzzer.frugal(foldable().SerializeToString()) == "folded"
+    monkeypatch.setattr(fuzzer, "attempt", lambda _: str(len(b"x" * fuzzer._peak())))
+    with pytest.raises(AssertionError, match="too much memory"):
+        fuzzer.frugal(b"")
