@@ -74,4 +74,8 @@ FOUND: dict[str, str] = {
         "s99$rAv$*o6j=ge%n|})%DGtnZggpMNxuLJB?<v(0f2J~0RfM^p9%qjR2DIGOl(dg2RLkLdSQ$RdZ#ctxI}MaYH1P%3Iqtvf(inn2MUO"
         "25@*E*Vhmq_0%I`}mFwcWBU{(mR|o?VVgYgzaHR?W7&8TSQ2}TYLJta_V=xea0o{OrfPjF20YU}}0%I@`0R"
     ),
+    "a logarithm of a softmax that is nearly one": (
+        "I=^9b^<xqu2*zw=blCX-3MEW9(t(Q8XbOY{eGPK~0d^uiDZTug4{xSyHHvy+tDoh$Nk2W1Iuj#)3WLG0&_E0l0$}k92MSC95&{4UcmmH"
+        ";5)|lL5}0BK3Td-K1uqGm5DEfg_kaL^fPltGdIqP}3GQq#|MoB"
+    ),
 }

@@ -85,7 +85,11 @@ def magnitude(node: Node, inputs: Inputs, sizes: Inputs, output: Array) -> Array
     worst = _sensitivity(node, inputs, sizes, output)
     if op in _CENTERED and inputs[0] is not None and sizes[0] is not None:
         worst = worst + np.abs(output) * _lost_to_the_mean(node, inputs[0], sizes[0])
-    return worst
+    return worst + 1.0 if op in _LOGARITHMS else worst
+
+
+_LOGARITHMS = frozenset({"LogSoftmax", "ReduceLogSumExp"})
+"""The logarithm of a sum that is 1 at least: however little that is more, it has been rounded."""
 
 
 _CENTERED = frozenset({"InstanceNormalization", "GroupNormalization", "LayerNormalization"})
