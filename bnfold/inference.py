@@ -27,7 +27,8 @@ OPAQUE = "bnfold.opaque"
 
 _WHOLE = frozenset({TensorProto.INT32, TensorProto.INT64})
 
-Hazard = Callable[[onnx.NodeProto], bool]
+Hazard = Callable[[onnx.NodeProto, Mapping[str, bool]], bool]
+"""Whether a node may not be shown to inference, where it is known which tensors are short."""
 
 
 def inferred(bare: onnx.ModelProto) -> onnx.GraphProto:
@@ -68,7 +69,7 @@ def _without_expands(bare: onnx.ModelProto) -> onnx.ModelProto:
     nodes = (node for part in (bare.graph, *bare.functions) for node in every_node(part.node))
     if not any(node.op_type == "Expand" for node in nodes):
         return bare
-    return _guarded(bare, lambda node: node.op_type == "Expand", bare, set())
+    return _guarded(bare, lambda node, short: node.op_type == "Expand" and not _reads_only(node, short), bare, set())
 
 
 def _infer(model: onnx.ModelProto, data_prop: bool) -> onnx.ModelProto | None:
@@ -90,9 +91,18 @@ def _computes_numbers(graph: onnx.GraphProto) -> bool:
 
 
 def _propagates(model: onnx.ModelProto) -> Hazard:
-    """Tells the nodes at which inference may lay out what they read."""
+    """Tells the nodes at which inference may lay out long vectors: functions are looked into with all that is known."""
     local = {(function.domain, function.name) for function in model.functions}
-    return lambda node: (node.domain, node.op_type) in local or _lays_out(node.op_type, node.domain)
+
+    def hazard(node: onnx.NodeProto, short: Mapping[str, bool]) -> bool:
+        called = (node.domain, node.op_type) in local
+        return called or (_lays_out(node.op_type, node.domain) and not _reads_only(node, short))
+
+    return hazard
+
+
+def _reads_only(node: onnx.NodeProto, short: Mapping[str, bool]) -> bool:
+    return all(short.get(name) for name in node.input if name)
 
 
 @cache
@@ -108,10 +118,9 @@ def _lays_out(op_type: str, domain: str) -> bool:
 
 
 def _guarded(bare: onnx.ModelProto, hazard: Hazard, known: onnx.ModelProto, found: set[str]) -> onnx.ModelProto:
-    """A copy whose hazardous nodes are opaque unless all that they read is known to be short, or no vector.
+    """A copy whose hazardous nodes are opaque. What is `known` of their outputs stays; the names of these are `found`.
 
-    What is known of their outputs stays; the names of these are `found`. Of functions only an Expand is a hazard: where
-    numbers are followed, they are left out, and their calls opaque.
+    Functions are left out where something has been found out already, for then their calls are opaque.
     """
     vectors = _Vectors(bare, known)
     made = onnx.ModelProto()
@@ -128,12 +137,13 @@ def _guarded(bare: onnx.ModelProto, hazard: Hazard, known: onnx.ModelProto, foun
         if [name for part in parts for name in _made_opaque(part.node, hazard, short)]:
             function.opset_import.add(domain=OPAQUE, version=1)
     for graph in _graphs(made.graph):
-        listed = {value.name for value in (*graph.value_info, *graph.output)}
+        listed = {value.name: value for value in (*graph.value_info, *graph.output)}
         for name in _made_opaque(graph.node, hazard, vectors.short):
             found.add(name)
             type_ = vectors.types.get(name)
-            if type_ is not None and name not in listed:
-                graph.value_info.add(name=name).type.CopyFrom(type_)
+            if type_ is not None:
+                value = listed.get(name) or graph.value_info.add(name=name)
+                value.type.CopyFrom(type_)
     return made
 
 
@@ -141,7 +151,7 @@ def _made_opaque(nodes: Iterable[onnx.NodeProto], hazard: Hazard, short: Mapping
     """The outputs of those that are opaque from now on."""
     names: list[str] = []
     for node in nodes:
-        if hazard(node) and not all(short.get(name) for name in node.input if name):
+        if hazard(node, short):
             names += [name for name in node.output if name]
             node.op_type, node.domain = "Opaque", OPAQUE
             node.ClearField("attribute")

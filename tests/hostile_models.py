@@ -206,11 +206,19 @@ LAID_OUT = {
     "else_branch = h () => (q) { q = Neg(v) }>",
     "Expand in a function": "z = own.f(v)",
     "Cast in a function": "z = own.g(v)",
+    "Cast in a function of few numbers": "few = Constant<value = int64[1] {3}>() z = own.h(few)",
     "a computed length": "s = Shape(m) k = ConstantOfShape(s) flat = Constant<value = int64[1] {-1}>() "
     "n = Reshape(k, flat) z = Cast<to = 7>(n)",
     "a thousand vectors": " ".join(f"c{i} = Cast<to = 7>(u)" for i in range(1000)) + " z = Cast<to = 7>(u)",
 }
 """What makes ONNX's shape inference lay out a vector `v`, whose length is an input's; `m` has two long axes."""
+
+
+FUNCTIONS = (
+    "f (s) => (t) { one = Constant<value = float {1.0}>() t = Expand(one, s) }",
+    "g (s) => (t) { t = Cast<to = 7>(s) }",
+    f"h (s) => (t) {{ n = Constant<value = int64[1] {{{LONG}}}>() u = ConstantOfShape(n) t = Cast<to = 7>(u) }}",
+)
 
 
 def laid_out(nodes: str) -> Attack:
@@ -225,8 +233,7 @@ def laid_out(nodes: str) -> Attack:
         model.graph.input.extend(graph.input)
         model.graph.output.extend(graph.output)
         model.graph.node.extend(graph.node)
-        for text in ("f (s) => (t) { one = Constant<value = float {1.0}>() t = Expand(one, s) }",
-                     "g (s) => (t) { t = Cast<to = 7>(s) }"):  # fmt: skip
+        for text in FUNCTIONS:
             made = onnx.parser.parse_function(f'<domain: "own", opset_import: ["": 17]> {text}')
             if f"own.{made.name}" in nodes:
                 model.functions.append(made)
