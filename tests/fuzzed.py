@@ -78,4 +78,8 @@ FOUND: dict[str, str] = {
         "I=^9b^<xqu2*zw=blCX-3MEW9(t(Q8XbOY{eGPK~0d^uiDZTug4{xSyHHvy+tDoh$Nk2W1Iuj#)3WLG0&_E0l0$}k92MSC95&{4UcmmH"
         ";5)|lL5}0BK3Td-K1uqGm5DEfg_kaL^fPltGdIqP}3GQq#|MoB"
     ),
+    "the sine of what goes into the billions": (
+        "2nsqUYYK}PFcJa}A_z%kZggpMdqX^~0173fxoDua3ITHp0RfM^KY<DXb|MlnQ<g$ubYogQPH&TKo?&!pZ*Hj0Isg({3km^g5}XPI2niA"
+        "Z-p>dM0%IC566!*S3Ro2*!)Ou$3IN6m0tR!L2wU|M0|9ck3IIX{js9pt3IY&-fPjF2fPjF20Yc9T0%I@`0R"
+    ),
 }

@@ -267,8 +267,20 @@ def _same_values(original: onnx.ModelProto, rewrite: Rewrite) -> str:
             continue
         size = max(float(np.max(np.abs(wanted), initial=0.0)), 1e-30)
         off = float(np.max(np.abs(found - wanted), initial=0.0)) / size
-        assert off <= TOLERANCE, f"{name} is off by {off:.1e} of its size"
+        if off > TOLERANCE:
+            noise = float(np.max(np.abs(_moved(original, values)[name] - wanted), initial=0.0)) / size
+            assert off <= 100 * noise, f"{name} is off by {off:.1e} of its size, and by {noise:.1e} from rounding"
     return "folded"
+
+
+def _moved(original: onnx.ModelProto, values: dict[str, Any]) -> dict[str, Any]:
+    """The outputs for inputs that are a few units in the last place away: the sine of a huge number is chance."""
+    rng = np.random.default_rng(8)
+    moved = {
+        name: x * (1 + 2.0**-50 * rng.uniform(-1, 1, x.shape)) if x.dtype.kind == "f" else x
+        for name, x in values.items()
+    }
+    return Oracle(original, max_macs=1e7, max_bytes=1e8).run(moved)
 
 
 def feeds(model: onnx.ModelProto) -> dict[str, Any] | None:
