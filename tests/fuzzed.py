@@ -82,4 +82,8 @@ FOUND: dict[str, str] = {
         "2nsqUYYK}PFcJa}A_z%kZggpMdqX^~0173fxoDua3ITHp0RfM^KY<DXb|MlnQ<g$ubYogQPH&TKo?&!pZ*Hj0Isg({3km^g5}XPI2niA"
         "Z-p>dM0%IC566!*S3Ro2*!)Ou$3IN6m0tR!L2wU|M0|9ck3IIX{js9pt3IY&-fPjF2fPjF20Yc9T0%I@`0R"
     ),
+    "the difference of two numbers of 1e19": (
+        "aSA$(0SXcd0&i{-Zhy8S2uZ^lyx?whX><xn8VW;mbYW<g!etT#b9CTrdKv|88i!?NXA)x6^>1W(S_%pTbl@{}a&8g=B3cRpZ;0a(1_}f"
+        "S2@+KoSYdQ!Vh;{!Y$a?G1_~lfO3DP72moSw26Aa`Ze?;X5(Wwc2+9Cre<uZVbZKmC5(Wea2@(K805H%"
+    ),
 }
