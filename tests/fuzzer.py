@@ -287,7 +287,7 @@ def _noise(original: onnx.ModelProto, values: dict[str, Any], name: str, wanted:
         if inner not in known:
             beside.graph.output.add(name=inner)
     found = Oracle(beside, max_macs=1e7, max_bytes=1e8).run(moved)
-    floats = [x for x in found.values() if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
+    floats = [x for x in found.values() if x.dtype.kind == "f"]
     largest = max((float(np.max(np.abs(x[np.isfinite(x)]), initial=0.0)) for x in floats), default=0.0)
     return max(float(np.max(np.abs(found[name] - wanted), initial=0.0)), 2.0**-52 * largest)
 
