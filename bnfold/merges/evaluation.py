@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -119,6 +119,8 @@ class Evaluation:
             raise ObstacleError(f"the channels of {node.label} do not fit its input")
         self.cost += kernel_cost(own, self._extent(inner))
         self.products += own.products
+        stored = [constant for slot in range(len(node.inputs)) if (constant := node.constant(slot)) is not None]
+        own = replace(own, parts=max(1, sum(constant.parts for constant in stored)))
         try:
             return chained(own, inner, self.sizes)
         except ObstacleError as obstacle:
