@@ -86,7 +86,6 @@ ODD_ATTRIBUTES: list[tuple[Any, ...]] = [
         ("Shape", "start", -(2**40)), ("CumSum", "reverse", 7), ("GlobalLpPool", "p", 0), ("Gemm", "transA", 9),
         ("Einsum", "equation", "n.c.hw,c->n.c.hw", (4,)), ("Einsum", "equation", "\u00e7,\u00e7->\u00e7", (4,)),
         ("RandomNormalLike", "seed", float("nan")), ("EyeLike", "k", 2**40), ("Hardmax", "axis", 2**31),
-        *(("LayerNormalization", "axis", given, (4,)) for given in (2**31, 2**40, 2**63 - 1, -(2**63))),
     ]
 ]  # fmt: skip
 """Every (operator, attribute, value, shapes of more inputs); attributes of any operator that no runtime would take."""
@@ -187,8 +186,6 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "an axis more, 6,000 times": (beside(row("Unsqueeze", 6_000, "axes"), "float[1] v", axes=np.arange(1)), ""),
     "axes doubled 40 times": (beside(row("Gather", 40, twice=True), "int64[1, 1, 1] v"), ""),
     "a size with a name of 500,000": (sizes_named("n" * 500_000), ""),
-    "a size named as a product of nothing": (sizes_named("\u00b2 * n"), ""),
-    "a size named as a long product": (sizes_named("9" * 5000 + " * n"), ""),
     "a Concat of 25,000": (many_inputs(25_000), ""),
     "a sum doubled 60 times": (doubled(60), ""),
     "3,000 convolutions added up": (added_up(3_000), ""),
@@ -197,10 +194,13 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     **{
         f"{op} without input": (left_out(op, domain, **attributes), "")
         for op, domain, attributes in [
-            ("RegexFullMatch", "", {}), ("EyeLike", "", {}), ("DictVectorizer", "ai.onnx.ml", {}),
+            ("RegexFullMatch", "", {}), ("DictVectorizer", "ai.onnx.ml", {}),
             ("LabelEncoder", "ai.onnx.ml", {"keys_floats": [1.0], "values_floats": [1.0]}),
         ]
     },
+    "LayerNormalization of the axis 2^31": (
+        beside("z, mean, deviation = LayerNormalization <axis: int = 2147483648> (v, one)", "float v",
+               one=np.ones(2, np.float32)), ""),
     "functions that stand for 980,000 nodes": (called(990), ""),
     "a circle": (altered(circle), "waits for its own result"),
     "a node that reads itself": (altered(own_input), "waits for its own result"),

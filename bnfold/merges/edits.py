@@ -40,7 +40,7 @@ def _bias(kept: Node, kernel: Kernel, type_: int) -> tuple[Edit, ...]:
     def values(start: int, stop: int) -> Array:
         return np.zeros(stop - start) if bias is None else bias()[start:stop]
 
-    return (NewConstant(2, "bias", type_, (kernel.outputs,), old, values=values, read=kernel.parts),)
+    return (NewConstant(2, "bias", type_, (kernel.outputs,), old, values=values, read=kernel.shifts),)
 
 
 def product_edits(kept: Node, kernel: Kernel) -> tuple[Edit, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from types import MappingProxyType
 
 from bnfold.graph import Graph, Node
@@ -73,7 +72,7 @@ def members_of(
     allowed: Callable[[Node], bool],
     enough: Callable[[set[Node], set[str]], bool],
     terms: Mapping[tuple[int, int], str] = MappingProxyType({}),
-    steps: Iterator[int] = count(),
+    steps: Iterator[int] | None = None,
 ) -> set[Node]:
     """The root, and what is looked through until it is enough.
 
@@ -90,7 +89,7 @@ def members_of(
     """
     graph, members, front = root.graph, {root}, set(terms.values() or dynamic(root))
     while not enough(members, front):
-        if next(steps, None) is None:
+        if steps is not None and next(steps, None) is None:
             raise ObstacleError("too many nodes were looked through", unrelated=True)
         latest = max(front, key=lambda name: _place(graph, name))
         node = graph.producers.get(latest)

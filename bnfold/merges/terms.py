@@ -43,7 +43,7 @@ MOST_PARTS = 1 << 12
 """Kernels that one may be made of: one that is read twice counts twice, and where branches split and meet again and
 again that grows without bound."""
 
-PAIRS = 64
+PAIRS = 512
 """Pairs of taps of one kernel behind another that count as much as a kernel."""
 
 SPAN = 4096
@@ -64,10 +64,12 @@ class Kernel:
     bias: Callable[[], Array] | None = None
     """Shape (outputs,); None where there is none."""
     parts: int = 1
-    """Kernels of nodes that are read to make it."""
+    """Kernels of nodes that are read to make the rows."""
+    shifts: int = 0
+    """Kernels and biases of nodes that are read to make the bias."""
 
     def __post_init__(self) -> None:
-        if self.parts > MOST_PARTS:
+        if self.parts + self.shifts > MOST_PARTS:
             raise ObstacleError("its branches split and meet again too often", unrelated=True)
 
     @property
@@ -124,7 +126,7 @@ def added(one: Term, other: Term, sizes: Sequence[Dim]) -> Term:
 
     biases = [term.bias for term in (one, other) if term.bias is not None]
     bias = (lambda: np.sum([make() for make in biases], axis=0)) if biases else None
-    return Kernel(one.inputs, one.outputs, group, axes, rows, bias, one.parts + other.parts)
+    return Kernel(one.inputs, one.outputs, group, axes, rows, bias, one.parts + other.parts, one.shifts + other.shifts)
 
 
 def stacked(terms: Sequence[Term], sizes: Sequence[Dim]) -> Kernel:
@@ -156,8 +158,8 @@ def stacked(terms: Sequence[Term], sizes: Sequence[Dim]) -> Kernel:
         )
 
     biased = any(kernel.bias is not None for kernel in kernels)
-    parts = sum(kernel.parts for kernel in kernels)
-    return Kernel(kernels[0].inputs, ends[-1], 1, axes, rows, bias if biased else None, parts)
+    parts, shifts = sum(kernel.parts for kernel in kernels), sum(kernel.shifts for kernel in kernels)
+    return Kernel(kernels[0].inputs, ends[-1], 1, axes, rows, bias if biased else None, parts, shifts)
 
 
 def _laid(term: Kernel, start: int, stop: int, group: int, axes: Sequence[Axis]) -> Array:
@@ -269,6 +271,7 @@ def chained(outer: Kernel, inner: Term, sizes: Sequence[Dim]) -> Kernel:
                     into[:, :, :, *at] += second[:, :, :, *tap] @ made[:, :, :, *tap_before]
         return found
 
+    shifts = outer.shifts + inner.shifts
     before, bias, parts = (
         inner.bias,
         outer.bias,
@@ -276,8 +279,8 @@ def chained(outer: Kernel, inner: Term, sizes: Sequence[Dim]) -> Kernel:
     )
     if before is not None:
         after = outer.bias
-        bias, parts = lambda: _passed(outer, before(), after), parts + outer.parts
-    return Kernel(inner.inputs, outer.outputs, group, axes, rows, bias, parts)
+        bias, shifts = lambda: _passed(outer, before(), after), shifts + outer.parts
+    return Kernel(inner.inputs, outer.outputs, group, axes, rows, bias, parts, shifts)
 
 
 def _spans(start: int, stop: int, each: int) -> Iterator[tuple[int, int]]:
@@ -299,7 +302,9 @@ def _behind_scale(outer: Kernel, inner: Diagonal, sizes: Sequence[Dim]) -> Kerne
         return outer.rows(start, stop) * scale[own].reshape(*own.shape, *(1,) * rank)
 
     if np.any(shift):
-        return replace(outer, rows=rows, bias=lambda: _passed(outer, shift, outer.bias), parts=2 * outer.parts)
+        return replace(
+            outer, rows=rows, bias=lambda: _passed(outer, shift, outer.bias), shifts=outer.shifts + outer.parts
+        )
     return replace(outer, rows=rows)
 
 
