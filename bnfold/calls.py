@@ -19,6 +19,9 @@ Key = tuple[str, str, str]
 MAX_NODES = 1_000_000
 """Nodes that the model may have with every call replaced: calls of calls can grow without bound."""
 
+MAX_REPLACED, TIMES = 100_000, 4
+"""Nodes up to which calls are replaced, or so many times what the file holds: a few bytes can stand for any number."""
+
 MAX_DEPTH = 50
 """Functions that may call each other in a row."""
 
@@ -75,8 +78,8 @@ class Functions:
         return self._obstacles[key]
 
     def _obstacle(self, function: onnx.FunctionProto) -> str:
-        if self.too_large:
-            return f"with every call replaced the model would have more than {MAX_NODES} nodes"
+        if self.too_large or self.count() > self._most:
+            return f"with every call replaced the model would have more than {self._most} nodes"
         if len({*function.input, *function.output}) != len(function.input) + len(function.output):
             return "an input of the function is at once an output of it"
         own = {domain_of(entry.domain): entry.version for entry in function.opset_import}
@@ -108,6 +111,12 @@ class Functions:
     def too_large(self) -> bool:
         """Whether calls call so many others, or themselves, that no tool should try to replace them all."""
         return self.count() > MAX_NODES or self._depth > MAX_DEPTH
+
+    @cached_property
+    def _most(self) -> int:
+        """Nodes that the model may have with calls replaced."""
+        parts = (self.model.graph, *self.model.functions)
+        return max(MAX_REPLACED, TIMES * sum(1 for part in parts for _ in every_node(part.node)))
 
     @cached_property
     def _depth(self) -> int:

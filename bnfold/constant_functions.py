@@ -30,6 +30,8 @@ class Arguments:
     opset: int
     check: Callable[[Sequence[int]], object]
     """Raises `ValueError` where there is no room for an array of this shape."""
+    multiply: Callable[[int], object]
+    """Raises `ValueError` where so many multiplications are too many."""
 
     def int(self, name: str, default: int) -> int:
         """An attribute that is a number."""
@@ -95,8 +97,10 @@ def _product(given: Arguments) -> Value:
     rows, columns = one.shape[-2:-1], other.shape[-1:] if other.ndim > 1 else ()
     shape = (*np.broadcast_shapes(one.shape[:-2], other.shape[:-2]), *rows, *columns)
     given.check(shape)
-    if math.prod(shape) * one.shape[-1] > MOST_WORK:
+    work = math.prod(shape) * one.shape[-1]
+    if work > MOST_WORK:
         raise ValueError("too much work")
+    given.multiply(work)
     return np.asarray(one @ other)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,31 @@ SMALL = 4096
 """Values of at most this many bytes are kept once they were read; and so is where the data in a mapped file lies."""
 
 
+_FLOAT64 = np.dtype(np.float64)
+
+MOST_INTS = 1 << 16
+"""Numbers in a list of axes, sizes, pads or the like: no operator has as many axes, nor (`malformed`) outputs."""
+
+
 class Room:
-    """How many bytes the computed constants of one model may take: some, and a multiple of those that the model holds.
+    """How many bytes the computed constants of one model may take, and how many numbers may be read to compute them:
+    some, and a multiple of those that the model holds.
 
     A few bytes of a file can ask for any number of them.
     """
 
     BASE, TIMES = 1 << 27, 16
+    """Of bytes."""
+
+    READ_BASE, READ_TIMES = 1 << 27, 256
+    """Of numbers that are read."""
+
+    PRODUCTS = 64
+    """Multiplications that take as long as reading a number does."""
 
     def __init__(self) -> None:
         self.left = self.BASE
+        self.to_read = self.READ_BASE
         self._counted: set[int] = set()
 
     def enter(self, inputs: Iterable[Constant]) -> None:
@@ -44,18 +60,44 @@ class Room:
         for given in inputs:
             if given.tensor is not None and id(given) not in self._counted:
                 self._counted.add(id(given))
-                self.left += self.TIMES * math.prod(given.shape) * _itemsize(given.type)
+                size = math.prod(given.shape)
+                self.left += self.TIMES * size * _itemsize(given.type)
+                self.to_read += self.READ_TIMES * size
 
-    def check(self, shape: Iterable[int], type_: np.dtype[np.generic]) -> tuple[int, ...]:
-        """The shape, where there is room for such an array; raises `ValueError` where not."""
+    def check(self, shape: Iterable[int]) -> tuple[int, ...]:
+        """The shape, where there is room for such an array in float64, in which all is computed.
+
+        Raises:
+            ValueError: where there is not.
+        """
         sizes = tuple(shape)
-        if math.prod(sizes) * type_.itemsize > self.left or any(size < 0 for size in sizes):
+        if math.prod(sizes) * _FLOAT64.itemsize > self.left or any(size < 0 for size in sizes):
             raise ValueError("too large")
         return sizes
 
-    def take(self, values: Iterable[Value]) -> None:
-        """Arrays were made; those that only look at others take nothing."""
-        self.left -= sum(value.nbytes for value in values if value.base is None)
+    def take(self, values: Iterable[Value], given: Iterable[Value] = ()) -> None:
+        """Arrays were made; those that only look at what was given, or at each other, take nothing."""
+        made = {id(root): root for root in map(_root, values)}
+        for value in given:
+            made.pop(id(_root(value)), None)
+        self.left -= sum(value.nbytes for value in made.values())
+
+    def read(self, numbers: int) -> None:
+        """So many are read; `ValueError` where those are too many."""
+        if numbers > self.to_read:
+            raise ValueError("too much work")
+        self.to_read -= numbers
+
+    def multiply(self, numbers: int) -> None:
+        """So many multiplications; `ValueError` where those are too many."""
+        self.read(numbers // self.PRODUCTS)
+
+
+def _root(value: Value) -> Value:
+    """The array that holds the numbers of this one."""
+    while isinstance(value.base, np.ndarray):
+        value = value.base
+    return value
 
 
 def _itemsize(type_: int) -> int:
@@ -77,6 +119,9 @@ class Constant:
     part: Callable[[int, int], Value] | None = None
     """Some rows, where those can be had without all."""
 
+    parts: int = 1
+    """Stored constants that are read to make the value: more than one where merges stand behind merges."""
+
     @property
     def is_float(self) -> bool:
         """Whether it is of a float type that bnfold folds."""
@@ -94,8 +139,8 @@ class Constant:
         return np.asarray(self.load(), dtype=np.float64)
 
     def ints(self) -> list[int]:
-        """The values as a flat list of Python integers."""
-        return [int(v) for v in np.asarray(self.load()).ravel()]
+        """The values as a flat list of Python integers; of more than any list of an operator has, the first ones."""
+        return [int(v) for v in np.asarray(self.load()).flat[:MOST_INTS]]
 
 
 def from_initializer(tensor: TensorProto, base_dir: Path | None) -> Constant:
@@ -143,9 +188,12 @@ def evaluate(
     try:
         if node.op_type not in ("Shape", "Size"):  # which read no value
             room.enter(known)
+        if node.op_type not in _LOOKS:
+            room.read(sum(math.prod(given.shape) for given in known))
         type_ = _result_type(node.op_type, attributes, known, like)
-        values = kernel(_Call(attributes, opset, known, type_, len(node.output), room))
-        room.take(values)
+        call = _Call(attributes, opset, known, type_, len(node.output), room)
+        values = kernel(call)
+        room.take(values, call.loaded)
     except (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError, MemoryError):
         return None
     return [_computed(name, type_, value) for name, value in zip(node.output, values, strict=False)]
@@ -159,9 +207,17 @@ class _Call:
     type: int
     outputs: int
     room: Room
+    loaded: list[Value] = field(default_factory=list)
 
     def value(self, slot: int) -> Value:
-        return self.inputs[slot].load()
+        self.loaded.append(self.inputs[slot].load())
+        return self.loaded[-1]
+
+    def widened(self) -> list[Value]:
+        """All values, floats in float64; `ValueError` where there is no room for those."""
+        values = [self.value(slot) for slot in range(len(self.inputs))]
+        self.room.check([sum(value.size for value in values if not _is_wide(value))])
+        return [value if _is_wide(value) else value.astype(np.float64) for value in values]
 
     def ints(self, name: str, slot: int) -> list[int] | None:
         """An argument that was an attribute first and an input later."""
@@ -216,7 +272,7 @@ def _constant_node(
 def _sparse(name: str, sparse: onnx.SparseTensorProto, room: Room) -> list[Constant] | None:
     try:
         values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
-        dense = np.zeros(room.check(sparse.dims, values.dtype), values.dtype)
+        dense = np.zeros(room.check(sparse.dims), values.dtype)
         dense[np.unravel_index(indices, dense.shape) if indices.ndim == 1 else tuple(indices.T)] = values
     except (ValueError, IndexError, TypeError, MemoryError):
         return None
@@ -231,7 +287,7 @@ NEAR = 1e-3
 def _cast(call: _Call) -> list[Value]:
     value = call.value(0)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(call.type)
-    call.room.check(value.shape, dtype)
+    call.room.check(value.shape)
     if value.dtype.kind == "f" and dtype.kind in "iu":
         near = np.rint(value)
         # What nodes compute is not rounded to its type on the way: where a Cast would show that, nothing is known.
@@ -246,8 +302,8 @@ def _cast(call: _Call) -> list[Value]:
 
 def _fits(value: Value, dtype: np.dtype[Any]) -> bool:
     """Whether whole numbers are within an integer type."""
-    limits, numbers = np.iinfo(dtype), value.astype(np.float64)
-    return bool(np.all((numbers >= limits.min) & (numbers < float(limits.max) + 1)))
+    limits, ends = np.iinfo(dtype), [float(end) for end in (np.min(value, initial=0), np.max(value, initial=0))]
+    return all(limits.min <= end < float(limits.max) + 1 for end in ends)
 
 
 def _reshape(call: _Call) -> list[Value]:
@@ -255,7 +311,13 @@ def _reshape(call: _Call) -> list[Value]:
     assert target is not None
     if not call.int("allowzero", 0):
         target = [value.shape[i] if dim == 0 else dim for i, dim in enumerate(target)]
-    return [value.reshape(target)]
+    return [_reshaped(call, value, *target)]
+
+
+def _reshaped(call: _Call, value: Value, *shape: int) -> Value:
+    if not value.flags.c_contiguous:
+        call.room.check(value.shape)  # for a copy
+    return value.reshape(shape)
 
 
 def _unsqueeze(call: _Call) -> list[Value]:
@@ -271,12 +333,12 @@ def _squeeze(call: _Call) -> list[Value]:
 
 def _expand(call: _Call) -> list[Value]:
     value, target = call.value(0), call.inputs[1].ints()
-    return [np.broadcast_to(value, call.room.check(np.broadcast_shapes(value.shape, tuple(target)), value.dtype))]
+    return [np.broadcast_to(value, call.room.check(np.broadcast_shapes(value.shape, tuple(target))))]
 
 
 def _constant_of_shape(call: _Call) -> list[Value]:
     filler = numpy_helper.to_array(call.attributes["value"].t) if "value" in call.attributes else np.zeros(1, "f4")
-    return [np.broadcast_to(filler.reshape(()), call.room.check(call.inputs[0].ints(), filler.dtype))]
+    return [np.broadcast_to(filler.reshape(()), call.room.check(call.inputs[0].ints()))]
 
 
 def _shape(call: _Call) -> list[Value]:
@@ -294,7 +356,7 @@ def _flatten(call: _Call) -> list[Value]:
     value = call.value(0)
     axis = call.int("axis", 1)
     axis += value.ndim if axis < 0 else 0
-    return [value.reshape(math.prod(value.shape[:axis]), -1)]
+    return [_reshaped(call, value, math.prod(value.shape[:axis]), -1)]
 
 
 def _slice(call: _Call) -> list[Value]:
@@ -318,7 +380,7 @@ def as_slice(start: int, end: int, step: int, size: int) -> slice:
 
 def _gather(call: _Call) -> list[Value]:
     value, indices, axis = call.value(0), call.value(1), call.int("axis", 0)
-    call.room.check([indices.size, value.size // max(1, value.shape[axis])], value.dtype)
+    call.room.check([indices.size, value.size // max(1, value.shape[axis])])
     return [np.take(value, np.asarray(indices, np.int64), axis=axis)]
 
 
@@ -332,36 +394,33 @@ def _split(call: _Call) -> list[Value]:
 
 def _range(call: _Call) -> list[Value]:
     start, limit, delta = (call.value(i).item() for i in range(3))
-    call.room.check([max(0, math.ceil((limit - start) / delta))], np.dtype(np.int64))
+    call.room.check([max(0, math.ceil((limit - start) / delta))])
     return [np.asarray(np.arange(start, limit, delta)).astype(onnx.helper.tensor_dtype_to_np_dtype(call.type))]
 
 
 def _tile(call: _Call) -> list[Value]:
     value, repeats = call.value(0), call.inputs[1].ints()
-    call.room.check([dim * n for dim, n in zip(value.shape, repeats, strict=True)], value.dtype)
+    call.room.check([dim * n for dim, n in zip(value.shape, repeats, strict=True)])
     return [np.tile(value, repeats)]
 
 
 def _concat(call: _Call) -> list[Value]:
-    values = [given.load() for given in call.inputs]
-    call.room.check([sum(value.size for value in values)], values[0].dtype)
+    values = [call.value(slot) for slot in range(len(call.inputs))]
+    call.room.check([sum(value.size for value in values)])
     return [np.concatenate(values, call.int("axis", 1))]
 
 
-_FLOAT64 = np.dtype(np.float64)
-
-
-def _widened(value: Value) -> Value:
-    """Floats in float64; integers as they are."""
-    return value if value.dtype.kind in "iub" else value.astype(np.float64)
+def _is_wide(value: Value) -> bool:
+    """Whether numbers are computed with as they are: integers, and float64."""
+    return value.dtype.kind in "iub" or value.dtype == _FLOAT64
 
 
 def _arithmetic(compute: Callable[..., Value]) -> Callable[[_Call], list[Value]]:
     def kernel(call: _Call) -> list[Value]:
         if call.opset < 7 and ("axis" in call.attributes or call.int("broadcast", 0)):
             raise ValueError("broadcasting of opset 6 and before")
-        values = [_widened(given.load()) for given in call.inputs]
-        call.room.check(np.broadcast_shapes(*(v.shape for v in values)), _FLOAT64)
+        call.room.check(np.broadcast_shapes(*(given.shape for given in call.inputs)))
+        values = call.widened()
         with np.errstate(all="ignore"):
             return [np.asarray(compute(*values))]
 
@@ -370,10 +429,9 @@ def _arithmetic(compute: Callable[..., Value]) -> Callable[[_Call], list[Value]]
 
 def _function(compute: Function) -> Callable[[_Call], list[Value]]:
     def kernel(call: _Call) -> list[Value]:
-        values = [_widened(given.load()) for given in call.inputs]
-        for value in values:
-            call.room.check(value.shape, _FLOAT64)
-        arguments = Arguments(values, call.attributes, call.opset, lambda shape: call.room.check(shape, _FLOAT64))
+        for given in call.inputs:
+            call.room.check(given.shape)
+        arguments = Arguments(call.widened(), call.attributes, call.opset, call.room.check, call.room.multiply)
         with np.errstate(all="ignore"):
             return [compute(arguments)]
 
@@ -412,8 +470,8 @@ _KERNELS: dict[str, Callable[[_Call], list[Value]]] = {
     "Mul": _arithmetic(np.multiply),
     "Div": _arithmetic(_divide),
     "Sum": _arithmetic(lambda *values: np.asarray(sum(values[1:], values[0]))),
-    "Max": _arithmetic(lambda *values: np.max(np.broadcast_arrays(*values), axis=0)),
-    "Min": _arithmetic(lambda *values: np.min(np.broadcast_arrays(*values), axis=0)),
+    "Max": _arithmetic(lambda *values: reduce(np.maximum, values)),
+    "Min": _arithmetic(lambda *values: reduce(np.minimum, values)),
     "Pow": _arithmetic(np.power),
     "Neg": _arithmetic(np.negative),
     "Abs": _arithmetic(np.abs),
@@ -423,6 +481,12 @@ _KERNELS: dict[str, Callable[[_Call], list[Value]]] = {
     "Reciprocal": _arithmetic(lambda value: np.asarray(1.0 / value)),
     **{op: _function(compute) for op, compute in FUNCTIONS.items()},
 }
+
+_LOOKS = frozenset(
+    {"Identity", "Reshape", "Unsqueeze", "Squeeze", "Expand", "ConstantOfShape", "Shape", "Size", "Transpose"}
+    | {"Flatten", "Slice", "Split"}
+)
+"""Those that read no numbers: they look at them in another way, or make a copy, which takes room."""
 
 EVALUATED = frozenset(_KERNELS) | {"Constant"}
 """The operators that are evaluated on constants."""

@@ -206,7 +206,7 @@ def _merged(rewrite: Rewrite, wishes: Wishes) -> tuple[Rewrite, tuple[Almost, ..
         plan = Plan(list(found.plans))
         patched = patch(rewrite.model, plan)
         pending = {
-            tensor.name: Constant(tensor.name, edit.type, edit.shape, edit.value, tensor, edit.rows)
+            tensor.name: Constant(tensor.name, edit.type, edit.shape, edit.value, tensor, edit.rows, edit.parts)
             for tensor, edit in patched.pending
         }
         source = replace(rewrite.model.source, proto=patched.proto, raw=None)

@@ -135,14 +135,14 @@ class Graph:
             return
         navigator = skeleton.topology(self.proto)
         own = {id(raw): node for raw, node in zip(navigator.nodes, self.nodes, strict=True)}
+        slots = {node: _slots(node) for node in self.nodes}
         for name, tensor in navigator.tensors(check_duplicates=False).items():
             if len(tensor.inputs) > 1:
                 raise self._written_twice(name)
             if tensor.inputs:
                 self._made(name, own[id(tensor.inputs[0])])
             readers = {id(raw): own[id(raw)] for raw in tensor.outputs}
-            uses = [(node, slot) for node in readers.values() for slot, used in enumerate(node.inputs) if used == name]
-            self.consumers[name] = uses
+            self.consumers[name] = [(node, slot) for node in readers.values() for slot in slots[node][name]]
         for node in self.nodes:
             for slot, name in enumerate(node.inputs):
                 if name in self.initializers:
@@ -414,6 +414,14 @@ class Model:
         """Every node of every graph."""
         for graph in self.graphs:
             yield from graph.nodes
+
+
+def _slots(node: Node) -> dict[str, list[int]]:
+    """Where a node reads each of its inputs."""
+    found: dict[str, list[int]] = {}
+    for slot, name in enumerate(node.inputs):
+        found.setdefault(name, []).append(slot)
+    return found
 
 
 def _needed(node: Node) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from functools import cache
 import onnx
 from onnx import TensorProto, TypeProto, ValueInfoProto
 
+from bnfold.axes import OPAQUE, limit_types
 from bnfold.protos import bodies, every_node
 
 SHORT = 128
@@ -21,9 +22,6 @@ SHORT = 128
 
 PASSES = 4
 """Passes that follow numbers: each knows more vectors to be short."""
-
-OPAQUE = "bnfold.opaque"
-"""The domain of nodes of which inference is not asked."""
 
 _WHOLE = frozenset({TensorProto.INT32, TensorProto.INT64})
 
@@ -34,8 +32,9 @@ Hazard = Callable[[onnx.NodeProto, Mapping[str, bool]], bool]
 def inferred(bare: onnx.ModelProto) -> onnx.GraphProto:
     """The graph of a model without weights, with the shapes and types that are found; some nodes may be opaque in it.
 
-    Where inference gives up, what was declared.
+    Where inference gives up, what was declared. `bare` is changed: it gets the limits of `bnfold.axes`.
     """
+    limit_types(bare)
     model = _infer(_without_expands(bare), data_prop=False)
     if model is None:
         return bare.graph
@@ -50,18 +49,14 @@ def inferred(bare: onnx.ModelProto) -> onnx.GraphProto:
 
 
 def checked(bare: onnx.ModelProto) -> onnx.GraphProto:
-    """The same for a model that must be right in every point, without following numbers.
+    """The same for a model that must be right in every point, without following numbers. `bare` is changed too.
 
     Raises:
         Exception: what ONNX has against it.
     """
+    limit_types(bare)
     model = _without_expands(bare)
     return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
-
-
-def opaque(node: onnx.NodeProto) -> onnx.NodeProto:
-    """A node in place of another one, about which nothing is known."""
-    return onnx.NodeProto(op_type="Opaque", domain=OPAQUE, input=node.input, output=node.output)
 
 
 def _without_expands(bare: onnx.ModelProto) -> onnx.ModelProto:

@@ -34,6 +34,13 @@ class NewConstant:
     shift: Callable[[], Array] | None = None
     values: Callable[[int, int], Array] | None = None
     """Rows of the new values, where they are not made from the base alone."""
+    read: int = 0
+    """Stored constants that are read to make these; 0 where they are made from the base alone."""
+
+    @property
+    def parts(self) -> int:
+        """Stored constants that are read to make the new values."""
+        return self.read or (1 if self.base is None else self.base.parts)
 
     def rows(self, start: int, stop: int) -> Array:
         """The new values in float64, along the first axis from `start` to `stop` (a scalar has one row)."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from bnfold.axes import MOST_AXES
 from bnfold.sizes import MAX_VALUES, Values, evaluate, factors
 from bnfold.skeleton import aborts
 from bnfold.telling import BACKWARD, FORWARD, TARGETS, output_shape, target_slot
@@ -90,7 +91,7 @@ class _Completion:
 
     def _learn(self, name: str, shape: Shape | None) -> None:
         """Take over what is better known than before; a size that no tensor can have says nothing."""
-        if shape is None or not name:
+        if shape is None or not name or len(shape) > MOST_AXES:
             return
         old = self.graph.shapes.get(name)
         if old is not None and (len(old) != len(shape) or (old == shape and None not in old)):

@@ -26,13 +26,16 @@ MAX_TEXT = 200
 
 _TIMES = " * "
 
+_DIGITS = 40
+"""Longer ones are names that somebody gave: no product has as many."""
+
 
 def factors(size: int | str) -> tuple[int, tuple[str, ...]]:
     """The number in a product, and its names in order."""
     if isinstance(size, int):
         return size, ()
     first, *rest = parts = size.split(_TIMES)
-    return (int(first), tuple(rest)) if rest and first.isdigit() else (1, tuple(parts))
+    return (int(first), tuple(rest)) if rest and len(first) < _DIGITS and first.isdecimal() else (1, tuple(parts))
 
 
 def product(sizes: Sequence[Dim]) -> Dim:

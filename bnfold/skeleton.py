@@ -5,15 +5,21 @@ Both are cheap however large the model is, and neither is ever written back.
 
 from __future__ import annotations
 
+from functools import cache
+
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto, ValueInfoProto
 
+from bnfold.axes import OPAQUE, opaque
 from bnfold.calls import Functions
-from bnfold.inference import OPAQUE, inferred, opaque
+from bnfold.inference import inferred
 from bnfold.malformed import has_odd_equation
 from bnfold.protos import every_node
 from bnfold.source import is_external, nbytes_or_none
+
+MOST_AXIS = 1 << 16
+"""Axes beyond this one are cut off to 32 bits, and looked up."""
 
 SMALL = 4096
 """Constants up to this many bytes stay in the skeleton: shapes, axes, scales and the like steer shape inference."""
@@ -96,16 +102,53 @@ def safe_functions(model: onnx.ModelProto) -> bool:
 
 def aborts(node: onnx.NodeProto) -> bool:
     """Whether ONNX's inference (1.19 to 1.23) ends the process on a node, or never ends; found by random models."""
-    if has_odd_equation(node) or node.op_type in _WINDOWS:
+    if has_odd_equation(node) or node.op_type in _WINDOWS or _leaves_out(node):
         return True
     for attribute in node.attribute:
         if attribute.name == "strides" and 0 in attribute.ints:
+            return True
+        if attribute.name == "axis" and abs(attribute.i) > MOST_AXIS:
             return True
         if (node.op_type, attribute.name) == ("GatherND", "batch_dims") and attribute.i < 0:
             return True
         if (node.op_type, attribute.name) == ("Split", "num_outputs") and attribute.i < len(node.output):
             return True
     return False
+
+
+def _leaves_out(node: onnx.NodeProto) -> bool:
+    """Whether an input is left out that no version lets go: inference looks at the type of some all the same."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if len(node.input) >= _fewest(node.op_type, domain) and all(node.input):
+        return False
+    versions = _history().get((node.op_type, domain), [])
+    return all(_lacks(node, schema) for schema in versions) and bool(versions)
+
+
+def _lacks(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> bool:
+    """Whether an input that this version needs is not there."""
+    if len(node.input) < schema.min_input:
+        return True
+    optional = [given.option == onnx.defs.OpSchema.FormalParameterOption.Optional for given in schema.inputs]
+    return not all(name or slot >= len(optional) or optional[slot] for slot, name in enumerate(node.input))
+
+
+@cache
+def _fewest(op_type: str, domain: str) -> int:
+    """Inputs that the newest version of an operator has at least; 0 where onnx does not know it."""
+    try:
+        return int(onnx.defs.get_schema(op_type, domain).min_input)
+    except onnx.defs.SchemaError:
+        return 0
+
+
+@cache
+def _history() -> dict[tuple[str, str], list[onnx.defs.OpSchema]]:
+    """All versions of all operators."""
+    found: dict[tuple[str, str], list[onnx.defs.OpSchema]] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        found.setdefault((schema.name, schema.domain), []).append(schema)
+    return found
 
 
 def _name_sizes(value: ValueInfoProto) -> None:

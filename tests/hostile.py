@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from tests.features_graphs import value
 from tests.hostile_models import (
@@ -16,17 +17,26 @@ from tests.hostile_models import (
     LAID_OUT,
     Attack,
     absolute,
+    added_up,
     altered,
     attribute,
+    beside,
+    called,
     circle,
     constants_in_a_circle,
+    depthwise,
+    doubled,
     doubling,
+    filled,
     grown,
     huge_channels,
     huge_sizes,
     laid_out,
+    left_out,
     linked,
+    long_kernels,
     make,
+    many_inputs,
     many_readers,
     nested,
     no_channels,
@@ -36,7 +46,10 @@ from tests.hostile_models import (
     own_input,
     padded,
     ranks,
+    read_often,
+    row,
     same_names,
+    sizes_named,
     squaring,
     statistics,
     tensor,
@@ -142,6 +155,53 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
         grown(*(n for i in range(64) for n in (make("Expand", "one big", f"e{i}"), make("Exp", f"e{i}", f"f{i}"))),
               make("Sum", " ".join(f"f{i}" for i in range(64)), "z"), one=np.float32(1),
               big=np.array([1 << 13, 1 << 14], np.int64)), ""),
+    **{
+        f"64 million numbers of {TensorProto.DataType.Name(type_)}, summed": (
+            grown(filled(type_, "big", "e"), make("Sum", "e e e e e e e e", "f"), make("ReduceMax", "f", "z"),
+                  big=np.array([1 << 26])), "")
+        for type_ in (TensorProto.FLOAT8E4M3FN, TensorProto.BFLOAT16)
+    },
+    "a Cast of 64 million numbers": (
+        grown(filled(TensorProto.FLOAT16, "big", "e"), make("Cast", "e", "i", to=TensorProto.INT8),
+              make("Cast", "i", "f", to=TensorProto.FLOAT), make("ReduceMax", "f", "z"), big=np.array([1 << 26])), ""),
+    "a shape of 128 million numbers": (
+        grown(filled(TensorProto.INT8, "big", "e"), make("Expand", "one e", "z"), one=np.float32(1),
+              big=np.array([1 << 27])), ""),
+    "a Max of 60 large ones": (
+        grown(make("Expand", "one big", "e"), make("Max", " ".join(["e"] * 60), "f"), make("ReduceMax", "f", "z"),
+              one=np.float32(1), big=np.array([1 << 12, 1 << 11])), ""),
+    "8 million numbers read 2,000 times": (
+        read_often(make("Expand", "one big", "e"), copies=2000, make_one=lambda i: make("ReduceMax", "e", f"f{i}"),
+                   one=np.float32(1), big=np.array([1 << 12, 1 << 11])), ""),
+    "8 million numbers laid out 40 times": (
+        read_often(make("Expand", "column big", "e"), copies=40, make_one=lambda i: make("Reshape", "e flat", f"f{i}"),
+                   column=np.arange(256, dtype=np.float32)[:, None], big=np.array([256, 1 << 15]),
+                   flat=np.array([-1])), ""),
+    "8 million numbers tiled 40 times": (
+        read_often(copies=40, make_one=lambda i: make("Tile", "column repeats", f"f{i}"),
+                   column=np.arange(256, dtype=np.float32), repeats=np.array([1 << 15])), ""),
+    "10,000 axes": (beside(row("Relu", 3_000), f"float[{', '.join(['1'] * 10_000)}] v"), ""),
+    "500 axes more, 1,000 times": (
+        beside(row("Unsqueeze", 1_000, "axes"), "float[1] v", axes=np.arange(500)), ""),
+    "an axis more, 6,000 times": (beside(row("Unsqueeze", 6_000, "axes"), "float[1] v", axes=np.arange(1)), ""),
+    "axes doubled 40 times": (beside(row("Gather", 40, twice=True), "int64[1, 1, 1] v"), ""),
+    "a size with a name of 500,000": (sizes_named("n" * 500_000), ""),
+    "a Concat of 25,000": (many_inputs(25_000), ""),
+    "a sum doubled 60 times": (doubled(60), ""),
+    "3,000 convolutions added up": (added_up(3_000), ""),
+    "100 depthwise convolutions of 30,000 channels": (depthwise(100, 30_000), ""),
+    "two kernels of 30,000 taps": (long_kernels(30_000), ""),
+    **{
+        f"{op} without input": (left_out(op, domain, **attributes), "")
+        for op, domain, attributes in [
+            ("RegexFullMatch", "", {}), ("DictVectorizer", "ai.onnx.ml", {}),
+            ("LabelEncoder", "ai.onnx.ml", {"keys_floats": [1.0], "values_floats": [1.0]}),
+        ]
+    },
+    "LayerNormalization of the axis 2^31": (
+        beside("z, mean, deviation = LayerNormalization <axis: int = 2147483648> (v, one)", "float v",
+               one=np.ones(2, np.float32)), ""),
+    "functions that stand for 980,000 nodes": (called(990), ""),
     "a circle": (altered(circle), "waits for its own result"),
     "a node that reads itself": (altered(own_input), "waits for its own result"),
     "constants in a circle": (altered(constants_in_a_circle), "waits for its own result"),

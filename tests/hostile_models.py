@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,19 @@ def squaring(times: int) -> list[NodeProto]:
 BIG = np.array([1 << 20, 1 << 20], np.int64)
 
 
+def filled(type_: int, shape: str, output: str) -> NodeProto:
+    """A ConstantOfShape of ones."""
+    return make("ConstantOfShape", shape, output, value=helper.make_tensor("value", type_, [1], [1]))
+
+
+def read_often(*nodes: NodeProto, copies: int, make_one: Callable[[int], NodeProto], **constants: Any) -> Attack:
+    """Nodes that each make `f{i}` of what these make, and the sum of the largest numbers."""
+    found = [*nodes]
+    for i in range(copies):
+        found += [make_one(i), make("ReduceMax", f"f{i}", f"m{i}")]
+    return grown(*found, make("Sum", " ".join(f"m{i}" for i in range(copies)), "z"), **constants)
+
+
 # -------------------------------------------------------------------------------------------------------------- graphs
 
 
@@ -241,6 +255,136 @@ def laid_out(nodes: str) -> Attack:
         return written(model, folder)
 
     return attack
+
+
+def beside(nodes: str, inputs: str = "", **constants: Any) -> Attack:
+    """Nodes in ONNX's own notation beside a model that folds; the last one's output `z` is an output of the model."""
+
+    def attack(folder: Path) -> Path:
+        model = foldable()
+        graph = onnx.parser.parse_graph(f"g ({inputs}) => (z) {{ {nodes} }}")
+        model.graph.input.extend(graph.input)
+        model.graph.output.extend(graph.output)
+        model.graph.node.extend(graph.node)
+        model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items())
+        return written(model, folder)
+
+    return attack
+
+
+def row(op: str, count: int, *more: str, twice: bool = False) -> str:
+    """One behind the other: t0, t1, ..., z, from the tensor `v` on."""
+    names = ["v", *(f"t{i}" for i in range(count - 1)), "z"]
+    return " ".join(f"{b} = {op}({', '.join([a] * (1 + twice) + list(more))})" for a, b in pairwise(names))
+
+
+def left_out(op: str, domain: str = "", **attributes: Any) -> Attack:
+    """An operator whose first input is left out."""
+
+    def change(model: ModelProto) -> None:
+        model.graph.node.append(helper.make_node(op, [""], ["z"], domain=domain, **attributes))
+        model.graph.output.add(name="z")
+        model.opset_import[0].version = 20
+        if domain:
+            model.opset_import.add(domain=domain, version=5)
+
+    return altered(change)
+
+
+def sizes_named(name: str) -> Attack:
+    """An input with a size of this name, flattened, and some nodes behind it."""
+
+    def change(model: ModelProto) -> None:
+        model.graph.input.append(value("v", name, "b", "c"))
+        model.graph.node.append(make("Flatten", "v", "f0"))
+        model.graph.node.extend(make("Relu", f"f{i}" if i else "v", f"f{i + 1}") for i in range(3000))
+        model.graph.output.add(name="f3000")
+
+    return altered(change)
+
+
+def many_inputs(count: int) -> Attack:
+    """A Concat of so many tensors."""
+
+    def change(model: ModelProto) -> None:
+        names = [f"r{i}" for i in range(count)]
+        model.graph.node.extend(make("Relu", "x", name) for name in names)
+        model.graph.node.append(helper.make_node("Concat", names, ["z"], axis=1))
+        model.graph.output.add(name="z")
+
+    return altered(change)
+
+
+def linear(build: Callable[[Builder], str]) -> Attack:
+    """A model of linear nodes, which could become one."""
+
+    def attack(folder: Path) -> Path:
+        b = Builder(type_=TensorProto.FLOAT)
+        return written(b.model(b.bn(build(b))), folder)
+
+    return attack
+
+
+def doubled(times: int) -> Attack:
+    """A convolution, added to itself, and that to itself, again and again."""
+
+    def build(b: Builder) -> str:
+        y = b.conv(b.input(1, 3, 5, 6), 4, 1)
+        for _ in range(times):
+            y = b.node("Add", y, y)
+        return b.node("Conv", y, b.constant(b.normal(4, 4, 1, 1), "weight"))
+
+    return linear(build)
+
+
+def added_up(count: int) -> Attack:
+    """So many convolutions of one tensor, added one by one."""
+
+    def build(b: Builder) -> str:
+        x, weight = b.input(1, 3, 5, 6), b.constant(b.normal(4, 3, 1, 1), "weight")
+        y = b.node("Conv", x, weight)
+        for _ in range(count):
+            y = b.node("Add", y, b.node("Conv", x, weight))
+        return y
+
+    return linear(build)
+
+
+def depthwise(count: int, channels: int) -> Attack:
+    """Depthwise convolutions, one behind the other."""
+
+    def build(b: Builder) -> str:
+        y, weight = b.input(1, channels, 5, 6), b.constant(b.normal(channels, 1, 1, 1), "weight")
+        for _ in range(count):
+            y = b.node("Conv", y, weight, group=channels)
+        return y
+
+    return linear(build)
+
+
+def long_kernels(taps: int) -> Attack:
+    """Two long convolutions, one behind the other, that make one number."""
+
+    def build(b: Builder) -> str:
+        weight = b.constant(b.normal(1, 1, taps), "weight")
+        return b.node("Conv", b.node("Conv", b.input(1, 1, 2 * taps - 1), weight), weight)
+
+    return linear(build)
+
+
+def called(times: int) -> Attack:
+    """A function of so many nodes, in another one as many times, which is called once."""
+
+    def change(model: ModelProto) -> None:
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+        for name, inner, domain in (("f", "Relu", ""), ("g", "f", "own")):
+            nodes = [helper.make_node(inner, [f"t{i}"], [f"t{i + 1}"], domain=domain) for i in range(times)]
+            model.functions.append(helper.make_function("own", name, ["t0"], [f"t{times}"], nodes, opsets))
+        model.graph.node.append(helper.make_node("g", ["x"], ["z"], domain="own"))
+        model.graph.output.add(name="z")
+        model.opset_import.add(domain="own", version=1)
+
+    return altered(change)
 
 
 def nested(levels: int) -> Attack:

@@ -28,7 +28,7 @@ def convolution_edits(kept: Node, kernel: Kernel) -> tuple[Edit, ...]:
     weight = kept.constant(1)
     assert weight is not None
     edits: list[Edit] = [SetAttribute("auto_pad", None), *(SetAttribute(*each) for each in attributes.items())]
-    edits.append(NewConstant(1, "weight", weight.type, kernel.shape, weight, values=kernel.rows))
+    edits.append(NewConstant(1, "weight", weight.type, kernel.shape, weight, values=kernel.rows, read=kernel.parts))
     return (*edits, *_bias(kept, kernel, weight.type))
 
 
@@ -40,7 +40,7 @@ def _bias(kept: Node, kernel: Kernel, type_: int) -> tuple[Edit, ...]:
     def values(start: int, stop: int) -> Array:
         return np.zeros(stop - start) if bias is None else bias()[start:stop]
 
-    return (NewConstant(2, "bias", type_, (kernel.outputs,), old, values=values),)
+    return (NewConstant(2, "bias", type_, (kernel.outputs,), old, values=values, read=kernel.shifts),)
 
 
 def product_edits(kept: Node, kernel: Kernel) -> tuple[Edit, ...]:
@@ -53,7 +53,7 @@ def product_edits(kept: Node, kernel: Kernel) -> tuple[Edit, ...]:
     def values(start: int, stop: int) -> Array:
         return kernel.rows(start, stop) if turned else kernel.rows(0, kernel.outputs).T[start:stop]
 
-    edits: list[Edit] = [NewConstant(slot, "weight", weight.type, shape, weight, values=values)]
+    edits: list[Edit] = [NewConstant(slot, "weight", weight.type, shape, weight, values=values, read=kernel.parts)]
     if kept.op == "MatMul":
         bias = [] if kernel.bias is None else [kernel.bias() if slot else kernel.bias().reshape(-1, 1)]
         return (*edits, *(NewBias(weight.type, shift) for shift in bias))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from bnfold import rules
 from bnfold.affine import Array
 from bnfold.graph import Dim, Graph, Node
 from bnfold.merges.cost import Extent, copy_cost, kernel_cost, sum_cost
-from bnfold.merges.nodes import KERNELS, PRODUCTS, SUMS, dynamic, kernel_of, product, product_axis
+from bnfold.merges.nodes import KERNELS, PRODUCTS, SUMS, WEIGHTED, dynamic, kernel_of, product, product_axis, weight_of
 from bnfold.merges.terms import (
     Diagonal,
     Kernel,
@@ -119,6 +119,8 @@ class Evaluation:
             raise ObstacleError(f"the channels of {node.label} do not fit its input")
         self.cost += kernel_cost(own, self._extent(inner))
         self.products += own.products
+        weight, bias = (weight_of(node), node.constant(2)) if node.op in WEIGHTED else (None, None)
+        own = replace(own, parts=weight.parts if weight else 1, shifts=bias.parts if bias else 0)
         try:
             return chained(own, inner, self.sizes)
         except ObstacleError as obstacle:

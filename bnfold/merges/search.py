@@ -21,6 +21,9 @@ from bnfold.solver import is_matmul_bias
 LIMIT = 256
 """Nodes that one merge may take."""
 
+STEPS, STEPS_EACH = 50_000, 16
+"""Nodes that one search of a graph may look through, and how many more for each node of the graph."""
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
@@ -69,6 +72,7 @@ def members_of(
     allowed: Callable[[Node], bool],
     enough: Callable[[set[Node], set[str]], bool],
     terms: Mapping[tuple[int, int], str] = MappingProxyType({}),
+    steps: Iterator[int] | None = None,
 ) -> set[Node]:
     """The root, and what is looked through until it is enough.
 
@@ -78,12 +82,15 @@ def members_of(
         enough: whether nodes, and the tensors that they read, are what is looked for.
         terms: what is looked through instead of what the root reads: tensors, by the node's index and the slot where
             each is read.
+        steps: where these end, so does the search.
 
     Raises:
         ObstacleError: a node in between cannot go.
     """
     graph, members, front = root.graph, {root}, set(terms.values() or dynamic(root))
     while not enough(members, front):
+        if steps is not None and next(steps, None) is None:
+            raise ObstacleError("too many nodes were looked through", unrelated=True)
         latest = max(front, key=lambda name: _place(graph, name))
         node = graph.producers.get(latest)
         if node is None or not is_linear(node):
@@ -193,8 +200,10 @@ def chains(graph: Graph, allowed: Callable[[Node], bool]) -> Iterator[tuple[Node
     """Every convolution or matrix product behind another one, with nothing but scales and shifts between."""
 
     def enough(members: set[Node], front: set[str]) -> bool:
+        if len(front) != 1:
+            return False
         weighted = sum(node.op in WEIGHTED for node in members)
-        return len(front) == 1 and (weighted > 1 or any(node.op == "Pad" for node in members))
+        return weighted > 1 or any(node.op == "Pad" for node in members)
 
     def is_root(node: Node) -> bool:
         return is_matmul_bias(node) or (node.op in WEIGHTED and not _has_bias_behind(node))
@@ -214,10 +223,11 @@ def _search(
     is_root: Callable[[Node], bool],
     enough: Callable[[set[Node], set[str]], bool],
 ) -> Iterator[tuple[Node, Found | ObstacleError]]:
+    steps = iter(range(STEPS + STEPS_EACH * len(graph.nodes)))
     for root in reversed(graph.nodes):
         if not is_root(root) or not is_linear(root) or not allowed(root):
             continue
         try:
-            yield root, evaluated(root, members_of(root, allowed, enough))
+            yield root, evaluated(root, members_of(root, allowed, enough, steps=steps))
         except ObstacleError as obstacle:
             yield root, obstacle

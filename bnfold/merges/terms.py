@@ -7,7 +7,7 @@ Kernels are float64, made row by row and only when they are written: weights are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -39,6 +39,17 @@ class Diagonal:
         return Diagonal(np.ones(channels), np.zeros(channels))
 
 
+MOST_PARTS = 1 << 12
+"""Kernels that one may be made of: one that is read twice counts twice, and where branches split and meet again and
+again that grows without bound."""
+
+PAIRS = 512
+"""Pairs of taps of one kernel behind another that count as much as a kernel."""
+
+SPAN = 4096
+"""Rows that are made at once, where they are of several groups."""
+
+
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """y = K * x + bias, in groups, with zeros around x."""
@@ -52,6 +63,14 @@ class Kernel:
     """K from one output channel to another: shape (outputs, inputs / group, *taps)."""
     bias: Callable[[], Array] | None = None
     """Shape (outputs,); None where there is none."""
+    parts: int = 1
+    """Kernels of nodes that are read to make the rows."""
+    shifts: int = 0
+    """Kernels and biases of nodes that are read to make the bias."""
+
+    def __post_init__(self) -> None:
+        if self.parts + self.shifts > MOST_PARTS:
+            raise ObstacleError("its branches split and meet again too often", unrelated=True)
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -83,9 +102,9 @@ def scaled(term: Term, scale: Array, shift: Array) -> Term:
 
     bias = term.bias
     if bias is None and not np.any(shift):
-        return Kernel(term.inputs, term.outputs, term.group, term.axes, rows)
+        return replace(term, rows=rows)
     moved = (lambda: shift) if bias is None else (lambda: scale * bias() + shift)
-    return Kernel(term.inputs, term.outputs, term.group, term.axes, rows, moved)
+    return replace(term, rows=rows, bias=moved)
 
 
 def added(one: Term, other: Term, sizes: Sequence[Dim]) -> Term:
@@ -107,7 +126,7 @@ def added(one: Term, other: Term, sizes: Sequence[Dim]) -> Term:
 
     biases = [term.bias for term in (one, other) if term.bias is not None]
     bias = (lambda: np.sum([make() for make in biases], axis=0)) if biases else None
-    return Kernel(one.inputs, one.outputs, group, axes, rows, bias)
+    return Kernel(one.inputs, one.outputs, group, axes, rows, bias, one.parts + other.parts, one.shifts + other.shifts)
 
 
 def stacked(terms: Sequence[Term], sizes: Sequence[Dim]) -> Kernel:
@@ -139,7 +158,8 @@ def stacked(terms: Sequence[Term], sizes: Sequence[Dim]) -> Kernel:
         )
 
     biased = any(kernel.bias is not None for kernel in kernels)
-    return Kernel(kernels[0].inputs, ends[-1], 1, axes, rows, bias if biased else None)
+    parts, shifts = sum(kernel.parts for kernel in kernels), sum(kernel.shifts for kernel in kernels)
+    return Kernel(kernels[0].inputs, ends[-1], 1, axes, rows, bias if biased else None, parts, shifts)
 
 
 def _laid(term: Kernel, start: int, stop: int, group: int, axes: Sequence[Axis]) -> Array:
@@ -227,28 +247,49 @@ def chained(outer: Kernel, inner: Term, sizes: Sequence[Dim]) -> Kernel:
     if inner.bias is not None and _pads(outer, inner_sizes(inner, sizes)):
         raise ObstacleError("the second pads with zeros what the first shifts")
     group = math.gcd(outer.group, inner.group)
-    per_group = outer.outputs // group
+    per_group, middle = outer.outputs // group, inner.outputs // group
 
     def rows(start: int, stop: int) -> Array:
         found: Array = np.zeros((stop - start, inner.inputs // group, *(axis.taps for axis in axes)))
-        for first in range(start - start % per_group, stop, per_group):
-            low, high = max(start, first), min(stop, first + per_group)
-            middle = first // per_group * (inner.outputs // group)
-            second = _widened(outer, low, high, group)
-            made = _widened(inner, middle, middle + inner.outputs // group, group)
+        for low, high in _spans(start, stop, per_group):
+            first, last = low // per_group, -(-high // per_group)
+            part = found[low - start : high - start]
+            second, made, into = (
+                array.reshape(last - first, len(array) // (last - first), *array.shape[1:])
+                for array in (
+                    _widened(outer, low, high, group),
+                    _widened(inner, first * middle, last * middle, group),
+                    part,
+                )
+            )
             for tap in np.ndindex(*outer.taps):
                 for tap_before in np.ndindex(*inner.taps):
                     at = tuple(
                         (t * out.dilation * own.stride + u * own.dilation) // new.dilation
                         for t, u, out, own, new in zip(tap, tap_before, outer.axes, inner.axes, axes, strict=True)
                     )
-                    found[low - start : high - start, :, *at] += second[:, :, *tap] @ made[:, :, *tap_before]
+                    into[:, :, :, *at] += second[:, :, :, *tap] @ made[:, :, :, *tap_before]
         return found
 
-    before, after = inner.bias, outer.bias
-    if before is None:
-        return Kernel(inner.inputs, outer.outputs, group, axes, rows, after)
-    return Kernel(inner.inputs, outer.outputs, group, axes, rows, lambda: _passed(outer, before(), after))
+    shifts = outer.shifts + inner.shifts
+    before, bias, parts = (
+        inner.bias,
+        outer.bias,
+        outer.parts + inner.parts + math.prod(outer.taps) * math.prod(inner.taps) // PAIRS,
+    )
+    if before is not None:
+        after = outer.bias
+        bias, shifts = lambda: _passed(outer, before(), after), shifts + outer.parts
+    return Kernel(inner.inputs, outer.outputs, group, axes, rows, bias, parts, shifts)
+
+
+def _spans(start: int, stop: int, each: int) -> Iterator[tuple[int, int]]:
+    """Rows in pieces: many whole groups of so many, or some of one group."""
+    while start < stop:
+        whole = min((stop - start) // each, max(1, SPAN // each))
+        end = start + whole * each if whole and start % each == 0 else min(stop, start - start % each + each)
+        yield start, end
+        start = end
 
 
 def _behind_scale(outer: Kernel, inner: Diagonal, sizes: Sequence[Dim]) -> Kernel:
@@ -260,12 +301,11 @@ def _behind_scale(outer: Kernel, inner: Diagonal, sizes: Sequence[Dim]) -> Kerne
         own = _own_inputs(outer, start, stop)
         return outer.rows(start, stop) * scale[own].reshape(*own.shape, *(1,) * rank)
 
-    bias = outer.bias
     if np.any(shift):
-        return Kernel(
-            outer.inputs, outer.outputs, outer.group, outer.axes, rows, lambda: _passed(outer, shift, outer.bias)
+        return replace(
+            outer, rows=rows, bias=lambda: _passed(outer, shift, outer.bias), shifts=outer.shifts + outer.parts
         )
-    return Kernel(outer.inputs, outer.outputs, outer.group, outer.axes, rows, bias)
+    return replace(outer, rows=rows)
 
 
 def _own_inputs(term: Kernel, start: int, stop: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
