@@ -102,7 +102,12 @@ def safe_functions(model: onnx.ModelProto) -> bool:
 
 def aborts(node: onnx.NodeProto) -> bool:
     """Whether ONNX's inference (1.19 to 1.23) ends the process on a node, or never ends; found by random models."""
-    if has_odd_equation(node) or node.op_type in _WINDOWS or _leaves_out(node):
+    return node.op_type in _WINDOWS or breaks_a_rule(node)
+
+
+def breaks_a_rule(node: onnx.NodeProto) -> bool:
+    """Whether it `aborts` for something that its operator does not allow."""
+    if has_odd_equation(node) or _leaves_out(node):
         return True
     for attribute in node.attribute:
         if attribute.name == "strides" and 0 in attribute.ints:

@@ -16,6 +16,7 @@ from google.protobuf.message import EncodeError
 from bnfold import inference, skeleton
 from bnfold.errors import BnfoldError, ModelError, NotEquivalentError
 from bnfold.operand_shapes import odd_operand
+from bnfold.protos import every_node
 from bnfold.source import ModelLike, Source, read_lean
 
 Given = ParamSpec("Given")
@@ -56,12 +57,20 @@ def check_valid(source: Source, cause: Exception | None = None) -> None:
         raise ModelError(f"{source.label} is not a valid ONNX model: {problem}") from cause
 
 
+def _broken_rule(model: onnx.ModelProto) -> str:
+    """A node that ONNX's inference could not be shown, in words; '' for none."""
+    for node in every_node(node for part in (model.graph, *model.functions) for node in part.node):
+        if skeleton.breaks_a_rule(node):
+            return f"the node '{node.name or ', '.join(node.output)}' breaks the rules of its operator, {node.op_type}"
+    return ""
+
+
 def problem_of(model: onnx.ModelProto) -> str:
     """What ONNX's own checker, its strict shape inference and `odd_operand` have against a model; '' for nothing."""
     try:
         bare = skeleton.without_weights(model)
         onnx.checker.check_model(bare)
-        return odd_operand(inference.checked(bare))
+        return odd_operand(inference.checked(bare)) or _broken_rule(model)
     except Exception as error:  # noqa: BLE001 - C++ code raises what it likes, protobuf what is no text
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return lines[0][:300] if lines else type(error).__name__

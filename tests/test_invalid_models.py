@@ -150,6 +150,22 @@ def test_valid_models_are_not_blamed() -> None:
     assert odd_operand(onnx.shape_inference.infer_shapes(valid).graph) == ""
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        "y = Gather<axis = -9223372036854775808>(x, i)",
+        "y = LayerNormalization<axis = 2147483648>(x, w)",
+        'y = RegexFullMatch<pattern = "a">("")',
+        "y = MaxPool<kernel_shape = [2, 2], strides = [0, 1]>(x)",
+        'y = Einsum<equation = "a.b">(x)',
+    ],
+)
+def test_models_are_blamed_for_nodes_that_inference_is_not_shown(node: str) -> None:
+    graph = f"g (float[2, 3, 4, 5] x, int64[1] i, float[5] w) => (float[N] y) {{ {node} }}"
+    given = parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> {graph}')
+    assert "breaks the rules of its operator" in problem_of(given)
+
+
 def test_a_failing_fold_of_a_valid_model_is_no_fault_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bnfold.write.rounded", lambda values, type_: (values * 2).astype(np.float32))
     with pytest.raises(NotEquivalentError):
