@@ -43,6 +43,8 @@ class Failed:
             message = "not enough memory; save the model with external data, or use a larger machine"
         elif isinstance(error, OSError):
             message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        elif isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from "):  # pathlib, before 3.13
+            message = f"{str(error).removeprefix('Symlink loop from ')} is a link in a circle; give another name"
         else:  # a bug: the models that wait behind this one shall not suffer
             what = f"internal error, {type(error).__name__}: {error}".splitlines()[0]
             message = f"{what}\nThis is a bug: please report it with the traceback that BNFOLD_TRACEBACK=1 shows."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -282,10 +283,10 @@ def _inside(location: str, base_dir: Path, what: str) -> Path:
         path = base / location
         if not location or Path(location).is_absolute() or not path.resolve().is_relative_to(base):
             raise ModelError(f"{what} points outside the model's folder {base}; refusing to read it")
-        if not path.exists():
-            raise ModelError(f"{what} is missing from {base}; copy it beside the model")
-        if not path.is_file():
+        if not stat.S_ISREG(path.stat().st_mode):
             raise ModelError(f"{what} is not a regular file; refusing to read it")
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(f"{what} is missing from {base_dir.resolve()}; copy it beside the model") from None
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, a null byte, links in a circle
         why = getattr(error, "strerror", None) or str(error)[:80]
         raise ModelError(f"{what} is no usable name of a file: {why}") from None

@@ -126,3 +126,19 @@ def test_a_report_of_before_is_replaced(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "notes.json").write_text("mine")
     for _ in range(2):
         assert bnfold("explain", "m.onnx", "--json", "notes.json", "--html", "page.html").code == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["explain {loop}", "optimize {loop}", "verify {model} {loop}", "optimize {model} -o {loop}"]
+    + ["optimize {model} -o {folder}/x.onnx", "optimize {folder}/x.onnx"],
+)
+def test_links_in_a_circle(command: str, tmp_path: Path) -> None:
+    model = saved(foldable(), tmp_path / "model.onnx")
+    (loop := tmp_path / "loop.onnx").symlink_to(loop)
+    (folder := tmp_path / "folder").symlink_to(folder)
+    before = names(tmp_path)
+    done = bnfold(*command.format(loop=loop, model=model, folder=folder).split())
+    assert done.code in (1, 2), done.err
+    assert len(done.err.splitlines()) == 1 and "internal error" not in done.err, done.err
+    assert names(tmp_path) == before
