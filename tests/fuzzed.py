@@ -86,4 +86,8 @@ FOUND: dict[str, str] = {
         "aSA$(0SXcd0&i{-Zhy8S2uZ^lyx?whX><xn8VW;mbYW<g!etT#b9CTrdKv|88i!?NXA)x6^>1W(S_%pTbl@{}a&8g=B3cRpZ;0a(1_}f"
         "S2@+KoSYdQ!Vh;{!Y$a?G1_~lfO3DP72moSw26Aa`Ze?;X5(Wwc2+9Cre<uZVbZKmC5(Wea2@(K805H%"
     ),
+    "one shift for every column of a product, opset 6": (
+        "mcR-+e*$B(+@KO%o&xTVk0J;qDM=4>X>@z80165L3IV*|qycs!5<+2g>{_r+Z*pzfkZfssVRSPRS_=wkWeTYY0L#pE5tHQt3cvhuyV~?"
+        "Y3IHNv3<6_@1`5#`BU(=g01?m%v7Kqg%R&kO&O#DGA4y|?fPjF2fPh+O3&xzdD5uq9x&"
+    ),
 }

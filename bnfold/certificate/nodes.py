@@ -87,8 +87,8 @@ def check_node(graph: GraphPair, pair: Pair, draws: Draws) -> int:
         return len(pair.changed)
     exact, attributes = exact_constants(graph, pair), exact_attributes(graph, pair)
     for slot, value in exact.items():
-        if pair.old.op in BROADCASTING:
-            value = as_often(value, pair.new.constant(slot), pair.old.graph.shape(pair.old.outputs[0]))
+        if pair.old.op in BROADCASTING or (slot == BIAS and pair.bias is not None):
+            value = as_often(value, stored_constant(pair, slot), pair.old.graph.shape(pair.old.outputs[0]))
         check_constant(pair, slot, value, graph.narrowed)
     for name, value in attributes.items():
         check_attribute(pair, name, value)
