@@ -14,7 +14,7 @@ from functools import cache
 import onnx
 from onnx import TensorProto, TypeProto, ValueInfoProto
 
-from bnfold.axes import OPAQUE, limit_types
+from bnfold.axes import OPAQUE, limit_types, opaque
 from bnfold.protos import bodies, every_node
 
 SHORT = 128
@@ -38,11 +38,12 @@ def inferred(bare: onnx.ModelProto) -> onnx.GraphProto:
     model = _infer(_without_expands(bare), data_prop=False)
     if model is None:
         return bare.graph
-    opaque: set[str] | None = None
+    hazard = _propagates(bare)
+    hidden: set[str] | None = None
     for _ in range(PASSES if _computes_numbers(model.graph) else 0):
-        before, opaque = opaque, set()
-        guarded = _guarded(bare, _propagates(bare), model, opaque)
-        if opaque == before or (found := _infer(guarded, data_prop=True)) is None:
+        before, hidden = hidden, set()
+        guarded = _guarded(bare, hazard, model, hidden)
+        if hidden == before or (found := _infer(guarded, data_prop=True)) is None:
             break
         model = found
     return model.graph
@@ -148,8 +149,7 @@ def _made_opaque(nodes: Iterable[onnx.NodeProto], hazard: Hazard, short: Mapping
     for node in nodes:
         if hazard(node, short):
             names += [name for name in node.output if name]
-            node.op_type, node.domain = "Opaque", OPAQUE
-            node.ClearField("attribute")
+            node.CopyFrom(opaque(node))
     return names
 
 
