@@ -25,8 +25,29 @@ AGREE = 1e-12
 SMALL = 1 << 14
 """Ones of which there are no more than this are the same for all."""
 
+MOST_TOGETHER = 1 << 20
+"""Values that arrays may have together when each has far fewer, because they vary along different axes."""
+
 ROUNDING = 2.0**-46
 """What is left of a difference of float64 numbers below this, relative to its terms, is their rounding: zero."""
+
+
+class TooLargeError(MemoryError):
+    """Few numbers would become many: a scale along one axis and a shift along another, for every pair of the two."""
+
+
+def together(*shapes: tuple[int, ...]) -> None:
+    """Look at the shapes of arrays before they are broadcast: they come from the file.
+
+    Raises:
+        TooLargeError: they would have far more values together than any of them has.
+        ValueError: they do not broadcast.
+    """
+    differing = {shape for shape in shapes if max(shape, default=1) > 1}
+    if len(differing) > 1:
+        full = math.prod(np.broadcast_shapes(*differing))
+        if full > MOST_TOGETHER and full > 2 * max(map(math.prod, differing)):
+            raise TooLargeError("a scale and a shift vary along different axes, and are too many numbers together")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +56,11 @@ class Affine:
 
     scale: Array
     shift: Array
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of both."""
+        return self.scale.shape, self.shift.shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +80,15 @@ class Storage:
     den: Array
     num: Array
     off: Array
+
+    def __post_init__(self) -> None:
+        if not self.den.shape == self.num.shape == self.off.shape:
+            together(*self.shapes)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of all three."""
+        return self.den.shape, self.num.shape, self.off.shape
 
     @staticmethod
     def identity(rank: int) -> Storage:
@@ -120,24 +155,29 @@ class Storage:
 
     def but(self, mask: NDArray[np.bool_], other: Storage) -> Storage:
         """This relation, and another's where the mask is true."""
+        together(*self.shapes, *other.shapes)
         pairs = (self.den, other.den), (self.num, other.num), (self.off, other.off)
         return Storage(*(np.where(mask, theirs, own) for own, theirs in pairs))
 
     def then_encode(self, a: Array, b: Array) -> Storage:
         """Store once more: v'' = a*v' + b, a zero `a` included where v' is not dead."""
+        together(*self.shapes, a.shape, b.shape)
         return Storage(self.den, a * self.num, a * self.off + b * self.den)
 
     def then_decode(self, alpha: Array, beta: Array) -> Storage:
         """Store once more so that v' = alpha*v'' + beta, a zero `alpha` included where v is not lost."""
+        together(*self.shapes, alpha.shape, beta.shape)
         return Storage(alpha * self.den, self.num, self.off - beta * self.den)
 
     def before(self, source: Affine) -> Storage:
         """The storage of x when y = scale*x + shift is stored like this and shares its memory with x."""
+        together(*self.shapes, *source.shapes)
         shift = self.num * source.shift
         return Storage(self.den, self.num * source.scale, snap(shift + self.off, shift, self.off))
 
     def after(self, source: Affine) -> Storage:
         """The storage of y = scale*x + shift when x is stored like this and shares its memory with y."""
+        together(*self.shapes, *source.shapes)
         s, t = source.scale, source.shift
         off, shift = s * self.off, self.num * t
         return Storage(s * self.den, self.num, snap(off - shift, off, shift))
@@ -155,6 +195,7 @@ class Storage:
         if self is other or (self.den is other.den and self.num is other.num and self.off is other.off):
             return True
         try:
+            together(*self.shapes, *other.shapes)
             regular = (self.has_encode or other.has_encode) and (self.has_decode or other.has_decode)
             if regular and (_apart(self, other) or (self.is_scale != other.is_scale and _shifted(self, other))):
                 return False
@@ -172,7 +213,7 @@ class Storage:
                 others = other.off * np.where(lost, self.den, self.num)
             size = np.abs(mine).max(initial=0.0) + np.abs(others).max(initial=0.0)
             return bool((scales & (np.abs(mine - others) <= AGREE * size)).all())
-        except ValueError:  # shapes that do not broadcast: never the same tensor
+        except (ValueError, TooLargeError):  # shapes that do not broadcast, or that vary along different axes
             return False
 
 

@@ -47,12 +47,16 @@ class Room:
     READ_BASE, READ_TIMES = 1 << 27, 256
     """Of numbers that are read."""
 
+    AFFINES, MANY = 1 << 22, 1 << 12
+    """Of numbers that affines with many have, and how many are many: solving keeps some 15 arrays of them for each."""
+
     PRODUCTS = 64
     """Multiplications that take as long as reading a number does."""
 
     def __init__(self) -> None:
         self.left = self.BASE
         self.to_read = self.READ_BASE
+        self.for_affines = self.AFFINES
         self._counted: set[int] = set()
 
     def enter(self, inputs: Iterable[Constant]) -> None:
@@ -87,6 +91,13 @@ class Room:
         if numbers > self.to_read:
             raise ValueError("too much work")
         self.to_read -= numbers
+
+    def has_for_affine(self, numbers: int) -> bool:
+        """Whether there is room for one more affine with so many."""
+        if numbers <= self.MANY:
+            return True
+        self.for_affines -= numbers
+        return self.for_affines >= 0
 
     def multiply(self, numbers: int) -> None:
         """So many multiplications; `ValueError` where those are too many."""

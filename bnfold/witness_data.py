@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bnfold.affine import Array, Storage
+from bnfold.affine import Array, Storage, TooLargeError
 from bnfold.witness import Call, GraphWitness, Merged, Narrowed, Regrouped, Sum, Where, Witness
 
 MOST_AXES = 32
@@ -77,9 +77,11 @@ def from_data(data: object, most: int) -> Witness:
     def storage(entry: object) -> Storage:
         nonlocal room
         places = _list(entry, 3)
-        found = Storage(*(arrays[_index(place, len(arrays))] for place in places))
-        shapes = found.den.shape, found.num.shape, found.off.shape
-        room -= math.prod(np.broadcast_shapes(*shapes))
+        try:
+            found = Storage(*(arrays[_index(place, len(arrays))] for place in places))
+            room -= math.prod(np.broadcast_shapes(*found.shapes))
+        except TooLargeError:
+            room = -1
         if room < 0:
             raise ValueError("its storages are larger than any for such a model")
         _check_numbers(found)

@@ -90,4 +90,15 @@ FOUND: dict[str, str] = {
         "mcR-+e*$B(+@KO%o&xTVk0J;qDM=4>X>@z80165L3IV*|qycs!5<+2g>{_r+Z*pzfkZfssVRSPRS_=wkWeTYY0L#pE5tHQt3cvhuyV~?"
         "Y3IHNv3<6_@1`5#`BU(=g01?m%v7Kqg%R&kO&O#DGA4y|?fPjF2fPh+O3&xzdD5uq9x&"
     ),
+    "an Einsum of sizes that are not known": (
+        "t62s(V-j$R-m=K4C{k;bWsurlbH4$ga8l?+FCMoa1ORjc9Iq<@ZW3JsyT}sqvN!`nV+scdfPjGXL4xDtxqvpi@_-=n3KDNZ1R1b{&=6D"
+    ),
+    "a bias of merged products, stored for every row": (
+        "d^!bKV-g|=Nn~``t^f)p`4Nd-0cZ*V4Rgyi0qB`7OOrjU-w$u5pYXz+t8z)z(>;)H4sJRV3&4*G5(ZY~r@@sJ*+2{unoDvDOaW*T0ssn"
+        "A5``HE5}0BK3JSAA1uqZ^Fn|DnRt11G7{)>kr(X$UFa"
+    ),
+    "a shift that a variance of 1e-6 left little of": (
+        "2nsp{;($eC5{MkjYW=3J2uWmgX>@z80172c8B*{#HVOd&0lWcrB6EUthH#o;Y-xI!N%yR7Isgj_0a+3Tg;ohb3X2~K3<O#S3QPgWXc7V"
+        "dV$KQz&r|4pA_f&12y__|003!{;spu;Xb=y>3IbzQ5chx!#$-==waXD>Fa"
+    ),
 }

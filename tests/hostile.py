@@ -14,10 +14,13 @@ from onnx import TensorProto
 from tests.features_graphs import value
 from tests.hostile_models import (
     BIG,
+    BOTH_WAYS,
+    DIAGONAL,
     LAID_OUT,
     Attack,
     absolute,
     added_up,
+    affine,
     altered,
     attribute,
     beside,
@@ -198,6 +201,48 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
             ("LabelEncoder", "ai.onnx.ml", {"keys_floats": [1.0], "values_floats": [1.0]}),
         ]
     },
+    **{
+        f"a scale along one axis and a shift along another, {name}": (
+            affine("1, 8192, 1, 8192", f"m = Mul(x, a) d = Add(m, b) {nodes}", **DIAGONAL), "")
+        for name, nodes in BOTH_WAYS.items()
+    },
+    "a Gather along 2^27": (
+        affine(f"{1 << 27}, 4, 0", "d = Mul(x, a) e = Gather<axis = 0>(d, i) f = Add(e, a) y = Relu(f)",
+               a=np.arange(1, 5, dtype=np.float32)[:, None], i=np.arange(3)), ""),
+    "a Gather along 2^27 of what varies along it": (
+        affine(f"{1 << 27}, 4, 0", "d = Mul(x, a) e = Gather<axis = 0>(d, i) f = Add(e, c) y = Relu(f)",
+               a=np.arange(1, 5, dtype=np.float32)[:, None], i=np.arange(3),
+               c=np.arange(3, dtype=np.float32)[:, None, None]), ""),
+    "a Concat of 2^27": (
+        affine(f"0, {1 << 27}", "d = Mul(x, a) e = Concat<axis = 1>(d, x) y = Relu(e)", a=np.float32(2)), ""),
+    "a Tile of 2,048 numbers, 2^16 times": (
+        affine("1, 2048", "d = Mul(x, a) e = Tile(d, r) f = Mul(e, a) y = Relu(f)",
+               a=np.arange(1, 2049, dtype=np.float32), r=np.array([1, 1 << 16])), ""),
+    "a Pad to 2^27 channels": (
+        affine("1, 2048", "d = Mul(x, a) e = Pad(d, p) y = Relu(e)",
+               a=np.arange(1, 2049, dtype=np.float32), p=np.array([0, 1 << 15, 0, 1 << 27])), ""),
+    **{
+        f"{times:,} affines of {size:,} numbers that they share": (
+            affine(f"1, 4, {size // 4}", "y = Relu(x)",
+                   "m{i} = Mul({before}, a) d{i} = Add(m{i}, a) y{i} = Relu(d{i})", times // 2,
+                   a=np.linspace(0.5, 2, size, dtype=np.float32).reshape(4, -1)), "")
+        for times, size in [(100, 1_000_000), (2_000, 16_000)]
+    },
+    "2,000 BatchNormalizations of 16,000 channels that they share": (
+        affine("1, 16000, 4", "y = Relu(x)",
+               "d{i} = BatchNormalization({before}, a, b, b, a) y{i} = Relu(d{i})", 2_000,
+               a=np.linspace(0.5, 2, 16_000, dtype=np.float32), b=np.linspace(0, 1, 16_000, dtype=np.float32)), ""),
+    "400 BatchNormalizations beside what they read": (
+        affine("1, 4, 5, 5", "y = Relu(x)",
+               "d{i} = BatchNormalization({before}, a, b, b, a) r{i} = LeakyRelu(d{i}) s{i} = Add({before}, r{i}) "
+               "y{i} = BatchNormalization(s{i}, a, b, b, a)", 200,
+               a=np.array([0.6, 0.8, 1.1, 1.3], np.float32), b=np.array([0.1, 0.0, -0.4, 0.3], np.float32)), ""),
+    "200 sums of a convolution, twice": (
+        affine("1, 4, 5, 5", "y = Conv(x, w)",
+               "p{i} = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>({before}) "
+               "d{i} = BatchNormalization(p{i}, a, b, b, a) e{i} = Add(d{i}, {before}) y{i} = Add(e{i}, {before})", 200,
+               w=np.eye(4, dtype=np.float32)[:, :, None, None], a=np.array([0.6, 0.8, 1.1, 1.3], np.float32),
+               b=np.array([0.1, 0.0, -0.4, 0.3], np.float32)), ""),
     "LayerNormalization of the axis 2^31": (
         beside("z, mean, deviation = LayerNormalization <axis: int = 2147483648> (v, one)", "float v",
                one=np.ones(2, np.float32)), ""),

@@ -315,6 +315,37 @@ def many_inputs(count: int) -> Attack:
     return altered(change)
 
 
+def affine(shape: str, nodes: str, repeat: str = "", times: int = 0, **constants: Any) -> Attack:
+    """Nodes between an input x of this shape and an output y, with affines in them; then some again and again."""
+
+    def attack(folder: Path) -> Path:
+        again = " ".join(repeat.format(i=i, before=f"y{i - 1}" if i else "y") for i in range(times))
+        last = f"y{times - 1}" if times else "y"
+        graph = onnx.parser.parse_graph(f"g (float[{shape}] x) => (float[{shape}] {last}) {{ {nodes} {again} }}")
+        graph.initializer.extend(numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items())
+        return written(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder)
+
+    return attack
+
+
+DIAGONAL: dict[str, Any] = {"a": np.linspace(0.5, 2, 1 << 13, dtype=np.float32)[:, None, None],
+            "b": np.linspace(0, 1, 1 << 13, dtype=np.float32)}  # fmt: skip
+"""A scale along one axis and a shift along another: few numbers, which are many together."""
+
+BOTH_WAYS = {
+    "nothing": "y = Relu(d)",
+    "an Add": "e = Add(d, a) y = Relu(e)",
+    "a Mul": "e = Mul(d, b) y = Relu(e)",
+    "a Max": "e = Max(d, b) y = Relu(e)",
+    "a PRelu": "y = PRelu(d, b)",
+    "itself": "e = Add(d, x) y = Relu(e)",
+    "a Transpose": "y = Transpose<perm = [0, 3, 2, 1]>(d)",
+    "a Split": "p, q = Split<axis = 3>(d) e = Concat<axis = 3>(q, p) y = Relu(e)",
+    "a scale": "e = Mul(d, a) f = Add(e, b) y = Relu(f)",
+}
+"""By name: what reads d, an input after such a scale and such a shift."""
+
+
 def linear(build: Callable[[Builder], str]) -> Attack:
     """A model of linear nodes, which could become one."""
 

@@ -10,9 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold.graph import Model
+from bnfold.graph import Model, Node
+from bnfold.rules import Accept
 from bnfold.solver import solve
 from bnfold.solver.compete import compete
+from bnfold.solver.state import State
 from bnfold.solver.sweep import GraphSolver
 from bnfold.source import read
 from tests.builder import Builder
@@ -221,3 +223,28 @@ def test_what_is_taken_back_takes_up_the_demands_that_stay() -> None:
     (accept,) = state.ask(second, {}, everything_fixed=True)
     assert set(state.leaving) == {first.index}
     assert len(state.plan.edits[second.index]) == len(accept.edits) > 0
+
+
+def asked(blocks: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many nodes are asked where scales compete: every second one stands beside what it reads."""
+    b, scale = Builder(), {"gamma": POSITIVE, "beta": np.zeros(4), "mean": np.zeros(4)}
+    x = b.input(1, 4, 5, 6)
+    for _ in range(blocks):
+        x = b.bn(b.node("Add", x, b.node("LeakyRelu", b.bn(x, **scale))), **scale)
+    count, ask = 0, State.ask
+
+    def counted(state: State, node: Node, *arguments: Any, **options: Any) -> list[Accept]:
+        nonlocal count
+        count += 1
+        return ask(state, node, *arguments, **options)
+
+    monkeypatch.setattr(State, "ask", counted)
+    solve(Model(read(b.model(x))))
+    monkeypatch.undo()
+    return count
+
+
+def test_taking_back_costs_what_was_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes that agreed once are not asked again because another one refuses."""
+    few, many = (asked(blocks, monkeypatch) for blocks in (20, 80))
+    assert many < 6 * few

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,35 +12,14 @@ import numpy as np
 from bnfold.affine import Array, Storage
 from bnfold.certificate.affines import storage_of
 from bnfold.certificate.formulas import BIAS, Formula
-from bnfold.certificate.ports import regular, weight_of
+from bnfold.certificate.letters import letters
+from bnfold.certificate.ports import once, regular, weight_of
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.rounding import EPS, Exact, read_rows, spans
 from bnfold.certificate.stored import stored_constant
 from bnfold.certificate.wiring import GraphPair, Pair
 from bnfold.constants import Constant
 from bnfold.graph import Node
-
-
-def letters(node: Node) -> tuple[str, str, str]:
-    """Letters for the axes of both operands and of the output."""
-    ranks = [node.graph.rank(node.inputs[slot]) for slot in (0, 1)]
-    if None in ranks:
-        raise NotCertifiedError("the rank of its operands is not known")
-    first, second = (int(rank or 0) for rank in ranks)
-    if node.op == "Gemm":
-        a, b = ("mk", "km")[bool(node.get_int("transA", 0))], ("kn", "nk")[bool(node.get_int("transB", 0))]
-        return a, b, "mn"
-    if node.op == "MatMul":
-        batch = string.ascii_uppercase[: max(first, second, 2) - 2]
-        one = "k" if first == 1 else batch[len(batch) - first + 2 :] + "mk"
-        other = "k" if second == 1 else batch[len(batch) - second + 2 :] + "kn"
-        return one, other, batch + "m" * (first > 1) + "n" * (second > 1)
-    left, arrow, out = node.get_string("equation", "").replace(" ", "").partition("->")
-    terms = left.split(",")
-    if len(terms) != 2 or "." in left + out:
-        raise NotCertifiedError("its equation is not one of two operands with named axes")
-    own = "".join(sorted(letter for letter in set("".join(terms)) if left.count(letter) == 1))
-    return terms[0], terms[1], out if arrow else own
 
 
 def _at_row(array: Array, names: str, own: str, rows: Mapping[str, int]) -> Array:
@@ -63,7 +41,7 @@ def _product(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     w = weight_of(node, slot) if node.constant(slot) is not None else None
     given, made = storage_of(graph, node, x_name), storage_of(graph, node, node.outputs[0])
     rows = _row((x, given), (y, made), own)
-    given, made = regular(given, given.num == 0), regular(made, made.den == 0)
+    given, made = once(regular(given, given.num == 0)), once(regular(made, made.den == 0))
     alpha, a, b = given.alpha, made.a, made.b
     if w is not None:
         whole = tuple(slice(0, 1) if size == 1 else slice(None) for size in w.shape)  # one that meets many is a row

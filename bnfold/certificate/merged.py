@@ -16,6 +16,7 @@ from bnfold.affine import Array, Storage
 from bnfold.certificate.affines import SLACK, storage_of
 from bnfold.certificate.evaluate import evaluate, magnitude
 from bnfold.certificate.formulas import BIAS
+from bnfold.certificate.ports import once
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
 from bnfold.certificate.rounding import EPS, Exact, alike, fitted
 from bnfold.certificate.rows import Rows
@@ -47,7 +48,7 @@ def check_region(graph: GraphPair, region: Region, draws: Draws) -> int:
     if shape is None or not isinstance(channels, int) or channels % groups:
         raise NotCertifiedError(f"the channels of {region.source!r} are not known")
     terms = Terms(region, channels, len(shape), groups)
-    held = [storage_of(graph, root, name) for name in (region.source, root.outputs[0])]
+    held = [once(storage_of(graph, root, name)) for name in (region.source, root.outputs[0])]
     given, made = (storage.map(terms.turned) for storage in held)
     rows = None if region.windowed else Rows.of(given, made)
     if rows is None and not (given.has_decode and made.has_encode):

@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 from bnfold.affine import Array, Storage
 from bnfold.certificate import windows
-from bnfold.certificate.affines import SLACK
+from bnfold.certificate.affines import SLACK, terms_behind
 from bnfold.certificate.evaluate import evaluate, magnitude
 from bnfold.certificate.exact import exact_attributes, exact_constants
 from bnfold.certificate.formulas import BIAS
@@ -25,6 +25,7 @@ from bnfold.certificate.narrowed import rounded_once
 from bnfold.certificate.result import NotCertifiedError, WrongError, lost_alike, require
 from bnfold.certificate.rounding import EPS, Exact, fitted, identical, in_memory, read_rows, spans
 from bnfold.certificate.sample import (
+    LARGE,
     NOTHING,
     RECURRENT,
     Draws,
@@ -53,9 +54,6 @@ INDIFFERENT = {"Shape": 0, "Size": 0, "CastLike": 1}
 
 MANY = 32
 """More axes than any tensor has, and as many as an array of numpy 1 may have."""
-
-LARGE = 1 << 22
-"""Elements above which a weight is tested on some of its outputs only. (Each of its elements is compared anyhow.)"""
 
 
 def touched(graph: GraphPair, pair: Pair) -> bool:
@@ -232,7 +230,7 @@ class _Test:
                 self._whole(1)  # a target shape may have a batch of one built in
 
     def _whole(self, unknown: int) -> None:
-        node, new, drawn = self.node, self.pair.new, dict[str, Sample]()
+        node, drawn = self.node, dict[str, Sample]()
         shapes = Shapes(self.graph, node, unknown)
         given: list[Sample] = []
         for slot in self.slots:
@@ -242,6 +240,20 @@ class _Test:
                 given.append(drawn[name])
             else:
                 given.append(self.constants[slot].sized)
+        try:
+            self._compare(given)
+        except WrongError:
+            self._compare([self._with_terms(*each) for each in zip(self.slots, given, strict=True)])
+
+    def _with_terms(self, slot: int, sample: Sample) -> Sample:
+        """A sample as large as the terms are that it was made of."""
+        terms = terms_behind(self.graph, self.node, self.node.input(slot))
+        if terms is None or sample.old_size is None:
+            return sample
+        return Sample(sample.old, sample.new, sample.old_size + terms[0], sample.new_size + terms[1])
+
+    def _compare(self, given: list[Sample]) -> None:
+        node, new = self.node, self.pair.new
         x, held, x_size, held_size = (_trimmed([sample[side] for sample in given]) for side in range(4))
         with np.errstate(all="ignore"):
             y, made = evaluate(node, x), evaluate(new, held, self.attributes)

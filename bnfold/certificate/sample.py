@@ -13,6 +13,7 @@ from onnx import TensorProto
 from bnfold.affine import Array, Storage
 from bnfold.certificate.affines import align
 from bnfold.certificate.kinks import around
+from bnfold.certificate.letters import letters
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.wiring import GraphPair
 from bnfold.graph import Dim, Node, Shape
@@ -23,6 +24,9 @@ T = TypeVar("T")
 
 LIMIT = 1 << 25
 """Elements of a sample, at most."""
+
+LARGE = 1 << 22
+"""Elements above which a weight is tested on some of its outputs only. (Each of its elements is compared anyhow.)"""
 
 SMALL = 3
 """Size of an axis on which nothing varies."""
@@ -182,7 +186,9 @@ class Shapes:
             self._cut_rows(raw)
         elif node.op in RECURRENT:
             self._cut_sequence(raw)
-        elif node.op == "Reshape":
+        if node.op in ("MatMul", "Gemm", "Einsum"):
+            self._meet(raw)
+        if node.op == "Reshape":
             self._settle(raw)
         for slot, shape in raw.items():
             self.found.setdefault(slot, tuple(self.size(dim, (slot, axis), axis) for axis, dim in enumerate(shape)))
@@ -279,6 +285,27 @@ class Shapes:
         across = slot == 1 or (node.op == "Gemm" and node.get_int("transB", 0))
         cut[summed] = matrices[1 - slot][1 if across else 0]
         self.found[slot] = tuple(self.size(dim, (slot, axis), axis) for axis, dim in enumerate(cut))
+
+    def _meet(self, raw: dict[int, Shape]) -> None:
+        """MatMul, Gemm and Einsum: axes of unknown size have that of the axis that they meet in the other operand."""
+        node = self.node
+        *operands, out = letters(node)
+        constants = {slot: constant.shape for slot in (0, 1) if (constant := node.constant(slot)) is not None}
+        names = [*operands, out[len(out) - len(raw.get(2, ())) :]]
+        pairs = [pair for slot, shape in (raw | constants).items() for pair in zip(names[slot], shape, strict=False)]
+        known = {name: dim for name, dim in pairs if isinstance(dim, int) and dim != 1}
+        for slot, shape in raw.items():
+            sizes = (
+                dim if isinstance(dim, int) else known.get(name) or self.size(None, name, axis)
+                for axis, (name, dim) in enumerate(zip(names[slot], shape, strict=False))
+            )
+            self.found.setdefault(slot, tuple(sizes))
+        lengths: dict[str, int] = {}
+        for slot, shape in (constants | self.found).items():
+            lengths |= {name: size for name, size in zip(names[slot], shape, strict=False) if size != 1}
+        few = any(math.prod(shape) > LARGE for shape in constants.values())  # of a large matrix some outputs are tested
+        if not few and math.prod(lengths.get(name, 1) for name in out) > LIMIT // 2:
+            raise NotCertifiedError("what it makes is too large to be tested")
 
     def _settle(self, raw: dict[int, Shape]) -> None:
         """Reshape to a shape that is known in full: the one size of its input that is free follows."""

@@ -27,7 +27,8 @@ Tap = tuple[int, ...]
 class Form:
     """A tensor as a map of x: for every tap a matrix for each group, (groups, outputs, inputs); and a shift.
 
-    With the sums of magnitudes that both are made of.
+    Of matrices that are diagonal only that may be there, (groups, outputs). With the sums of magnitudes that both are
+    made of.
     """
 
     taps: Mapping[Tap, tuple[Array, Array]]
@@ -44,12 +45,18 @@ class Form:
     @property
     def nothing(self) -> Array:
         """The matrices of a tap that sees nothing."""
-        return np.zeros_like(next(iter(self.taps.values()))[0])
+        return np.zeros_like(_written_out(next(iter(self.taps.values()))[0]))
+
+    @property
+    def written_out(self) -> Form:
+        """This with whole matrices."""
+        taps = {at: (_written_out(value), _written_out(bound)) for at, (value, bound) in self.taps.items()}
+        return Form(taps, self.shift, self.stride)
 
     def scaled(self, scale: Array, shift: Array, size: Array) -> Form:
         """scale * this + shift, by channel; `size` is the magnitude of the shift."""
-        groups = next(iter(self.taps.values()))[0].shape[0]
-        along = scale.reshape(groups, -1, 1)
+        first = next(iter(self.taps.values()))[0]
+        along = scale.reshape(first.shape[0], -1, *(1,) * (first.ndim - 2))
         taps = {at: (value * along, bound * np.abs(along)) for at, (value, bound) in self.taps.items()}
         value, bound = self.shift
         return Form(taps, (value * scale + shift, bound * np.abs(scale) + size), self.stride)
@@ -58,12 +65,23 @@ class Form:
         """this + sign * other."""
         if self.stride != other.stride:
             raise WrongError("node", "branches of different strides were merged")
-        taps = dict(self.taps)
+        ranks = {value.ndim for form in (self, other) for value, _ in form.taps.values()}
+        one, other = (self, other) if len(ranks) == 1 else (self.written_out, other.written_out)
+        taps = dict(one.taps)
         for at, (value, bound) in other.taps.items():
             mine = taps.get(at)
             taps[at] = (sign * value, bound) if mine is None else (mine[0] + sign * value, mine[1] + bound)
         shift = self.shift[0] + sign * other.shift[0], self.shift[1] + other.shift[1]
         return Form(taps, shift, self.stride)
+
+
+def _written_out(matrix: Array) -> Array:
+    return matrix if matrix.ndim > 2 else matrix[:, :, None] * np.eye(matrix.shape[1])
+
+
+def _times(matrix: Array, other: Array) -> Array:
+    """The product of a whole matrix and another one."""
+    return matrix @ other if other.ndim > 2 else matrix * other[:, None]
 
 
 @dataclass
@@ -119,16 +137,15 @@ class Terms:
 
     def start(self, alpha: Array, beta: Array) -> Form:
         """x = alpha x' + beta."""
-        each = self.channels // self.groups
-        eye = np.eye(each)[None] * alpha.reshape(self.groups, each, 1)
-        return Form({(0,) * self.spatial: (eye, np.abs(eye))}, (beta, np.abs(beta)), (1,) * self.spatial)
+        scale = alpha.reshape(self.groups, -1)
+        return Form({(0,) * self.spatial: (scale, np.abs(scale))}, (beta, np.abs(beta)), (1,) * self.spatial)
 
     def through(self, region: Region, source: Form) -> Form:
         """The form of what the region makes of a source of this form."""
         self.forms[region.source] = source
         for node in region.members:
             self.step(node)
-        return self.forms[region.members[-1].outputs[0]]
+        return self.forms[region.members[-1].outputs[0]].written_out
 
     def step(self, node: Node) -> None:
         """The form of a node's output."""
@@ -169,7 +186,7 @@ class Terms:
         for side in range(2):
             taps: dict[Tap, Array] = {}
             for at in {at for form in given for at in form.taps}:
-                blocks = [form.taps[at][side] if at in form.taps else form.nothing for form in given]
+                blocks = [_written_out(form.taps[at][side]) if at in form.taps else form.nothing for form in given]
                 taps[at] = np.concatenate(blocks, axis=1)
             sides.append(taps)
         lead = np.broadcast_shapes(*(form.shift[0].shape[:-1] for form in given))
@@ -219,7 +236,7 @@ class Terms:
             bound += (np.abs(matrix) @ size).reshape(bound.shape)
             for at, (value, magnitudes) in form.taps.items():
                 where = tuple(a * s + b for a, s, b in zip(place, form.stride, at, strict=True))
-                made = matrix @ value, np.abs(matrix) @ magnitudes
+                made = _times(matrix, value), _times(np.abs(matrix), magnitudes)
                 mine = taps.get(where)
                 taps[where] = made if mine is None else (mine[0] + made[0], mine[1] + made[1])
         stride_now = tuple(a * b for a, b in zip(form.stride, stride, strict=True))

@@ -9,17 +9,31 @@ import numpy as np
 
 from bnfold.kernels.base import Array, Call, ints, kernel
 
+Plan = dict[int, tuple[float, int]]
+"""By axis: the scale, and the size of the output."""
+
 
 @kernel("Upsample")
 def upsample(call: Call, x: Array, scales: Array | None = None) -> Array:
     """Resize with the coordinate out / scale and, for nearest, its floor (opset 1 to 9)."""
+    return _resized(x, *_upsampled(call, x, scales))
+
+
+def elements(call: Call, x: Array | None, *arguments: Array | None) -> int:
+    """How many a Resize or Upsample would make: its scales may be anything."""
+    assert x is not None
+    plan, _ = (_upsampled if call.op == "Upsample" else _planned)(call, x, *arguments)
+    return math.prod(plan[axis][1] if axis in plan else size for axis, size in enumerate(x.shape))
+
+
+def _upsampled(call: Call, x: Array, scales: Array | None = None) -> tuple[Plan, Rule]:
     if call.version == 1:
         factors = [1.0, 1.0, float(call.get("height_scale")), float(call.get("width_scale"))]
     else:
         factors = [float(value) for value in np.ravel(call.get("scales") if scales is None else scales)]
     mode = str(call.get("mode", "nearest"))
     rule = Rule("linear" if mode in ("bilinear", "linear") else "nearest", "asymmetric", "floor")
-    return _resized(x, {axis: (factor, _size(x, axis, factor)) for axis, factor in enumerate(factors)}, rule)
+    return {axis: (factor, _size(x, axis, factor)) for axis, factor in enumerate(factors)}, rule
 
 
 class Rule:
@@ -41,12 +55,16 @@ def _size(x: Array, axis: int, factor: float) -> int:
 @kernel("Resize")
 def resize(call: Call, x: Array, *arguments: Array | None) -> Array:
     """Interpolate to new sizes (opset 10: scales, asymmetric; from 11: roi, scales, sizes and many modes)."""
+    return _resized(x, *_planned(call, x, *arguments))
+
+
+def _planned(call: Call, x: Array, *arguments: Array | None) -> tuple[Plan, Rule]:
     mode = str(call.get("mode", "nearest"))
     if call.version == 10:
         assert arguments[0] is not None
         factors = [float(value) for value in arguments[0].ravel()]
         plan = {axis: (factor, _size(x, axis, factor)) for axis, factor in enumerate(factors)}
-        return _resized(x, plan, Rule(mode, "asymmetric", "floor"))
+        return plan, Rule(mode, "asymmetric", "floor")
     roi, scales, sizes = [*arguments, None, None, None][:3]
     rule = Rule(
         mode,
@@ -61,13 +79,10 @@ def resize(call: Call, x: Array, *arguments: Array | None) -> Array:
         assert roi is not None
         corners = [float(value) for value in roi.ravel()]
         rule.roi = {axis: (corners[at], corners[at + len(axes)]) for at, axis in enumerate(axes)}
-    plan = _plan(call, x, axes, scales, sizes)
-    return _resized(x, plan, rule)
+    return _plan(call, x, axes, scales, sizes), rule
 
 
-def _plan(
-    call: Call, x: Array, axes: list[int], scales: Array | None, sizes: Array | None
-) -> dict[int, tuple[float, int]]:
+def _plan(call: Call, x: Array, axes: list[int], scales: Array | None, sizes: Array | None) -> Plan:
     """The scale and the output size of each axis."""
     if scales is not None and scales.size:
         factors = [float(value) for value in scales.ravel()]
@@ -85,7 +100,7 @@ def _plan(
     return {axis: (factor, math.floor(factor * x.shape[axis] + 0.5)) for axis in axes}
 
 
-def _resized(x: Array, plan: dict[int, tuple[float, int]], rule: Rule) -> Array:
+def _resized(x: Array, plan: Plan, rule: Rule) -> Array:
     outside = np.zeros((1,) * x.ndim, bool)
     y = x
     for axis, (factor, size) in plan.items():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
+from operator import length_hint
 
 from bnfold.graph import Graph, Node
 from bnfold.merges.nodes import dynamic, is_linear
-from bnfold.merges.search import Found, joined, members_of, only_scales, weighted, without_kernels
+from bnfold.merges.search import Found, joined, members_of, only_scales, steps_in, weighted, without_kernels
 from bnfold.merges.terms import ObstacleError
 from bnfold.merges.trees import Term, Tree, trees
 
@@ -22,16 +23,19 @@ def gather(
     graph: Graph, allowed: Callable[[Node], bool], judge: Judge
 ) -> Iterator[tuple[Tree, list[list[Term]], dict[str, None]]]:
     """Every sum with branches that become one although other terms stand between; and why others do not quite."""
+    steps = steps_in(graph)
     for tree in trees(graph, allowed):
-        work = _Gathering(tree, allowed, judge)
+        if not length_hint(steps):
+            return
+        work = _Gathering(tree, allowed, judge, steps)
         groups = work.groups()
         if groups or work.obstacles:
             yield tree, groups, work.obstacles
 
 
 class _Gathering:
-    def __init__(self, tree: Tree, allowed: Callable[[Node], bool], judge: Judge) -> None:
-        self.tree, self.allowed, self.judge = tree, allowed, judge
+    def __init__(self, tree: Tree, allowed: Callable[[Node], bool], judge: Judge, steps: Iterator[int]) -> None:
+        self.tree, self.allowed, self.judge, self.steps = tree, allowed, judge, steps
         self.graph = tree.root.graph
         self.obstacles: dict[str, None] = {}
         self.enough = weighted
@@ -84,6 +88,8 @@ class _Gathering:
         if self._merges(terms):
             return list(terms)
         for pair in combinations(terms, 2) if len(terms) > 2 else ():
+            if not length_hint(self.steps):
+                break
             if self._merges(pair):
                 group = list(pair)
                 for term in terms:
@@ -97,7 +103,7 @@ class _Gathering:
         root = self.tree.root
         places = {term.place: term.name for term in terms}
         try:
-            members = members_of(root, self.allowed, self.enough, places) - {root}
+            members = members_of(root, self.allowed, self.enough, places, self.steps) - {root}
             obstacle = self.judge(joined(root, members, [(term.name, term.sign) for term in terms]))
         except ObstacleError as error:
             obstacle = "" if error.unrelated else str(error)

@@ -22,7 +22,11 @@ LIMIT = 256
 """Nodes that one merge may take."""
 
 STEPS, STEPS_EACH = 50_000, 16
-"""Nodes that one search of a graph may look through, and how many more for each node of the graph."""
+
+
+def steps_in(graph: Graph) -> Iterator[int]:
+    """As many as one search of a graph may look through nodes."""
+    return iter(range(STEPS + STEPS_EACH * len(graph.nodes)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +227,7 @@ def _search(
     is_root: Callable[[Node], bool],
     enough: Callable[[set[Node], set[str]], bool],
 ) -> Iterator[tuple[Node, Found | ObstacleError]]:
-    steps = iter(range(STEPS + STEPS_EACH * len(graph.nodes)))
+    steps = steps_in(graph)
     for root in reversed(graph.nodes):
         if not is_root(root) or not is_linear(root) or not allowed(root):
             continue

@@ -15,6 +15,7 @@ import numpy as np
 
 from bnfold.affine import Array
 from bnfold.graph import Dim
+from bnfold.rules.base import MOST_VALUES
 from bnfold.windows import Axis
 
 
@@ -45,6 +46,9 @@ again that grows without bound."""
 
 PAIRS = 512
 """Pairs of taps of one kernel behind another that count as much as a kernel."""
+
+MOST_TIMES = 16
+"""Times that many weights may become more, with zeros in between, where groups become one."""
 
 SPAN = 4096
 """Rows that are made at once, where they are of several groups."""
@@ -120,6 +124,7 @@ def added(one: Term, other: Term, sizes: Sequence[Dim]) -> Term:
         raise ObstacleError("the branches have different numbers of channels")
     axes = tuple(_around(a, b, size) for a, b, size in zip(one.axes, other.axes, sizes, strict=True))
     group = math.gcd(one.group, other.group)
+    _may_widen((one, other), group)
 
     def rows(start: int, stop: int) -> Array:
         return _laid(one, start, stop, group, axes) + _laid(other, start, stop, group, axes)
@@ -141,6 +146,7 @@ def stacked(terms: Sequence[Term], sizes: Sequence[Dim]) -> Kernel:
     axes = kernels[0].axes
     for kernel in kernels[1:]:
         axes = tuple(_around(a, b, size) for a, b, size in zip(axes, kernel.axes, sizes, strict=True))
+    _may_widen(kernels, 1)
     ends = list(accumulate(kernel.outputs for kernel in kernels))
 
     def rows(start: int, stop: int) -> Array:
@@ -222,6 +228,17 @@ def _even(axis: Axis, size: Dim) -> Axis:
     return even if same else axis
 
 
+def _may_widen(terms: Sequence[Kernel], group: int) -> None:
+    """Refuses where few weights of many groups would become very many.
+
+    Raises:
+        ObstacleError: they would.
+    """
+    most = max(term.products * (term.group // group) for term in terms)
+    if most > max(MOST_VALUES, MOST_TIMES * sum(term.products for term in terms)):
+        raise ObstacleError("kernels of many groups would become many times as large", unrelated=True)
+
+
 def _widened(term: Kernel, start: int, stop: int, group: int) -> Array:
     """Rows of a kernel in fewer groups: each group's inputs hold those of several, and zeros for the others."""
     rows = term.rows(start, stop)
@@ -247,6 +264,7 @@ def chained(outer: Kernel, inner: Term, sizes: Sequence[Dim]) -> Kernel:
     if inner.bias is not None and _pads(outer, inner_sizes(inner, sizes)):
         raise ObstacleError("the second pads with zeros what the first shifts")
     group = math.gcd(outer.group, inner.group)
+    _may_widen((outer, inner), group)
     per_group, middle = outer.outputs // group, inner.outputs // group
 
     def rows(start: int, stop: int) -> Array:

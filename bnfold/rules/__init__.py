@@ -5,8 +5,10 @@ Adding an operator is one function and one line here, and its rows in the case t
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
+from bnfold.affine import together
 from bnfold.graph import Node
 from bnfold.plan import NewConstant
 from bnfold.rules import (
@@ -124,11 +126,18 @@ _SOME_INPUTS = {"Where": {1, 2}, "CastLike": {0, 1}}
 
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"})
 
+_BROADCASTING = frozenset({"Add", "Sub", "Sum", "Mean", "Mul", "Div", "Pow", "Max", "Min", "Where", "PRelu"})
+
 WIDE = 128
-"""Inputs of a node that demands pass: what it takes to ask it for each of them grows with their square, and more."""
+"""Inputs, or outputs, of a node that demands pass: to ask it for each of them takes time that grows with their square,
+and more."""
 
 _QUANTIZED = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantize", "QAttention", "QGemm")
 """How the names of operators on integers begin, in ONNX's domain and in ONNX Runtime's."""
+
+
+TOO_LARGE = "the demand has too many values, or more than there is memory for"
+"""Why a node is not asked for an answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,16 +178,31 @@ def apply(view: View) -> list[Accept]:
             f"{node.op} is not affine in this tensor, or has no rule",
             LAYER_BETWEEN,
         )
-    if len(node.inputs) > WIDE:
-        text = f"{node.op} reads {len(node.inputs)} tensors, and the search goes through {WIDE} at most"
+    if max(len(node.inputs), len(node.outputs)) > WIDE:
+        verb, count = ("reads", len(node.inputs)) if len(node.inputs) > WIDE else ("makes", len(node.outputs))
+        text = f"{node.op} {verb} {count} tensors, and the search goes through {WIDE} at most"
         raise view.refuse("search-limit", text, LAYER_BETWEEN)
     try:
+        if node.op in _BROADCASTING:
+            _look_at(view)
         accepts = manner.rule(view)
     except MemoryError:
-        raise view.refuse("search-limit", "the demand takes more memory than there is", LAYER_BETWEEN) from None
+        raise view.refuse("search-limit", TOO_LARGE, LAYER_BETWEEN) from None
     for accept in accepts:
         _refuse_lost(view, accept)
     return accepts
+
+
+def _look_at(view: View) -> None:
+    """The ports of a node that works element by element, before their storages meet.
+
+    Raises:
+        TooLargeError: they may not.
+    """
+    ports = view.ports.values()
+    constants = (port.constant.shape for port in ports if port.constant is not None)
+    with contextlib.suppress(ValueError):  # before opset 7 they need not stand under each other
+        together(*(shape for port in ports for shape in port.storage.shapes), *constants)
 
 
 def _refuse_lost(view: View, accept: Accept) -> None:
@@ -206,4 +230,4 @@ def _manner(node: Node) -> _Manner:
     return _Manner(rule, frozenset(moving), constant)
 
 
-__all__ = ["RULES", "Accept", "Refused", "Rule", "Source", "View", "apply", "as_source"]
+__all__ = ["RULES", "TOO_LARGE", "Accept", "Refused", "Rule", "Source", "View", "apply", "as_source"]

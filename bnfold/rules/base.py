@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.affine import SMALL, Array, Storage
+from bnfold.affine import SMALL, Array, Storage, together
 from bnfold.constants import Constant
 from bnfold.graph import Node, Shape
 from bnfold.plan import Edit, NewConstant
@@ -27,7 +27,7 @@ from bnfold.rules.unlocks import NOT_ZERO, ONE_EACH, POSITIVE, UNIFORM
 
 Mask = NDArray[np.bool_]
 
-MOST_VALUES = 1 << 24
+MOST_VALUES = 1 << 22
 """Numbers in a demand that is spread over the places of a tensor."""
 
 OUT = -1
@@ -243,7 +243,9 @@ def restored_constant(view: View, key: int, hint: str) -> tuple[Edit, ...]:
     if port.storage.is_identity:
         return ()
     a, b = need_encode(view, port.storage)
-    shape = np.broadcast_shapes(port.constant.shape, a.shape, b.shape)
+    shapes = port.constant.shape, a.shape, b.shape
+    together(*shapes)
+    shape = np.broadcast_shapes(*shapes)
     since = 8 if view.node.op in ("Max", "Min", "Sum", "Mean") else 7
     if view.node.version < since and shape != port.constant.shape:
         text = f"the constant of {view.node.op} cannot grow before opset {since}"

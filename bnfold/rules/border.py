@@ -12,7 +12,7 @@ import numpy as np
 
 from bnfold.affine import AGREE, Array, Storage
 from bnfold.plan import Edit, NewConstant
-from bnfold.rules.base import OUT, Accept, View, channels_where, compress, varies_on
+from bnfold.rules.base import OUT, Accept, View, affordable, channels_where, compress, varies_on
 from bnfold.rules.elementwise import same_on_both
 from bnfold.rules.float_attributes import set_float
 from bnfold.rules.reduction import uniform_on
@@ -119,8 +119,9 @@ def _outside(view: View, storage: Storage, pads: dict[int, tuple[int, int]], shi
         sizes = [view.port(0).shape[axis] if axis in ends else size for axis, size in enumerate(array.shape)]
         if not all(isinstance(size, int) for size in sizes):
             raise view.refuse("unknown-shape", f"Pad grows an axis of unknown size: {sizes}", SIZED)
-        full = np.broadcast_to(array, [int(size or 1) for size in sizes])
-        return np.pad(full, width, constant_values=value)
+        inner = [int(size or 1) for size in sizes]
+        affordable(view, [size + sum(ends) for size, ends in zip(inner, width, strict=True)])
+        return np.pad(np.broadcast_to(array, inner), width, constant_values=value)
 
     return Storage(grow(storage.den, 1.0), grow(storage.num, 1.0), grow(storage.off, shift))
 

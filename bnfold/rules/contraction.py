@@ -131,8 +131,8 @@ def meet(product: Product, given: Array | None = None) -> Met:
     x, y = view.port(product.x), view.port(OUT)
     if not (x.storage.has_decode and y.storage.has_encode) and given is None:
         return _meet_zeros(product)
-    alpha, beta = need_decode(view, x.storage)
-    a = need_encode(view, y.storage)[0] if given is None else given
+    alpha, beta = map(compress, need_decode(view, x.storage))
+    a = compress(need_encode(view, y.storage)[0]) if given is None else given
     rows = product.rows
     alpha_rows, alpha_within = _separate(view, product.joint(product.x, alpha), rows)
     a_rows, a_within = _separate(view, product.joint(OUT, a), rows)

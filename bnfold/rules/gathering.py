@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from bnfold.affine import Array
-from bnfold.rules.base import OUT, Accept, View, compress
+from bnfold.rules.base import OUT, Accept, View, affordable, compress
 from bnfold.rules.indexing import Along, Positions, along_axis, picks
 from bnfold.rules.unlocks import CONSTANT, VALID
 
@@ -25,6 +25,7 @@ def _gather(view: View, index: Positions, _: int, along: Along) -> Positions:
     size = index.shape[axis]
     if np.any((picked < -size) | (picked >= size)):
         raise view.refuse("unsupported-form", f"Gather picks what axis {axis} of {size} does not have", VALID)
+    affordable(view, [index.size // max(1, size), picked.size])
     return np.take(index, picked, axis)
 
 
@@ -60,7 +61,9 @@ def gather(view: View) -> list[Accept]:
         if any(size != 1 for size in given):
             if len(sizes) < count:
                 raise view.refuse("opaque-op", "the indices of Gather are computed at run time", CONSTANT)
-            array = np.broadcast_to(array, (*array.shape[:axis], *sizes, *array.shape[axis + count :]))
+            full = (*array.shape[:axis], *sizes, *array.shape[axis + count :])
+            affordable(view, full)
+            array = np.broadcast_to(array, full)
         return array.reshape(*array.shape[:axis], -1, *array.shape[axis + count :])
 
     def spread(array: Array) -> Array:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bnfold.affine import Array, Storage
 from bnfold.constants import as_slice
 from bnfold.graph import Dim
-from bnfold.rules.base import OUT, Accept, Refused, Rule, View, compress, lift, varies_on
+from bnfold.rules.base import OUT, Accept, Refused, Rule, View, affordable, compress, lift, varies_on
 from bnfold.rules.operands import first_accepted
 from bnfold.rules.unlocks import CONSTANT, SIZED, UNIFORM
 
@@ -102,6 +102,7 @@ def _positions(view: View, sizes: Mapping[int, int | None], along: Along, given:
         if not isinstance(size, int):
             raise view.refuse("unknown-shape", f"axis {axis} of {view.node.op} has no known size", SIZED)
         shape.append(size)
+    affordable(view, shape)
     return np.arange(math.prod(shape)).reshape(shape)
 
 
@@ -229,7 +230,9 @@ def _space_to_depth(view: View, index: Positions, _: int, along: Along) -> Posit
 
 
 def _tile(view: View, index: Positions, _: int, along: Along) -> Positions:
-    return np.tile(index, [n if axis in along else 1 for axis, n in enumerate(_repeats(view))])
+    repeats = [n if axis in along else 1 for axis, n in enumerate(_repeats(view))]
+    affordable(view, [*index.shape, *repeats])
+    return np.tile(index, repeats)
 
 
 def _repeats(view: View) -> list[int]:

@@ -179,9 +179,9 @@ def concat(view: View) -> list[Accept]:
     else:
         parts = [port.storage for port in ports]
         wants[OUT] = Storage(
-            _join([part.den for part in parts], axis, sizes),
-            _join([part.num for part in parts], axis, sizes),
-            _join([part.off for part in parts], axis, sizes),
+            _join(view, [part.den for part in parts], axis, sizes),
+            _join(view, [part.num for part in parts], axis, sizes),
+            _join(view, [part.off for part in parts], axis, sizes),
         )
     accept = view.settle(wants)
     edits = tuple(
@@ -202,13 +202,14 @@ def _cut(array: Array, axis: int, start: int, stop: int) -> Array:
     return compress(array[tuple(index)])
 
 
-def _join(arrays: list[Array], axis: int, sizes: list[int]) -> Array:
+def _join(view: View, arrays: list[Array], axis: int, sizes: list[int]) -> Array:
     """The arrays one behind the other along an axis, each with its full size there."""
     first = arrays[0]
     if first.size == 1 and all(array.size == 1 and array.flat[0] == first.flat[0] for array in arrays):
         return first
     flat = [array.shape[:axis] + (1,) + array.shape[axis + 1 :] for array in arrays]
     common = np.broadcast_shapes(*set(flat))
+    affordable(view, [*common, sum(sizes)])
     full = [
         np.repeat(_spread(array, common, axis), size if array.shape[axis] == 1 else 1, axis)
         for array, size in zip(arrays, sizes, strict=True)

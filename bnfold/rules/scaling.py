@@ -8,13 +8,14 @@ Source: ONNX operators BatchNormalization-1/6/7/9/14/15, Mul, Div, Add, Sub -1/6
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Array, Storage, snap
-from bnfold.constants import Constant
+from bnfold.constants import Constant, Room
 from bnfold.graph import Node
 from bnfold.plan import Edit, NewConstant
 from bnfold.reasons import Reason
@@ -62,7 +63,12 @@ def as_source(node: Node) -> Source | Reason | None:
     if node.op not in AFFINE_OPS:
         return None
     if "source" not in node.memo:
-        node.memo["source"] = _batchnorm_source(node) if node.op == "BatchNormalization" else _operand_source(node)
+        made = _batchnorm_source(node) if node.op == "BatchNormalization" else _operand_source(node)
+        room = node.graph.model.room
+        if isinstance(made, Source) and not room.has_for_affine(max(map(math.prod, made.affine.shapes))):
+            text = f"it and nodes like it have more than {Room.AFFINES:,} numbers"
+            made = Reason("search-limit", text, node.label, "fold it before the export")
+        node.memo["source"] = made
     found = node.memo["source"]
     assert found is None or isinstance(found, Source | Reason)
     return found
@@ -266,6 +272,8 @@ def is_factor(node: Node) -> bool:
 def constant_factor(view: View) -> list[Accept]:
     """y = c x:  c' = a c alpha;  a shift passes, beta_y = c beta_x (backwards where c is not zero).  x / c alike."""
     source = as_source(view.node)
+    if isinstance(source, Reason) and source.code == "search-limit":
+        raise Refused(source)
     if not isinstance(source, Source):
         raise view.refuse(
             "opaque-op",

@@ -49,7 +49,7 @@ def _trial(solver: GraphSolver, index: int) -> None:
         if not undone or len(taken | own) > LARGE or most <= 0:
             break
         saved = saved or (solver.state.snapshot(), verdicts.copy())
-        own = {fold.source.node.index for fold in solver.state.undo(undone)}
+        own = {fold.source.node.index for fold in solver.undo(undone)}
         taken |= own
         for one in own:
             del verdicts.done[one]
@@ -78,7 +78,7 @@ def find_rivals(solver: GraphSolver) -> None:
         if len(undone) > LARGE or solver.steps - start > budget:
             continue
         saved = solver.state.snapshot()
-        solver.state.undo(undone)
+        solver.undo(undone)
         for index in waiting:
             if index not in solver.verdicts.rivals and solver.could_leave(index):
                 solver.verdicts.rivals[index] = blockers

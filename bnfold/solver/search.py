@@ -7,6 +7,7 @@ nothing need be copied to be able to go back.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ from bnfold.solver.state import State
 
 RETRIES = 250
 """Times that one attempt may take back a choice."""
+
+LARGE = 1 << 15
+"""Numbers of a storage that count as one more step."""
 
 NOTHING: frozenset[int] = frozenset()
 
@@ -219,6 +223,7 @@ class _Walk:
                     raise Refused(Reason("conflict", text, node.label, ONE_EACH))
                 continue
             self.decided[name] = storage
+            self.search.steps += max(map(math.prod, storage.shapes)) // LARGE
             self.cause[name] = node.index
             if not name.startswith("#"):
                 self._ask(n for n in self.state.neighbours(name) if n is not node)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bnfold import rules
-from bnfold.affine import Storage
+from bnfold.affine import Storage, TooLargeError
 from bnfold.constants import Constant
 from bnfold.graph import Graph, Node, Shape
 from bnfold.plan import Edit, GraphPlan, NewBias
-from bnfold.rules import Accept, Source, View
+from bnfold.rules import TOO_LARGE, Accept, Source, View
 from bnfold.rules.base import Port, Refused
 from bnfold.rules.composites import GELU, composite_of
 from bnfold.rules.unlocks import LAYER_BETWEEN
@@ -71,6 +71,8 @@ class State:
     """Nodes that led to a refusal."""
     opened: set[int] = field(default_factory=set)
     """Nodes of GELUs that may change, because a BatchNormalization has no other way."""
+    asked: int = 0
+    """Nodes that were asked anew because folds were taken back."""
 
     _near_by: dict[str, list[Node]] = field(default_factory=dict)
     """What `neighbours` found."""
@@ -102,7 +104,12 @@ class State:
         if node.index not in self.opened and composite_of(node) == GELU and not _is_untouched(view):
             text = f"{node.op} is part of a GELU, which runtimes compute as one operator"
             raise view.refuse("part-of-operator", text, LAYER_BETWEEN)
-        return rules.apply(view) if source is None else [removed(view, source)]
+        if source is None:
+            return rules.apply(view)
+        try:
+            return [removed(view, source)]
+        except TooLargeError:
+            raise view.refuse("search-limit", TOO_LARGE, LAYER_BETWEEN) from None
 
     def _view(self, node: Node, decided: Decided, everything_fixed: bool) -> View:
         stored = self.plan.storage
@@ -226,17 +233,21 @@ class State:
         Those of later ones too that relied on what is taken back: that re-stored a tensor past a node which had left by
         then and would not have let them, or left between two tensors of which one is now stored as it was.
         """
-        undone, nodes = list[Fold](), set[int]()
+        undone, unsure = list[Fold](), set[int]()
         while folds:
             self._take_back(folds)
             undone += folds
-            nodes = nodes.union(*(fold.nodes for fold in folds))
-            folds = self._refused(nodes)
+            unsure.update(*(fold.nodes for fold in folds))
+            folds = self._refused(unsure)
         return undone
 
-    def _refused(self, nodes: set[int]) -> list[Fold]:
-        """Ask nodes anew, all being fixed; the folds that have to go for one of them, none where all agree."""
-        for index in sorted(nodes):
+    def _refused(self, unsure: set[int]) -> list[Fold]:
+        """Ask nodes anew, all being fixed; the folds that have to go for one of them, none where all agree.
+
+        Those that agree are no longer among them.
+        """
+        for index in sorted(unsure):
+            self.asked += 1
             try:
                 (accept,) = self.ask(self.graph.nodes[index], {}, everything_fixed=True)
             except Refused:
@@ -246,6 +257,7 @@ class State:
                 return self.depending([last.source.node.index])
             if index not in self.leaving:
                 self.plan.edits[index] = accept.edits
+            unsure.remove(index)
         return []
 
     def _take_back(self, folds: list[Fold]) -> None:

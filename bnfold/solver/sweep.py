@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from bnfold import rules
+from bnfold.affine import Storage, TooLargeError, together
 from bnfold.graph import Graph, Node
 from bnfold.guards import Spreads, misfits, unlock
 from bnfold.plan import Edit, NewConstant
@@ -14,10 +16,10 @@ from bnfold.reasons import Reason
 from bnfold.rules import Refused, Source
 from bnfold.rules.base import channels_where, pinned_reason
 from bnfold.rules.composites import composite_of
-from bnfold.rules.unlocks import NOT_ZERO
+from bnfold.rules.unlocks import LAYER_BETWEEN, NOT_ZERO
 from bnfold.solver.removed import is_matmul_bias
 from bnfold.solver.search import NOTHING, Attempt, Failure, Search
-from bnfold.solver.state import State
+from bnfold.solver.state import Fold, State
 from bnfold.solver.verdicts import Outcome, Stuck, Verdicts, opted_out, priority
 from bnfold.solver.ways import Ends, Way
 
@@ -83,7 +85,16 @@ class GraphSolver:
         source, limit = self.sources[index], STEPS[-1]
         if any(isinstance(self.attempt(source, way, limit), _Found) for way in self._ways(source)):
             return True
-        return self._mixed(source, limit, []) is not None
+        with suppress(TooLargeError):
+            return self._mixed(source, limit, []) is not None
+        return False
+
+    def undo(self, folds: list[Fold]) -> list[Fold]:
+        """Take folds back, as `State.undo` does."""
+        before = self.state.asked
+        undone = self.state.undo(folds)
+        self.steps += self.state.asked - before
+        return undone
 
     def work(self, index: int) -> int:
         """Elements that an affine goes through."""
@@ -138,9 +149,9 @@ class GraphSolver:
             if tried.cost[0] <= 1:
                 break
         if level == len(STEPS):
-            mixed = self._mixed(source, limit, failures)
-            if mixed is not None:
-                found.append(mixed)
+            with suppress(TooLargeError):
+                mixed = self._mixed(source, limit, failures)
+                found += [mixed] if mixed is not None else []
         if level >= len(STEPS) - 1:
             self.far -= self.steps - start
         if not found:
@@ -157,20 +168,36 @@ class GraphSolver:
     def _keep(self, index: int, failures: list[Failure], last: bool) -> None:
         earlier = self.verdicts.stuck[index].failures if last and index in self.verdicts.stuck else ()
         if not failures and not earlier:
-            label = self.graph.nodes[index].label
-            failures = [
-                Failure(Reason("unknown-shape", "the rank of its output is not known", label, "export with shapes"))
-            ]
+            failures = [Failure(self._no_way(self.sources[index]))]
         self.verdicts.stuck[index] = Stuck((*earlier, *failures))
 
-    def _ends(self, source: Source) -> Ends | None:
+    def _no_way(self, source: Source) -> Reason:
+        """Why an affine cannot be tried."""
+        label = source.node.label
+        if self._stored(source) is None:
+            return Reason("unknown-shape", "the rank of its output is not known", label, "export with shapes")
+        return Reason("search-limit", rules.TOO_LARGE, label, LAYER_BETWEEN)
+
+    def _stored(self, source: Source) -> tuple[Storage, Storage] | None:
+        """How its input and its output are stored by now; None where their rank is not known."""
         x = self.state.current(source.node.inputs[source.slot])
         y = self.state.current(source.node.outputs[0])
-        return None if x is None or y is None else Ends(x, y, source)
+        return None if x is None or y is None else (x, y)
+
+    def _ends(self, source: Source) -> Ends | None:
+        stored = self._stored(source)
+        if stored is None:
+            return None
+        try:
+            together(*stored[0].shapes, *stored[1].shapes, *source.affine.shapes)
+        except TooLargeError:
+            return None
+        return Ends(*stored, source)
 
     def _ways(self, source: Source) -> Iterable[Way]:
         ends = self._ends(source)
-        return () if ends is None else ends.ways()
+        with suppress(TooLargeError):
+            yield from ends.ways() if ends is not None else ()
 
     def _mixed(self, source: Source, limit: int, failures: list[Failure]) -> _Found | None:
         """A way of its own for every class of channels, where no one way serves all."""
