@@ -36,6 +36,7 @@ class TooLargeError(MemoryError):
     """Few numbers would become many: a scale along one axis and a shift along another, for every pair of the two."""
 
 
+@lru_cache(maxsize=1 << 12)
 def together(*shapes: tuple[int, ...]) -> None:
     """Look at the shapes of arrays before they are broadcast: they come from the file.
 

@@ -113,6 +113,8 @@ class Graph:
         self.inputs = tuple(value.name for value in proto.input)
         self.outputs = tuple(value.name for value in proto.output)
         self.captured: set[str] = set()
+        self.memo: dict[str, object] = {}
+        """What others have found out about it."""
         self._shapes: dict[str, Shape] = {}
         self._types: dict[str, int] = {}
         self._constants: dict[str, Constant | None] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from bnfold.graph import Node
 
@@ -57,7 +58,8 @@ def region(node: Node, into: Collection[str], gone: Collection[str]) -> Region:
             found.add(near.index)
     nodes = [node.graph.nodes[index] for index in sorted(found)]
     at = {each.index: i for i, each in enumerate(nodes)}
-    edges = {(at[each.index], at[next_.index]) for each in nodes for next_ in _after(each) if next_.index in at}
+    makers = ((each, node.graph.producers.get(name)) for each in nodes for name in each.inputs if name)
+    edges = {(at[made.index], at[each.index]) for each, made in makers if made is not None and made.index in at}
     places = tuple(
         Place(each.label, each.op, "leaves" if each.label in gone else "absorbs" if each.label in into else "")
         for each in nodes
@@ -92,7 +94,7 @@ def _around(node: Node) -> tuple[Node, ...]:
     if found is None:
         graph = node.graph
         makers = [graph.producers[name] for name in node.inputs if name in graph.producers and not graph.constant(name)]
-        found = node.memo["around"] = (*makers, *_after(node))
+        found = node.memo["around"] = (*makers, *islice(_after(node), _REACH))
     assert isinstance(found, tuple)
     return found
 

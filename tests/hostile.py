@@ -243,6 +243,37 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
                "d{i} = BatchNormalization(p{i}, a, b, b, a) e{i} = Add(d{i}, {before}) y{i} = Add(e{i}, {before})", 200,
                w=np.eye(4, dtype=np.float32)[:, :, None, None], a=np.array([0.6, 0.8, 1.1, 1.3], np.float32),
                b=np.array([0.1, 0.0, -0.4, 0.3], np.float32)), ""),
+    "rows of a scale, columns of a shift": (
+        affine("8192, 4", "n = Gemm(x, w) d = Add(n, a) e = Add(d, b) y = MatMul(e, v)",
+               w=np.ones((4, 8192), np.float32), v=np.ones((8192, 4), np.float32),
+               a=np.linspace(0, 1, 8192, dtype=np.float32)[:, None], b=np.linspace(0, 1, 8192, dtype=np.float32)), ""),
+    "a scale of 8,192 rows and a matrix of 8,192 columns": (
+        affine("8192, 4", "d = Mul(x, a) n = MatMul(d, w) y = MatMul(n, v)",
+               w=np.ones((4, 8192), np.float32), v=np.ones((8192, 4), np.float32),
+               a=np.linspace(1, 2, 8192, dtype=np.float32)[:, None]), ""),
+    "a depthwise convolution of 16,384 channels in front of a small one": (
+        affine("1, 16384, 1, 1", "n = Conv<group = 16384>(x, w) e = Conv(n, v) d = Mul(e, a) y = Expand(d, s)",
+               w=np.ones((16384, 1, 1, 1), np.float32), v=np.ones((1, 16384, 1, 1), np.float32),
+               a=np.full((1, 1, 1), 2, np.float32), s=np.array([1, 16384, 1, 1])), ""),
+    "two convolutions of 16,384 channels to one and one": (
+        affine("1, 16384, 1, 1", "n = Conv(x, v) e = Conv(n, u) d = Mul(e, a) y = Expand(d, s)",
+               v=np.ones((1, 16384, 1, 1), np.float32), u=np.ones((1, 1, 1, 1), np.float32),
+               a=np.full((1, 1, 1), 2, np.float32), s=np.array([1, 16384, 1, 1])), ""),
+    "a Resize to 10^14": (
+        affine("1, 4, 10, 10", "d = Mul(x, a) e = Resize(d, , s) f = Mul(e, a) g = ReduceMean<axes = [2, 3]>(f) "
+               "h = Reshape(g, r) y = Expand(h, t)",
+               a=np.array([1, 2, 3, 4], np.float32)[:, None, None], s=np.array([1, 1, 1e6, 1e6], np.float32),
+               r=np.array([1, 4, 1, 1]), t=np.array([1, 4, 10, 10])), ""),
+    "a Split into 20,000": (
+        affine("1, 20000", f"d = Mul(x, a) {', '.join(f's{i}' for i in range(20_000))} = Split<axis = 1>(d) "
+               f"e = Concat<axis = 1>({', '.join(f's{i}' for i in range(20_000))}) y = Relu(e)",
+               a=np.linspace(1, 2, 20_000, dtype=np.float32)), ""),
+    "a tensor that 2,000 affines read": (
+        affine("1, 4", f"d = Mul(x, a) {' '.join(f'r{i} = Mul(d, a)' for i in range(2_000))} y = Add(r0, r1)",
+               a=np.array([1, 2, 3, 4], np.float32)), ""),
+    "4,000 affines, one behind the other": (
+        affine("1, 4", "y = Mul(x, a)", "y{i} = Mul({before}, a)", 4_000,
+               a=np.array([0.9999, 1.0001, 1, 0.99995], np.float32)), ""),
     "LayerNormalization of the axis 2^31": (
         beside("z, mean, deviation = LayerNormalization <axis: int = 2147483648> (v, one)", "float v",
                one=np.ones(2, np.float32)), ""),

@@ -126,6 +126,7 @@ class GraphPair:
     """Initializers that were compared, by name."""
     _scope: dict[str, GraphPair | None] = field(default_factory=dict)
     _renamed: dict[str, str] = field(default_factory=dict)
+    _origins: dict[str, tuple[GraphPair | None, str]] = field(default_factory=dict)
     _storage: dict[str, Storage | None] = field(default_factory=dict)
 
     def scope(self, name: str) -> GraphPair | None:
@@ -157,6 +158,12 @@ class GraphPair:
 
     def origin(self, name: str) -> tuple[GraphPair | None, str]:
         """The tensor that this one became one with where nodes left, and the graph that defines it."""
+        found = self._origins.get(name)
+        if found is None:
+            found = self._origins[name] = self._find_origin(name)
+        return found
+
+    def _find_origin(self, name: str) -> tuple[GraphPair | None, str]:
         scope = self.scope(name)
         while scope is not None:
             made = scope.old.producers.get(name)
@@ -166,6 +173,8 @@ class GraphPair:
             if source not in scope.read_by(made):
                 break
             scope, name = scope.scope(source), source
+            if scope is not None and name in scope._origins:
+                return scope._origins[name]
         return scope, name
 
     def made(self, index: int) -> tuple[Node | None, ...]:

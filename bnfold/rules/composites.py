@@ -35,19 +35,13 @@ def composite_of(node: Node) -> str | None:
 
 def gelu_around(node: Node) -> tuple[Node, ...]:
     """The five nodes of ``0.5 * x * (1 + erf(x / sqrt(2)))`` that this one is one of; none where it is not."""
-    found = (_gelu(erf) for erf in _erfs_near(node))
-    return next((nodes for nodes in found if node in nodes), ())
-
-
-def _erfs_near(node: Node) -> list[Node]:
-    """The Erf nodes whose GELU it could be part of."""
-    near = {node.index: node}
-    for _ in range(3):
-        for each in list(near.values()):
-            for other in (*_makers(each), *_readers(each)):
-                if other.op in ("Add", "Div", "Erf", "Mul"):
-                    near[other.index] = other
-    return [each for each in near.values() if each.op == "Erf"]
+    memo = node.graph.memo
+    if GELU not in memo:
+        gelus = (_gelu(each) for each in reversed(node.graph.nodes) if each.op == "Erf")
+        memo[GELU] = {each.index: nodes for nodes in gelus for each in nodes}
+    found = memo[GELU]
+    assert isinstance(found, dict)
+    return tuple(found.get(node.index, ()))
 
 
 def _gelu(erf: Node) -> tuple[Node, ...]:

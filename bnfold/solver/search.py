@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from bnfold.affine import Storage
@@ -24,6 +24,9 @@ RETRIES = 250
 
 LARGE = 1 << 15
 """Numbers of a storage that count as one more step."""
+
+READERS = 32
+"""Nodes around one tensor that count as one more step, before they are asked."""
 
 NOTHING: frozenset[int] = frozenset()
 
@@ -181,7 +184,7 @@ class _Walk:
             Refused: by the node `at`.
         """
         for name in self.state.restored(self.search.start):
-            self._ask(n for n in self.state.neighbours(name) if n is not self.search.skip)
+            self._ask([n for n in self.state.neighbours(name) if n is not self.search.skip])
         while self.waiting or self.choices:
             self.search.steps += 1
             forced = bool(self.waiting)
@@ -206,7 +209,10 @@ class _Walk:
         self.chosen[node.index] = number
         self._assign(node, accepts[script[number].taken])
 
-    def _ask(self, nodes: Iterable[Node]) -> None:
+    def _ask(self, nodes: Collection[Node]) -> None:
+        self.search.steps += len(nodes) // READERS
+        if self.search.steps > self.search.limit:
+            raise Refused(self.search.too_far(self.at))
         for node in nodes:
             self.choices.pop(node.index, None)
             if node.index not in self.waiting:
@@ -226,7 +232,7 @@ class _Walk:
             self.search.steps += max(map(math.prod, storage.shapes)) // LARGE
             self.cause[name] = node.index
             if not name.startswith("#"):
-                self._ask(n for n in self.state.neighbours(name) if n is not node)
+                self._ask([n for n in self.state.neighbours(name) if n is not node])
                 if sum(used == name for used in node.inputs) > 1:
                     self._ask([node])
 

@@ -15,6 +15,7 @@ from bnfold.rules import TOO_LARGE, Accept, Source, View
 from bnfold.rules.base import Port, Refused
 from bnfold.rules.composites import GELU, composite_of
 from bnfold.rules.unlocks import LAYER_BETWEEN
+from bnfold.solver.joined import Joined
 from bnfold.solver.removed import is_matmul_bias, removed
 
 _ABSORBERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
@@ -76,6 +77,8 @@ class State:
 
     _near_by: dict[str, list[Node]] = field(default_factory=dict)
     """What `neighbours` found."""
+    _joined: Joined | None = None
+    """What became one where the affines of `leaving` left; None where that is not known."""
 
     def __post_init__(self) -> None:
         self.plan = GraphPlan(self.graph)
@@ -193,16 +196,12 @@ class State:
 
     def is_named(self, name: str) -> bool:
         """Whether the tensor, or one that it became one with, has a name that must stay."""
-        members, stack = {name}, [name]
-        while stack:
-            for node in self.neighbours(stack.pop()):
-                source = self.leaving.get(node.index)
-                if source is not None:
-                    ends = {node.inputs[source.slot], node.outputs[0]}
-                    if ends & members:
-                        stack += ends - members
-                        members |= ends
-        return any(member in self.graph.output_set or member not in self.graph.producers for member in members)
+        if self._joined is None:
+            graph = self.graph
+            self._joined = Joined(lambda each: each in graph.output_set or each not in graph.producers)
+            for source in self.leaving.values():
+                self._joined.join(source.node.inputs[source.slot], source.node.outputs[0])
+        return self._joined.is_named(name)
 
     def commit(
         self, source: Source, decided: Decided, changed: list[str], edits: Mapping[int, tuple[Edit, ...]]
@@ -211,6 +210,8 @@ class State:
         index, plan = source.node.index, self.plan
         self.folds.append(Fold(source, {name: plan.storage.get(name) for name in changed}, frozenset((index, *edits))))
         self.leaving[index] = source
+        if self._joined is not None:
+            self._joined.join(source.node.inputs[source.slot], source.node.outputs[0])
         plan.removed[index] = source.node.inputs[source.slot]
         plan.storage.update(decided)
         plan.edits.update(edits)
@@ -262,7 +263,7 @@ class State:
 
     def _take_back(self, folds: list[Fold]) -> None:
         """Store everything as it was before these folds; `depending` says which go together."""
-        plan, gone = self.plan, {id(fold) for fold in folds}
+        plan, gone, self._joined = self.plan, {id(fold) for fold in folds}, None
         for fold in reversed(folds):
             index = fold.source.node.index
             del self.leaving[index], plan.removed[index]
