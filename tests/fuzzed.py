@@ -101,4 +101,7 @@ FOUND: dict[str, str] = {
         "2nsp{;($eC5{MkjYW=3J2uWmgX>@z80172c8B*{#HVOd&0lWcrB6EUthH#o;Y-xI!N%yR7Isgj_0a+3Tg;ohb3X2~K3<O#S3QPgWXc7V"
         "dV$KQz&r|4pA_f&12y__|003!{;spu;Xb=y>3IbzQ5chx!#$-==waXD>Fa"
     ),
+    "a product on the left, its rows stored alike": (
+        "l?Vzt1~_AIiUd++Aa&9=3IUeO0R<uiQe`g@KRW<)R+*)*D*+M!=9eu42muloVTxuF3I_<zy^Me$3V;#{w+{?}fFMFB3gQ3"
+    ),
 }

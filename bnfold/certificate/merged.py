@@ -167,11 +167,10 @@ def _check_numerically(
     """den y' = num y + off on a random tensor."""
     root, new = region.members[-1], region.new
     some = _some(region, sizes[1]) if region.windowed else None
-    own, result = graph.storage(region.source), storage_of(graph, root, root.outputs[0])
+    own, result = (once(storage_of(graph, root, name)) for name in (region.source, root.outputs[0]))
     if some is not None:
         sizes = (sizes[0], len(some), *sizes[2:])
-        own = None if own is None else own.map(lambda array: _cut(array, 1, some))
-        result = result.map(lambda array: _cut(array, 1, some))
+        own, result = (storage.map(lambda array: _cut(array, 1, some)) for storage in (own, result))
     sample = draw(own, sizes, draws)
     values, bounds = {region.source: sample[0]}, {region.source: sample[2]}
     for node in region.members:
