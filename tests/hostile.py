@@ -218,10 +218,6 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "a Tile of 2,048 numbers, 2^16 times": (
         affine("1, 2048", "d = Mul(x, a) e = Tile(d, r) f = Mul(e, a) y = Relu(f)",
                a=np.arange(1, 2049, dtype=np.float32), r=np.array([1, 1 << 16])), ""),
-    "a Pad of 2,048 channels to 65,540 places": (
-        affine("1, 2048, 1, 4", "d = Mul(x, a) e = Add(d, b) f = Pad(e, p) y = Relu(f)",
-               a=np.arange(1, 2049, dtype=np.float32)[:, None, None], b=np.arange(4, dtype=np.float32),
-               p=np.array([0, 0, 0, 1 << 15, 0, 0, 0, 1 << 15])), ""),
     **{
         f"{times:,} affines of {size:,} numbers that they share": (
             affine(f"1, 4, {size // 4}", "y = Relu(x)",

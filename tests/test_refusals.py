@@ -252,6 +252,19 @@ def test_a_demand_is_not_spread_over_any_number_of_places(monkeypatch: pytest.Mo
     assert "search-limit" in set().union(*case.codes().values())
 
 
+def test_a_border_is_not_written_out_for_every_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = Builder()
+    b.node("Pad", b.input(*IMAGE), b.constant([0, 0, 0, 500, 0, 0, 0, 500]), mode="constant")
+    node, one = Model(read(b.model())).graphs[0].nodes[0], np.ones((1,) * 4)
+    channels, places = np.arange(1.0, 1 + IMAGE[1]), np.arange(1.0, 1 + IMAGE[3])
+    storage = Storage(one, channels.reshape(1, -1, 1, 1), places.reshape(1, 1, 1, -1))
+    view = View(node, {0: Port("x", IMAGE, storage, True), OUT: Port("y", IMAGE, Storage.identity(4), False)})
+    assert rules.apply(view)
+    monkeypatch.setattr(base, "MOST_VALUES", 1000)
+    with pytest.raises(Refused, match="spread the demand over more than 1,000 places"):
+        rules.apply(view)
+
+
 def test_a_demand_that_memory_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(view: rules.View) -> list[rules.Accept]:
         raise MemoryError
