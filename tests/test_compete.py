@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
+from bnfold import affine
+from bnfold.affine import Storage
 from bnfold.graph import Model, Node
 from bnfold.rules import Accept
 from bnfold.solver import solve
@@ -248,3 +250,20 @@ def test_taking_back_costs_what_was_folded(monkeypatch: pytest.MonkeyPatch) -> N
     """Nodes that agreed once are not asked again because another one refuses."""
     few, many = (asked(blocks, monkeypatch) for blocks in (20, 80))
     assert many < 6 * few
+
+
+def test_ends_that_vary_along_different_axes_are_not_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each alone is small; together they would be a value for every pair of channel and column."""
+    b = Builder()
+    b.node("Relu", b.node("Mul", b.node("Relu", b.input(1, 40, 1, 50)), b.constant(2.0)))
+    graph = Model(read(b.model())).graphs[0]
+    solver = GraphSolver(graph, (), (), {}, 8.0)
+    (index,) = solver.sources
+    along = np.arange(1.0, 41.0).reshape(1, 40, 1, 1), np.arange(1.0, 51.0).reshape(1, 1, 1, 50)
+    for name, scale in zip((graph.nodes[index].inputs[0], graph.nodes[index].outputs[0]), along, strict=True):
+        solver.state.plan.storage[name] = Storage.encode(scale, np.zeros((1,) * 4))
+    monkeypatch.setattr(affine, "MOST_TOGETHER", 1000)
+    affine.together.cache_clear()
+    solver.sweep([index])
+    assert {reason.code for outcome in solver.outcomes() for reason in outcome.reasons} == {"search-limit"}
+    affine.together.cache_clear()
