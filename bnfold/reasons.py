@@ -38,7 +38,7 @@ CODES: dict[str, str] = {
     "precision-loss": "the tensor would be stored so far from zero that its readers lose too many of its digits",
     "inside-function": "the node is part of a model-local function that cannot be inlined",
     "kept-by-user": "--keep or --only asked for it",
-    "search-limit": "more tensors would change than one fold may touch",
+    "search-limit": "more tensors would change, or more numbers would have to be worked out, than one fold may take",
     "verification-failed": "the fold did not pass verification and was dropped",
 }
 """Every code, with the sentence that explains it in general."""
