@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -241,6 +242,7 @@ def asked(blocks: int, monkeypatch: pytest.MonkeyPatch) -> int:
         return ask(state, node, *arguments, **options)
 
     monkeypatch.setattr(State, "ask", counted)
+    monkeypatch.setattr(sys.modules["bnfold.solver.compete"], "TRIALS", math.inf)
     solve(Model(read(b.model(x))))
     monkeypatch.undo()
     return count
@@ -249,7 +251,7 @@ def asked(blocks: int, monkeypatch: pytest.MonkeyPatch) -> int:
 def test_taking_back_costs_what_was_folded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes that agreed once are not asked again because another one refuses."""
     few, many = (asked(blocks, monkeypatch) for blocks in (20, 80))
-    assert many < 6 * few
+    assert many < 12 * few  # each trial takes back more; asked again for every refusal it would be 20 times
 
 
 def test_ends_that_vary_along_different_axes_are_not_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
