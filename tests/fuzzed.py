@@ -104,4 +104,8 @@ FOUND: dict[str, str] = {
     "a product on the left, its rows stored alike": (
         "l?Vzt1~_AIiUd++Aa&9=3IUeO0R<uiQe`g@KRW<)R+*)*D*+M!=9eu42muloVTxuF3I_<zy^Me$3V;#{w+{?}fFMFB3gQ3"
     ),
+    "a merged shift whose terms of 1,400 cancel": (
+        "dYd|p0SZ@d6mM=4ZnY^%!y3HcZggpMc^Z$-F;1p*WfGVg1#X#PhtFj&eZyw}oMLZed0IlEb#iVJ0tx^EZxRLy=SLD%j0y#`cV%J^4ry#"
+        "`5(bMh3IqrMVjl)+ZrMT-1_;Vx51k4Hb98BJY!U_p2v(GE!X**_LIetvFa"
+    ),
 }

@@ -247,6 +247,9 @@ class _Test:
 
     def _with_terms(self, slot: int, sample: Sample) -> Sample:
         """A sample as large as the terms are that it was made of."""
+        exact = self.exact.get(slot)
+        if exact is not None and exact.doubt is not None and np.shape(sample.new) == exact.shape:
+            return Sample(sample.old, sample.new, sample.old_size, np.abs(sample.new) + exact.doubt / EPS)
         terms = terms_behind(self.graph, self.node, self.node.input(slot))
         if terms is None or sample.old_size is None:
             return sample
