@@ -252,10 +252,9 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
         affine("1, 16384, 1, 1", "n = Conv<group = 16384>(x, w) e = Conv(n, v) d = Mul(e, a) y = Expand(d, s)",
                w=np.ones((16384, 1, 1, 1), np.float32), v=np.ones((1, 16384, 1, 1), np.float32),
                a=np.full((1, 1, 1), 2, np.float32), s=np.array([1, 16384, 1, 1])), ""),
-    "two convolutions of 16,384 channels to one and one": (
-        affine("1, 16384, 1, 1", "n = Conv(x, v) e = Conv(n, u) d = Mul(e, a) y = Expand(d, s)",
-               v=np.ones((1, 16384, 1, 1), np.float32), u=np.ones((1, 1, 1, 1), np.float32),
-               a=np.full((1, 1, 1), 2, np.float32), s=np.array([1, 16384, 1, 1])), ""),
+    "two convolutions of 16,384 channels to one, added": (
+        affine("1, 16384, 1, 1", "n = Conv(x, v) m = Conv(x, v) e = Add(n, m) y = Expand(e, s)",
+               v=np.ones((1, 16384, 1, 1), np.float32), s=np.array([1, 16384, 1, 1])), ""),
     "a Resize to 10^14": (
         affine("1, 4, 10, 10", "d = Mul(x, a) e = Resize(d, , s) f = Mul(e, a) g = ReduceMean<axes = [2, 3]>(f) "
                "h = Reshape(g, r) y = Expand(h, t)",
