@@ -13,7 +13,7 @@ from bnfold.affine import Array, Storage
 from bnfold.certificate.affines import storage_of
 from bnfold.certificate.formulas import BIAS, Formula
 from bnfold.certificate.letters import letters
-from bnfold.certificate.ports import once, regular, weight_of
+from bnfold.certificate.ports import regular, weight_of
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.rounding import EPS, Exact, read_rows, spans
 from bnfold.certificate.stored import stored_constant
@@ -41,7 +41,7 @@ def _product(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     w = weight_of(node, slot) if node.constant(slot) is not None else None
     given, made = storage_of(graph, node, x_name), storage_of(graph, node, node.outputs[0])
     rows = _row((x, given), (y, made), own)
-    given, made = once(regular(given, given.num == 0)), once(regular(made, made.den == 0))
+    given, made = regular(given, given.num == 0), regular(made, made.den == 0)
     alpha, a, b = given.alpha, made.a, made.b
     if w is not None:
         whole = tuple(slice(0, 1) if size == 1 else slice(None) for size in w.shape)  # one that meets many is a row

@@ -16,7 +16,6 @@ from bnfold.affine import Array, Storage
 from bnfold.certificate.affines import SLACK, storage_of
 from bnfold.certificate.evaluate import evaluate, magnitude
 from bnfold.certificate.formulas import BIAS
-from bnfold.certificate.ports import once
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
 from bnfold.certificate.rounding import EPS, Exact, alike, fitted
 from bnfold.certificate.rows import Rows
@@ -48,7 +47,7 @@ def check_region(graph: GraphPair, region: Region, draws: Draws) -> int:
     if shape is None or not isinstance(channels, int) or channels % groups:
         raise NotCertifiedError(f"the channels of {region.source!r} are not known")
     terms = Terms(region, channels, len(shape), groups)
-    held = [once(storage_of(graph, root, name)) for name in (region.source, root.outputs[0])]
+    held = [storage_of(graph, root, name) for name in (region.source, root.outputs[0])]
     given, made = (storage.map(terms.turned) for storage in held)
     rows = None if region.windowed else Rows.of(given, made)
     if rows is None and not (given.has_decode and made.has_encode):
@@ -167,7 +166,7 @@ def _check_numerically(
     """den y' = num y + off on a random tensor."""
     root, new = region.members[-1], region.new
     some = _some(region, sizes[1]) if region.windowed else None
-    own, result = (once(storage_of(graph, root, name)) for name in (region.source, root.outputs[0]))
+    own, result = (storage_of(graph, root, name) for name in (region.source, root.outputs[0]))
     if some is not None:
         sizes = (sizes[0], len(some), *sizes[2:])
         own, result = (storage.map(lambda array: _cut(array, 1, some)) for storage in (own, result))

@@ -31,11 +31,6 @@ def regular(storage: Storage, gone: NDArray[np.bool_]) -> Storage:
     return Storage(*(np.where(gone, plain, array) for array, plain in arrays))
 
 
-def once(storage: Storage) -> Storage:
-    """A storage with one value along every axis on which all are equal: a bias of equal rows has one."""
-    return storage.map(lambda array: alike(array, range(array.ndim)))
-
-
 def decode_of(graph: GraphPair, node: Node, name: str) -> tuple[Array, Array]:
     """(alpha, beta) of an input."""
     storage = storage_of(graph, node, name)

@@ -13,7 +13,7 @@ import numpy as np
 from bnfold.affine import Array, Storage, snap
 from bnfold.constants import Constant
 from bnfold.plan import Edit, NewBias, NewConstant, SetAttribute
-from bnfold.rules.base import OUT, Accept, Port, View, compress, lift, need_encode
+from bnfold.rules.base import OUT, Accept, Port, View, lift, need_encode
 from bnfold.rules.contraction import Labels, Met, Product, arrived, arrived_shape, decided, meet, roles
 from bnfold.rules.operands import first_accepted, fitted
 from bnfold.rules.unlocks import CONSTANT, NOT_ZERO, VALID
@@ -51,7 +51,7 @@ def _gemm(product: Product) -> list[Accept]:
     met = meet(product, lift(need_encode(view, c.storage)[0], 2) if c is not None and leads else None)
     if met.passed is not None:
         raise view.refuse("zero-scale", "rows of scale zero do not pass a Gemm", NOT_ZERO)
-    b = compress(need_encode(view, y.storage)[1])
+    _, b = need_encode(view, y.storage)
     if c is None:
         wants = {**met.wants, OUT: Storage.encode(met.a, b)}
         return [view.settle(wants, met.edits + _new_addend(product, met, b))]
