@@ -108,4 +108,8 @@ FOUND: dict[str, str] = {
         "dYd|p0SZ@d6mM=4ZnY^%!y3HcZggpMc^Z$-F;1p*WfGVg1#X#PhtFj&eZyw}oMLZed0IlEb#iVJ0tx^EZxRLy=SLD%j0y#`cV%J^4ry#"
         "`5(bMh3IqrMVjl)+ZrMT-1_;Vx51k4Hb98BJY!U_p2v(GE!X**_LIetvFa"
     ),
+    "a merged difference that is zero, its bias for every row": (
+        "eU`wt3OWV60%I`t0`4M7*AIbo*mP8`0171v0SW<_A`(I)P;~5Cu%dF9Z4Di1dSP@4cWy2P;SyTS6l(#Eml6inZ>|ymS_nW23cm+Mal0f"
+        "zNT><`VhjRfh6V~5w><~|Vh2`!9Rk^@LZ8i+5<<fPFie1efc;{CfPjF2fD6V=5J=SuV*"
+    ),
 }

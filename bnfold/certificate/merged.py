@@ -78,7 +78,8 @@ def _check_constants(graph: GraphPair, region: Region, constants: Mapping[int, E
     for slot, exact in constants.items():
         held = None if slot == BIAS and region.bias is None else stored_constant(pair, slot)
         if held is not None or slot not in (2, BIAS):
-            check_constant(pair, slot, as_often(exact, held, whole) if slot == BIAS else exact, graph.narrowed)
+            added = slot == BIAS or (slot == 2 and region.new.op == "Gemm")
+            check_constant(pair, slot, as_often(exact, held, whole) if added else exact, graph.narrowed)
         elif np.any(np.abs(exact.value) > exact.doubts(0, exact.shape[0], exact.value)):
             raise WrongError("constant", "it lacks a bias")
 
