@@ -112,4 +112,7 @@ FOUND: dict[str, str] = {
         "eU`wt3OWV60%I`t0`4M7*AIbo*mP8`0171v0SW<_A`(I)P;~5Cu%dF9Z4Di1dSP@4cWy2P;SyTS6l(#Eml6inZ>|ymS_nW23cm+Mal0f"
         "zNT><`VhjRfh6V~5w><~|Vh2`!9Rk^@LZ8i+5<<fPFie1efc;{CfPjF2fD6V=5J=SuV*"
     ),
+    "a constant that is normalised": (
+        "I#32UV-j$R1X5*Jt6p^q0iX;4a3Ta!Ww$%HGXQjAr>`pk5&-6=&;b%43Ih`E3I_;)fPjF2APRsIHh_SDfFMEy3Vad@00"
+    ),
 }
