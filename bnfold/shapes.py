@@ -130,7 +130,7 @@ class _Completion:
 
     def _inferred(self, node: Node) -> dict[str, Shape]:
         """What the operator's own inference says of one node, given the constants that it reads; types are noted."""
-        if aborts(node.proto) or any(a.type in _BODIES for a in node.proto.attribute):
+        if aborts(node.proto) or self._expands_far(node) or any(a.type in _BODIES for a in node.proto.attribute):
             return {}
         version = max(node.version, 6)  # before opset 6 few operators have shape inference
         types: dict[str, onnx.TypeProto] = {}
@@ -149,6 +149,11 @@ class _Completion:
             if made.tensor_type.elem_type and all(self.graph.type(given) for given in types):
                 self.graph.types.setdefault(name, made.tensor_type.elem_type)
         return {name: shape_of(made) for name, made in found.items() if made.tensor_type.HasField("shape")}
+
+    def _expands_far(self, node: Node) -> bool:
+        """Whether it is an Expand to more axes than there can be: onnx 1.19 names each of them."""
+        sizes = self.graph.shape(node.input(1)) if node.op == "Expand" and node.input(1) else None
+        return any(isinstance(size, int) and size > MOST_AXES for size in sizes or ())
 
 
 def shape_of(type_: onnx.TypeProto) -> Shape:
