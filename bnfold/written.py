@@ -108,7 +108,8 @@ class Written:
     def _send(self) -> None:
         """Have the disk start on what was written; nobody waits for it."""
         if hasattr(os, "posix_fadvise"):  # Linux writes back what it is told to forget; others have no such call
-            os.posix_fadvise(self._file.fileno(), self._sent, self._size - self._sent, os.POSIX_FADV_DONTNEED)
+            with contextlib.suppress(OSError):  # an advice, which a file system may refuse
+                os.posix_fadvise(self._file.fileno(), self._sent, self._size - self._sent, os.POSIX_FADV_DONTNEED)
         self._sent = self._size
 
     def _work(self) -> None:
