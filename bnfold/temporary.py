@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+_OURS: set[Path] = set()
+"""What this process has made, and not yet removed or given its name."""
+
 
 @contextlib.contextmanager
 def folder(path: Path) -> Iterator[Path]:
@@ -28,7 +31,7 @@ def folder(path: Path) -> Iterator[Path]:
     try:
         yield made
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        _remove(made)
         os.close(lock)
 
 
@@ -43,9 +46,14 @@ def file(path: Path) -> Iterator[Path]:
     try:
         yield made
     finally:
-        with contextlib.suppress(OSError):
-            made.unlink(missing_ok=True)
+        _remove(made)
         os.close(lock)
+
+
+def drop() -> None:
+    """Remove all that this process has: it ends at once."""
+    for path in list(_OURS):
+        _remove(path)
 
 
 def sweep(path: Path) -> None:
@@ -89,8 +97,19 @@ def _locked(path: Path, create: Callable[[Path], None]) -> tuple[Path, int]:
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
         if made.exists():
+            _OURS.add(made)
             return made, lock
         os.close(lock)
+
+
+def _remove(made: Path) -> None:
+    """Remove a thing of this process, where it is still there under its own name."""
+    if made.is_dir():
+        shutil.rmtree(made, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            made.unlink(missing_ok=True)
+    _OURS.discard(made)
 
 
 def _remove_abandoned(path: Path) -> None:

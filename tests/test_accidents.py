@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,30 +79,45 @@ def test_a_process_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
 
 
 DEAF = """
-import click, contextlib, time
+import click, contextlib, hashlib, time
+from bnfold import temporary
 from bnfold.cli import program
+from pathlib import Path
 
 program.GRACE = 0.2
 
 @click.group(cls=program.Program, invoke_without_command=True)
 def deaf() -> None:
-    with contextlib.suppress(SystemExit):  # as in a destructor
-        print("asleep", flush=True)
+    with temporary.file(Path("model.onnx").resolve()):
+        with contextlib.suppress(SystemExit):  # as in a destructor
+            print("asleep", flush=True)
+            {}
         time.sleep(60)
-    print("deaf", flush=True)
-    time.sleep(60)
 
 deaf()
 """
 
 
-def test_a_process_that_loses_the_exception_ends_all_the_same() -> None:
-    with subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+@pytest.mark.parametrize(
+    "deaf", ["time.sleep(60)", 'hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)'], ids=["suppressed", "in one long call"]
+)
+def test_a_process_that_loses_the_exception_ends_all_the_same(deaf: str, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", DEAF.format(deaf)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "asleep\n"
+        assert len(names(tmp_path)) == 1
+        time.sleep(0.3)  # until it is deaf
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=30)
-    assert (process.returncode, out) == (143, "deaf\n")
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (143, "bnfold: terminated\n")
+    assert names(tmp_path) == []
 
 
 # -------------------------------------------------------------------------------------------- what others do meanwhile

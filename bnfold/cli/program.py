@@ -14,11 +14,13 @@ from typing import Any
 
 import click
 
+from bnfold import temporary
+
 YOUNG = 1_000_000
 """New objects between two searches for cycles of garbage: the graph of a large model is a million, and no garbage."""
 
 GRACE = 10.0
-"""Seconds to end in order after SIGTERM; what is left on the disk then, the next run sweeps (bnfold/temporary.py)."""
+"""Seconds to end in order after SIGTERM."""
 
 DONE, CANNOT, USAGE, DIFFERENT, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -66,9 +68,10 @@ def _open_streams() -> None:
 @contextlib.contextmanager
 def _ended_in_order() -> Iterator[None]:
     """Where the program is asked to end, what it would leave on the disk goes first."""
+    said = threading.Event()
 
     def end(number: int, _: object) -> None:
-        complain("terminated")
+        _say_terminated(said)
         sys.exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
@@ -77,7 +80,7 @@ def _ended_in_order() -> Iterator[None]:
     told, tell = os.pipe()
     os.set_blocking(tell, False)
     before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    threading.Thread(target=_ended_at_last, args=(told,), daemon=True).start()
+    threading.Thread(target=_ended_at_last, args=(told, said), daemon=True).start()
     signal.signal(signal.SIGTERM, end)
     try:
         yield
@@ -87,7 +90,7 @@ def _ended_in_order() -> Iterator[None]:
         os.close(tell)
 
 
-def _ended_at_last(told: int) -> None:
+def _ended_at_last(told: int, said: threading.Event) -> None:
     """Wait for SIGTERM, then end the process if it does not do so by itself.
 
     The signal's own exception comes only when a runtime's call returns, and is lost where Python cannot raise it: in a
@@ -96,8 +99,18 @@ def _ended_at_last(told: int) -> None:
     while numbers := os.read(told, 64):
         if signal.SIGTERM in numbers:
             time.sleep(GRACE)
+            temporary.drop()
+            _say_terminated(said)
             os._exit(128 + signal.SIGTERM)
     os.close(told)
+
+
+def _say_terminated(said: threading.Event) -> None:
+    """Once, past Python's streams: they raise where a signal comes while something is written to them."""
+    if not said.is_set():
+        said.set()
+        with contextlib.suppress(OSError):
+            os.write(2, b"bnfold: terminated\n")
 
 
 def complain(message: str) -> None:
