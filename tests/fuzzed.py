@@ -115,4 +115,8 @@ FOUND: dict[str, str] = {
     "a constant that is normalised": (
         "I#32UV-j$R1X5*Jt6p^q0iX;4a3Ta!Ww$%HGXQjAr>`pk5&-6=&;b%43Ih`E3I_;)fPjF2APRsIHh_SDfFMEy3Vad@00"
     ),
+    "a Compress along an axis of unknown size": (
+        "2nu-x;u3>G2y}FNt|d$j-U=-80S$8sTbDHfkGuiY<sw3cL^Q~TXd802ZER_J8~jQ4Z*DpO3IS;nx3vmZ2@(K63N>2*unJ7vXaYX_4k&K"
+        "A&$@o-(H0020EGt%X%hkpvqA;Jt`O)9#R6k6i1&a1fXabFdIqP}vI_gczxOcN&H"
+    ),
 }

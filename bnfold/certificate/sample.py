@@ -13,6 +13,7 @@ from onnx import TensorProto
 from bnfold.affine import Array, Storage
 from bnfold.certificate.affines import align
 from bnfold.certificate.kinks import around
+from bnfold.certificate.least import even, least, settled
 from bnfold.certificate.letters import letters
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.wiring import GraphPair
@@ -188,8 +189,8 @@ class Shapes:
             self._cut_sequence(raw)
         if node.op in ("MatMul", "Gemm", "Einsum"):
             self._meet(raw)
-        if node.op == "Reshape":
-            self._settle(raw)
+        if 0 in raw:
+            self._suit(raw[0])
         for slot, shape in raw.items():
             self.found.setdefault(slot, tuple(self.size(dim, (slot, axis), axis) for axis, dim in enumerate(shape)))
         if sum(math.prod(shape) for shape in self.found.values()) > LIMIT:
@@ -307,16 +308,26 @@ class Shapes:
         if not few and math.prod(lengths.get(name, 1) for name in out) > LIMIT // 2:
             raise NotCertifiedError("what it makes is too large to be tested")
 
-    def _settle(self, raw: dict[int, Shape]) -> None:
-        """Reshape to a shape that is known in full: the one size of its input that is free follows."""
-        target = self.node.graph.shape(self.node.outputs[0]) or (None,)
-        free = [(axis, dim) for axis, dim in enumerate(raw[0]) if not isinstance(dim, int)]
-        sizes = [dim for dim in target if isinstance(dim, int)]
-        known = math.prod(dim for dim in raw[0] if isinstance(dim, int))
-        if len(free) == 1 and len(sizes) == len(target) and known and math.prod(sizes) % known == 0:
-            ((axis, dim),) = free
-            if not dim or factors(dim) == (1, (dim,)):
-                self.symbols[dim or (0, axis)] = math.prod(sizes) // known
+    def _suit(self, first: Shape) -> None:
+        """Axes of unknown size are as long as the node's constants presuppose."""
+        node = self.node
+        if node.op == "Reshape":
+            self.symbols |= settled(first, node.graph.shape(node.outputs[0]) or (None,))
+        elif node.op == "Expand":
+            target = node.graph.shape(node.outputs[0]) or ()
+            pairs = list(zip(reversed(first), reversed(target), strict=False))
+            fixed = {
+                axis for axis, (dim, made) in enumerate(pairs, 1) if not isinstance(dim, int) and isinstance(made, int)
+            }
+            self.symbols |= {first[-axis] or (0, len(first) - axis): 1 for axis in fixed}
+        smallest, multiples = least(node), even(node)
+        for axis, dim in enumerate(first):
+            if isinstance(dim, int) or axis not in smallest.keys() | multiples.keys():
+                continue
+            number, names = factors(dim) if dim else (1, ())
+            multiple = multiples.get(axis, 1)
+            size = max(-(-smallest.get(axis, 1) // number), self.size(names[0] if names else None, (0, axis), axis))
+            self.symbols[names[0] if names else (0, axis)] = -(-size // multiple) * multiple
 
     def _cut_sequence(self, raw: dict[int, Shape]) -> None:
         """Recurrent operators: a short sequence, and a small batch where no constant has the batch's size."""
