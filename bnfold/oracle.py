@@ -42,6 +42,9 @@ __all__ = ["MAX_BYTES", "MAX_MACS", "Cost", "Oracle", "TooLarge", "Unsupported"]
 MAX_MACS = 3e11
 """Multiply-adds above which the oracle refuses: about 10 s on one core."""
 
+STEP = 1e5
+"""Multiply-adds that a node counts for beside its own, and a turn of a loop: those of some 10 us."""
+
 MAX_BYTES = 6 << 30
 """Bytes of live tensors above which the oracle refuses."""
 
@@ -151,6 +154,7 @@ class Oracle:
         self, scope: _Scope, rounding: Rounding | None, watch: Callable[[str, Any], None] | None = None
     ) -> None:
         for step in scope.graph.steps:
+            self._spend(STEP)
             results = self._step(step, scope, rounding)
             for name, value in zip(step.node.output, results, strict=False):
                 if name:
@@ -232,20 +236,21 @@ class Oracle:
         kernel = KERNELS.get((domain, op))
         if kernel is not None:
             results = _checked(call, node, kernel, inputs)
-            self._count(op, inputs, results)
+            self._spend(multiply_adds(op, [np.shape(value) for value in inputs], np.shape(results[0])))
             return results
         if schema.body is not None:
             return self._call_function(schema.body, {**schema.defaults, **attributes}, inputs, scope, node.input, None)
         return by_reference(call, node, opset, inputs)
 
-    def _count(self, op: str, inputs: Sequence[Any], results: Sequence[Any]) -> None:
-        self._macs += multiply_adds(op, [np.shape(value) for value in inputs], np.shape(results[0]))
+    def _spend(self, macs: float) -> None:
+        self._macs += macs
         if self._macs > self.max_macs:
             raise TooLarge(f"it takes more than {self.max_macs:.1g} multiply-adds in float64")
 
     def _call_graph(
         self, graph: onnx.GraphProto, values: Sequence[Any], outer: _Scope, rounding: Rounding | None
     ) -> list[Any]:
+        self._spend(STEP)
         scope = _Scope(self._prepare(graph), outer.opsets, outer, attributes=outer.attributes)
         scope.values.update(zip(scope.graph.inputs, values, strict=False))
         if rounding is not None:

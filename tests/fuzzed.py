@@ -119,4 +119,22 @@ FOUND: dict[str, str] = {
         "2nu-x;u3>G2y}FNt|d$j-U=-80S$8sTbDHfkGuiY<sw3cL^Q~TXd802ZER_J8~jQ4Z*DpO3IS;nx3vmZ2@(K63N>2*unJ7vXaYX_4k&K"
         "A&$@o-(H0020EGt%X%hkpvqA;Jt`O)9#R6k6i1&a1fXabFdIqP}vI_gczxOcN&H"
     ),
+    "a Loop of 2^31 turns": (
+        "2nsro3JN3&0eA`lcM<_%A_PNkZgwgW3IuRrWOG0PKmkAjKmniu2RZ->C<*~#3ITHp0b&XPZ3+Q)5&>f(5<+2gV`xrqa&2L3X?kIFX>V>"
+        "i0171%0d67)LvL<#bYX6EDijI{c42IFWnXD-bQpkufPe^~0RlPz3L_E&Z*FBG2t#jfb97;DbSe-E33g#@b!A^^Zgdy|paB9p016xm18;"
+        "6+5&~y$A_PNWb95>R3IcR*7zv;O0y+Q+@d63~ZVCctZwdi;5&?N41Wa#la4OjX3It+rWO*{p0tyrg0%I@|0%I{E2uWmRZggpMc{%_JDG"
+        "~&FWpZyK2t#jfb97;DbSf1J3wB{_b!A^>Y;R$76#xJL0H6T@IsghF3ITW$1Z{6~bRr2-Wn^_@WldptDhLVzcNhSm0RlPz3K|LoZEtgQ3"
+        "Iuv(a&Hm=Ya$0na%Ew3WpX+I3W@;=0c#Qgav}mrW-3Su3v_5@ZeL<@VQyn+GByej3ISsZ0ca8da3TXiWMn!35&?8#9|{3z5*i8^2mull"
+        "3Ih@WK?(yB0YVA`5&=UB0}=s5paBIcG71Z2Y;$E_Vsc?_V`wrU3K9wdXbJ&i3ITT#03riZbz(XI5&>mm2MPgk5&{YUpaBIs01^RgS`rE"
+        "YX%Y(x2?z%g1quTa0YV}GS_ldPV=xi|IsjS+3IS*m0tx_P2nqsYF%kkI0AdRY0df)s3IqrN5&)n91v&r{0cR@E1PBBO1PB8N0}ug10e4"
+        "Ek1Z$oGKm?E@zzq@BK3Q22zox<GzJbMDzH~<cz^;F7zMFnszXq&SK$|pYJ_d}mzUTyyz7_>5zbp@jzY!P6zKp^4K4wRBzO65HKkk@JzW"
+        "=+%Jayg0KM9NrKde>(za%<4zT004KliZrKdlRjzH(=IzR*j6KML<+zgt|Dz7y_YKhlvDKOAklJ@$($Kb!zHz%ROjKS!%|zgCsizf6jaK"
+        "Iv97KaaTMzN^QHzrO?4Jdh1oy`<{1KOt5>Kb&_)KL1IMKcaL}zQG4=zu1HoKRqE8KOFp9z9nWzzfz}aKKGj+zyz!?KcAHQJ`%>!ztK&5"
+        "Jv`5LzdhMOKg=%zz)&1&zX_)`Kl22XKf@dfz!d-fzCiM)K9}_yzZsg#KOTCRzcz)nJ|{AUznJ#3KkHqwyr7r9zI^T5zYj*&KN+?_Kac4"
+        "^KNzNwKhw>!KB}c7znt7mzv$UazldJ1KgI33zpSemzZH6<zK8;5J{d|AKWXBhzZG%azeJ^wyAM{IKab8qKabN~J~?8dzPcioKGiIFzH>"
+        "BDKj&aezcO|SKC<BAy_y*dKcoj{KEyL4K<m@LKNXd~KRbs4!23O}zUa*xzj0s)Ka$%K!1+~{Kk1T)KSHXezbJxwznmFOzYA9}J+2lcKa"
+        "mgvKqD_oz6^UrKiMT8K14;~KM(#rKdCIQKSS|}zrfl=zGPESzaFB%KNnjlKjb@{zTc_mzW*ioJ~ovzzY{xdznp3IKJ}v=KyM0szA70A1"
+        "P}p20dq<aI86?}c<7bCq~WT+O=Si@Dj5g_5CK8~VoDG?&RIW_Q5HOAN2)%oW$isG83+Ur0YU+7N)U<r4L&Ye!@qit>b^ry<UJ}G2m}xT"
+        "LIHM45UfR)K8qxwKb}?tKN5n<KUy9N0eBJ_3Ks|g5)%po5&=#M0tf^O0}=su3Ih@WS3(2|01y&F1quOX5CH"
+    ),
 }

@@ -256,10 +256,10 @@ def _same_values(original: onnx.ModelProto, rewrite: Rewrite) -> str:
         return "folded, too large to run"
     exact = folded(rewrite, exact=True)
     try:
-        before = Oracle(original, max_macs=1e7, max_bytes=1e8).run(values)
+        before = Oracle(original, max_macs=1e9, max_bytes=1e8).run(values)
     except Exception:  # noqa: BLE001 - whatever is wrong with the original
         return "folded, cannot be run"
-    after = Oracle(exact, max_macs=1e7, max_bytes=1e8).run(values)
+    after = Oracle(exact, max_macs=1e9, max_bytes=1e8).run(values)
     for name, wanted in before.items():
         found = after[name]
         assert wanted.shape == found.shape, f"{name}: shape {found.shape}, not {wanted.shape}"
@@ -287,7 +287,7 @@ def _noise(original: onnx.ModelProto, values: dict[str, Any], name: str, wanted:
     for inner in dict.fromkeys(inner for node in original.graph.node for inner in node.output if inner):
         if inner not in known:
             beside.graph.output.add(name=inner)
-    inside = Oracle(beside, max_macs=1e7, max_bytes=1e8).run(values)
+    inside = Oracle(beside, max_macs=1e9, max_bytes=1e8).run(values)
     floats = {inner: x for inner, x in inside.items() if x.dtype.kind == "f"}
     moved.CopyFrom(original)
     del moved.graph.node[:]
@@ -300,7 +300,7 @@ def _noise(original: onnx.ModelProto, values: dict[str, Any], name: str, wanted:
                 moved.graph.initializer.append(onnx.numpy_helper.from_array(about(floats[inner]), f"{inner}.about"))
                 moved.graph.node.add(op_type="Mul", input=[f"{inner}.exact", f"{inner}.about"], output=[inner])
     given = {inner: x * about(x) if x.dtype.kind == "f" else x for inner, x in values.items()}
-    found = Oracle(moved, max_macs=1e7, max_bytes=1e8).run(given)
+    found = Oracle(moved, max_macs=1e9, max_bytes=1e8).run(given)
     largest = max((float(np.max(np.abs(x[np.isfinite(x)]), initial=0.0)) for x in floats.values()), default=0.0)
     return max(float(np.max(np.abs(found[name] - wanted), initial=0.0)), 2.0**-52 * largest)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from bnfold.errors import ModelError
 from bnfold.kernels.activation import erf
@@ -591,6 +591,20 @@ def test_what_is_too_large_is_refused() -> None:
         Oracle(conv_model(), max_macs=1e5).run(feeds)
     with pytest.raises(TooLarge, match="GiB"):
         Oracle(conv_model(), max_bytes=1e4).run(feeds)
+    chain = parser.parse_graph("g (float[N] x) => (float[N] y) { a = Neg (x) b = Neg (a) c = Neg (b) y = Neg (c) }")
+    with pytest.raises(TooLarge, match="multiply-adds"):
+        Oracle(helper.make_model(chain), max_macs=3.5e5).run({"x": np.ones(3, np.float32)})
+
+
+@pytest.mark.parametrize(("made", "body"), [("h", ""), ("p", "p = Identity (h)")], ids=["nothing in it", "a copy"])
+def test_a_loop_that_would_turn_for_hours_is_refused(made: str, body: str) -> None:
+    """Its turns do no arithmetic."""
+    model = parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 18]> g (float[N] x) => (float[N] y) {{
+        n = Constant <value_int: int = 1099511627776> () go = Constant <value: tensor = bool {{1}}> ()
+        y = Loop (n, go, x) <body: graph = b (int64 i, bool on, float[N] h) => (bool on, float[N] {made}) {{ {body} }}>
+    }}""")
+    with pytest.raises(TooLarge, match="multiply-adds"):
+        Oracle(model, max_macs=1e8).run({"x": np.ones(3, np.float32)})
 
 
 def test_a_rounding_moves_the_result_by_the_stored_precision() -> None:
