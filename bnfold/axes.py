@@ -8,13 +8,13 @@ sizes are short ones, and where axes could be too many in all, nodes that may ma
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from bnfold.calls import Functions, Key
-from bnfold.protos import bodies, every_node
+from bnfold.protos import bodies, every_graph, inner_graphs
 
 MOST_AXES = 64
 """Of a tensor: numpy has no more."""
@@ -48,7 +48,8 @@ def opaque(node: NodeProto) -> NodeProto:
 def limit_types(model: ModelProto) -> None:
     """See that inference writes types of few axes with short names. The model is changed: it is a skeleton."""
     short = _Aliases()
-    for graph in _graphs(model):
+    inside = (graph for function in model.functions for graph in inner_graphs(function.node))
+    for graph in (*every_graph(model.graph), *inside):
         for value in (*graph.input, *graph.output, *graph.value_info):
             short.rename(value)
             if _axes_of(value.type) > MOST_AXES:
@@ -67,12 +68,6 @@ def limit_types(model: ModelProto) -> None:
         _Bounds(model, limited=True)
         if all(entry.domain != OPAQUE for entry in model.opset_import):
             model.opset_import.add(domain=OPAQUE, version=1)
-
-
-def _graphs(model: ModelProto) -> Iterator[GraphProto]:
-    yield model.graph
-    for part in (model.graph, *model.functions):
-        yield from (body for node in every_node(part.node) for _, body in bodies(node))
 
 
 def _tensor_type(type_: TypeProto) -> TypeProto.Tensor | TypeProto.SparseTensor:

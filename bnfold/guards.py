@@ -44,7 +44,7 @@ class Spreads:
         """By tensor: how large its readers' results are in the original already."""
         for source in sources.values():
             if source.spread is not None and source.mean is not None:
-                name, affine = source.node.inputs[source.slot], source.affine
+                name, affine = source.ends[0], source.affine
                 self._learn(name, source.mean, source.spread)
                 reached = (
                     np.abs(affine.scale * source.mean + affine.shift) + SIGMAS * np.abs(affine.scale) * source.spread

@@ -8,14 +8,14 @@ those in vectors that are known to be short.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 
 import onnx
 from onnx import TensorProto, TypeProto, ValueInfoProto
 
 from bnfold.axes import OPAQUE, limit_types, opaque
-from bnfold.protos import bodies, every_node
+from bnfold.protos import every_graph, every_node, inner_graphs
 
 SHORT = 128
 """Numbers of a vector that may be those of a shape."""
@@ -77,7 +77,7 @@ def _infer(model: onnx.ModelProto, data_prop: bool) -> onnx.ModelProto | None:
 
 def _computes_numbers(graph: onnx.GraphProto) -> bool:
     """Whether there is a vector or a scalar of whole numbers that no constant, but a node makes."""
-    for each in _graphs(graph):
+    for each in every_graph(graph):
         made = {name for node in each.node if node.op_type != "Constant" for name in node.output}
         for value in (*each.value_info, *each.output):
             tensor = value.type.tensor_type
@@ -126,13 +126,13 @@ def _guarded(bare: onnx.ModelProto, hazard: Hazard, known: onnx.ModelProto, foun
     if known is not bare:
         del made.functions[:]
     for function in made.functions:
-        parts = [function, *(body for node in every_node(function.node) for _, body in bodies(node))]
+        parts = [function, *inner_graphs(function.node)]
         short: dict[str, bool] = {}
         for part in parts:
             _add_constants(short, part.node)
         if [name for part in parts for name in _made_opaque(part.node, hazard, short)]:
             function.opset_import.add(domain=OPAQUE, version=1)
-    for graph in _graphs(made.graph):
+    for graph in every_graph(made.graph):
         listed = {value.name: value for value in (*graph.value_info, *graph.output)}
         for name in _made_opaque(graph.node, hazard, vectors.short):
             found.add(name)
@@ -163,8 +163,8 @@ class _Vectors:
         self.short: dict[str, bool] = {}
         self.types: dict[str, TypeProto | None] = {}
         self._free = {dim.dim_param for value in bare.graph.input for dim in value.type.tensor_type.shape.dim} - {""}
-        self._claimed = {v.name for graph in _graphs(bare.graph) for v in (*graph.value_info, *graph.output)}
-        for graph in _graphs(known.graph):
+        self._claimed = {v.name for graph in every_graph(bare.graph) for v in (*graph.value_info, *graph.output)}
+        for graph in every_graph(known.graph):
             for value in (*graph.value_info, *graph.input, *graph.output):
                 _add(self.short, value.name, self._is_short(value))
                 if self.types.setdefault(value.name, value.type) != value.type:
@@ -196,9 +196,3 @@ def _add_constants(short: dict[str, bool], nodes: Iterable[onnx.NodeProto]) -> N
 
 def _add(short: dict[str, bool], name: str, is_short: bool) -> None:
     short[name] = short.get(name, True) and is_short  # bodies may use a name again
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and the bodies in it."""
-    yield graph
-    yield from (body for node in every_node(graph.node) for _, body in bodies(node))

@@ -39,6 +39,18 @@ def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         stack += [iter(body.node) for _, body in bodies(node)]
 
 
+def inner_graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    """The bodies of these nodes, and those inside of them."""
+    for node in every_node(nodes):
+        yield from (body for _, body in bodies(node))
+
+
+def every_graph(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and the bodies in it."""
+    yield graph
+    yield from inner_graphs(graph.node)
+
+
 def sharded(node: onnx.NodeProto) -> Iterator[str]:
     """The tensors that a node's device configurations name."""
     for entry in node.device_configurations:
@@ -56,20 +68,13 @@ def read_in_training(model: onnx.ModelProto) -> Iterator[str]:
     """What training steps read: they share the names of the model's graph."""
     for info in model.training_info:
         yield from (name for node in every_node(info.algorithm.node) for name in node.input)
-        yield from (value.name for graph in _graphs(info.algorithm) for value in graph.output)
+        yield from (value.name for graph in every_graph(info.algorithm) for value in graph.output)
 
 
 def trained(model: onnx.ModelProto) -> Iterator[str]:
     """The initializers that training starts and updates."""
     for info in model.training_info:
         yield from (entry.key for entry in (*info.initialization_binding, *info.update_binding))
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and its bodies."""
-    yield graph
-    for node in every_node(graph.node):
-        yield from (body for _, body in bodies(node))
 
 
 class Names:

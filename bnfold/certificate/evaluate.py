@@ -21,8 +21,8 @@ from bnfold.kernels.graphs import Schema, attribute_value, schema_of
 
 Inputs = Sequence[Array | None]
 
-MOST_MADE = 1 << 25
-"""Elements that one node may make in a test."""
+MOST_ELEMENTS = 1 << 25
+"""Elements of what enters or leaves a node in a test, at most."""
 
 _BOUND_AS = {"Sub": "Add", "Min": "Max", "Clip": "Max", "ReduceMin": "ReduceMax", "Neg": "Identity", "Abs": "Identity"}
 """Operators whose magnitude is that of another operator on magnitudes."""
@@ -142,7 +142,7 @@ def _kernel(
         node.op, domain, schema.version, attributes, tuple(bool(name) for name in node.outputs), schema.defaults
     )
     given = [value for value in inputs if value is not None] if op == "Max" else inputs  # a Clip may lack a bound
-    if op in ("Resize", "Upsample") and resize.elements(call, *given) > MOST_MADE:
+    if op in ("Resize", "Upsample") and resize.elements(call, *given) > MOST_ELEMENTS:
         raise NotCertifiedError("what it makes is too large to be tested")
     found = kernel(call, *given)
     return [np.asarray(to_float64(value)) for value in (found if isinstance(found, tuple) else (found,))]

@@ -19,24 +19,13 @@ from bnfold.certificate import windows
 from bnfold.certificate.affines import SLACK, terms_behind
 from bnfold.certificate.evaluate import evaluate, magnitude
 from bnfold.certificate.exact import exact_attributes, exact_constants
+from bnfold.certificate.extents import LARGE, RECURRENT, Shapes, grid, integers
 from bnfold.certificate.formulas import BIAS
 from bnfold.certificate.kinks import ROUNDS, kinks
 from bnfold.certificate.narrowed import rounded_once
 from bnfold.certificate.result import NotCertifiedError, WrongError, lost_alike, require
 from bnfold.certificate.rounding import EPS, Exact, fitted, identical, in_memory, read_rows, spans
-from bnfold.certificate.sample import (
-    LARGE,
-    NOTHING,
-    RECURRENT,
-    Draws,
-    Sample,
-    Shapes,
-    draw,
-    grid,
-    integers,
-    misfit,
-    within_domain,
-)
+from bnfold.certificate.sample import NOTHING, Draws, Sample, draw, misfit, within_domain
 from bnfold.certificate.stored import as_often, check_attribute, check_constant, stored_constant
 from bnfold.certificate.wiring import GraphPair, Pair
 from bnfold.source import FLOATS

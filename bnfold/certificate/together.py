@@ -13,9 +13,10 @@ import numpy as np
 from bnfold.affine import Storage
 from bnfold.certificate.affines import LARGE, SLACK
 from bnfold.certificate.evaluate import evaluate, magnitude
+from bnfold.certificate.extents import Shapes
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.rounding import EPS
-from bnfold.certificate.sample import Draws, Sample, Shapes, draw, misfit
+from bnfold.certificate.sample import Draws, Sample, draw, misfit
 from bnfold.certificate.wiring import GraphPair, Pair
 
 EACH = frozenset({"Relu", "Add", "Sub", "Sum", "Mul", "Identity", "Neg", "Abs"})

@@ -54,6 +54,11 @@ class Source:
     shift: Array | None = None
     """The shift as it is, where the map counts some of it as zero."""
 
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The tensors before and behind the node, which become one when it leaves."""
+        return self.node.inputs[self.slot], self.node.outputs[0]
+
 
 AFFINE_OPS = frozenset({"BatchNormalization", "Mul", "Div", "Add", "Sub"})
 

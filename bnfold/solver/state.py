@@ -200,7 +200,7 @@ class State:
             graph = self.graph
             self._joined = Joined(lambda each: each in graph.output_set or each not in graph.producers)
             for source in self.leaving.values():
-                self._joined.join(source.node.inputs[source.slot], source.node.outputs[0])
+                self._joined.join(*source.ends)
         return self._joined.is_named(name)
 
     def commit(
@@ -211,8 +211,8 @@ class State:
         self.folds.append(Fold(source, {name: plan.storage.get(name) for name in changed}, frozenset((index, *edits))))
         self.leaving[index] = source
         if self._joined is not None:
-            self._joined.join(source.node.inputs[source.slot], source.node.outputs[0])
-        plan.removed[index] = source.node.inputs[source.slot]
+            self._joined.join(*source.ends)
+        plan.removed[index], _ = source.ends
         plan.storage.update(decided)
         plan.edits.update(edits)
         plan.edits.pop(index, None)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from bnfold import rules
-from bnfold.affine import Storage, TooLargeError, together
+from bnfold.affine import TooLargeError, together
 from bnfold.graph import Graph, Node
 from bnfold.guards import Spreads, misfits, unlock
 from bnfold.plan import Edit, NewConstant
@@ -173,36 +173,31 @@ class GraphSolver:
 
     def _no_way(self, source: Source) -> Reason:
         """Why an affine cannot be tried."""
-        label = source.node.label
-        if self._stored(source) is None:
-            return Reason("unknown-shape", "the rank of its output is not known", label, "export with shapes")
-        return Reason("search-limit", rules.TOO_LARGE, label, LAYER_BETWEEN)
+        ends = self._ends(source)
+        return ends if isinstance(ends, Reason) else _too_large(source)
 
-    def _stored(self, source: Source) -> tuple[Storage, Storage] | None:
-        """How its input and its output are stored by now; None where their rank is not known."""
-        x = self.state.current(source.node.inputs[source.slot])
-        y = self.state.current(source.node.outputs[0])
-        return None if x is None or y is None else (x, y)
-
-    def _ends(self, source: Source) -> Ends | None:
-        stored = self._stored(source)
-        if stored is None:
-            return None
+    def _ends(self, source: Source) -> Ends | Reason:
+        """How both ends of an affine are stored by now; why it cannot be tried, where that is not known."""
+        x, y = (self.state.current(name) for name in source.ends)
+        if x is None or y is None:
+            return Reason(
+                "unknown-shape", "the rank of its output is not known", source.node.label, "export with shapes"
+            )
         try:
-            together(*stored[0].shapes, *stored[1].shapes, *source.affine.shapes)
+            together(*x.shapes, *y.shapes, *source.affine.shapes)
         except TooLargeError:
-            return None
-        return Ends(*stored, source)
+            return _too_large(source)
+        return Ends(x, y, source)
 
     def _ways(self, source: Source) -> Iterable[Way]:
         ends = self._ends(source)
         with suppress(TooLargeError):
-            yield from ends.ways() if ends is not None else ()
+            yield from () if isinstance(ends, Reason) else ends.ways()
 
     def _mixed(self, source: Source, limit: int, failures: list[Failure]) -> _Found | None:
         """A way of its own for every class of channels, where no one way serves all."""
         ends = self._ends(source)
-        if ends is None or not (ends.x.has_decode and ends.y.has_encode):
+        if isinstance(ends, Reason) or not (ends.x.has_decode and ends.y.has_encode):
             return None
         if any(failure.reason.code in ("search-limit", "graph-output", "graph-input") for failure in failures):
             return None
@@ -246,7 +241,7 @@ class GraphSolver:
             alone: whether the affine really leaves; else both ends are re-stored on some channels, to see if they can.
         """
         node, state = source.node, self.state
-        ends = (node.inputs[source.slot], way.x), (node.outputs[0], way.y)
+        ends = tuple(zip(source.ends, (way.x, way.y), strict=True))
         around = self._around(node.index, [name for name, _ in ends])
         for name, storage in ends:
             current, pinned = state.current(name), state.pinned(name)
@@ -299,3 +294,7 @@ class GraphSolver:
             if reason is not None:
                 return reason
         return edits
+
+
+def _too_large(source: Source) -> Reason:
+    return Reason("search-limit", rules.TOO_LARGE, source.node.label, LAYER_BETWEEN)

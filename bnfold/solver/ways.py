@@ -119,7 +119,7 @@ _DEPTH = 4
 def seams(graph: Graph, source: Source, axis: int) -> set[int]:
     """Where along an axis the tensors around an affine are joined from parts, or cut into parts."""
     node, found = source.node, set[int]()
-    name = node.inputs[source.slot]
+    name, _ = source.ends
     for _ in range(_DEPTH):
         producer = graph.producers.get(name)
         if producer is None or producer.op not in _KEEPS | {"Concat"}:
