@@ -137,4 +137,8 @@ FOUND: dict[str, str] = {
         "P}p20dq<aI86?}c<7bCq~WT+O=Si@Dj5g_5CK8~VoDG?&RIW_Q5HOAN2)%oW$isG83+Ur0YU+7N)U<r4L&Ye!@qit>b^ry<UJ}G2m}xT"
         "LIHM45UfR)K8qxwKb}?tKN5n<KUy9N0eBJ_3Ks|g5)%po5&=#M0tf^O0}=su3Ih@WS3(2|01y&F1quOX5CH"
     ),
+    "a Split whose parts are of unlike magnitudes": (
+        "2nsp{yaHn|5&~l)2uTlgX?c6D3O?T8@O}ybN4%-R@Oc4tA`(LEjZA}Ya&2L3X@1f^F?wNXZ*DI8eG*y=3TYAs3RaHM+m8r93h>MV3cm-"
+        "dc6~)jzFC^28k2umBXD`KopNh0)5vL-4+@`58oJMbu7H4mfK-9Tr(B+6Vg"
+    ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import resource
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,16 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
                c=np.arange(3, dtype=np.float32)[:, None, None]), ""),
     "a Concat of 2^27": (
         affine(f"0, {1 << 27}", "d = Mul(x, a) e = Concat<axis = 1>(d, x) y = Relu(e)", a=np.float32(2)), ""),
+    **{
+        f"an image of 32 million places: {re.split('[(<]', node)[0]}": (
+            affine("1, 64, 512, 1024", f"d = Mul(x, a) e = {node} f = Mul(e, b) y = Relu(f)", made=shape,
+                   a=np.float32(2), b=np.float32(3), r=np.array(target), s=np.array([1, 1, 2, 2], np.float32)), "")
+        for node, target, shape in [
+            ("Tile(d, r)", [1, 1, 2, 2], "1, 64, 1024, 2048"), ("Reshape(d, r)", [1, 64, -1], "1, 64, 524288"),
+            ("Pad(d, r)", [0, 0, 1, 1, 0, 0, 1, 1], "1, 64, 514, 1026"),
+            ("Expand(d, r)", [2, 64, 1, 1], "2, 64, 512, 1024"),
+            ("Transpose<perm = [0, 2, 3, 1]>(d)", [], "1, 512, 1024, 64"), ("Resize(d,, s)", [], "1, 64, 1024, 2048")]
+    },
     "a Tile of 2,048 numbers, 2^16 times": (
         affine("1, 2048", "d = Mul(x, a) e = Tile(d, r) f = Mul(e, a) y = Relu(f)",
                a=np.arange(1, 2049, dtype=np.float32), r=np.array([1, 1 << 16])), ""),

@@ -315,13 +315,20 @@ def many_inputs(count: int) -> Attack:
     return altered(change)
 
 
-def affine(shape: str, nodes: str, repeat: str = "", times: int = 0, **constants: Any) -> Attack:
-    """Nodes between an input x of this shape and an output y, with affines in them; then some again and again."""
+def affine(
+    shape: str, nodes: str, repeat: str = "", times: int = 0, made: str | None = None, **constants: Any
+) -> Attack:
+    """Nodes between an input x of this shape and an output y, with affines in them; then some again and again.
+
+    The output is told to have the shape `made`, that of the input by default.
+    """
 
     def attack(folder: Path) -> Path:
         again = " ".join(repeat.format(i=i, before=f"y{i - 1}" if i else "y") for i in range(times))
         last = f"y{times - 1}" if times else "y"
-        graph = onnx.parser.parse_graph(f"g (float[{shape}] x) => (float[{shape}] {last}) {{ {nodes} {again} }}")
+        graph = onnx.parser.parse_graph(
+            f"g (float[{shape}] x) => (float[{made or shape}] {last}) {{ {nodes} {again} }}"
+        )
         graph.initializer.extend(numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items())
         return written(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder)
 

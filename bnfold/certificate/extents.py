@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from bnfold.affine import Storage
+from bnfold.certificate import shrinking
 from bnfold.certificate.affines import align
 from bnfold.certificate.evaluate import MOST_ELEMENTS
 from bnfold.certificate.least import even, least, settled
@@ -23,6 +24,9 @@ from bnfold.source import FLOATS
 
 LARGE = 1 << 22
 """Elements above which a weight is tested on some of its outputs only. (Each of its elements is compared anyhow.)"""
+
+MODEST = 1 << 16
+"""Elements of a tensor up to which axes keep their true sizes."""
 
 SMALL = 3
 """Size of an axis on which nothing varies."""
@@ -44,6 +48,15 @@ EVEN: frozenset[str] = _COMBINE | _UNARY | _SIGMOID | _BY_CHANNEL | _STATISTICS 
 """Operators that treat every index of an axis alike, so that an axis on which nothing varies may be cut short."""
 
 
+def _least_number(shape: Shape) -> int:
+    """Of the elements that a tensor has."""
+    return math.prod(dim for dim in shape if isinstance(dim, int))
+
+
+def _is_few(dim: Dim) -> bool:
+    return isinstance(dim, int) and dim <= shrinking.FEW
+
+
 def grid(storage: Storage | None) -> tuple[int, ...]:
     """The shape of a storage: its size on the axes on which it varies, 1 on the others; () where there is none."""
     return () if storage is None else np.broadcast_shapes(storage.den.shape, storage.num.shape, storage.off.shape)
@@ -59,6 +72,8 @@ class Shapes:
         """What a dimension of unknown size becomes on the first axis; on others it is twice that."""
         self.symbols: dict[object, int] = {}
         self.found: dict[int, tuple[int, ...]] = {}
+        self.instead: dict[int, NDArray[Any]] = {}
+        """By input slot, what stands in a test for integers and scales of the node that belong to its true sizes."""
         dynamic = [slot for slot, name in enumerate(node.inputs) if name and node.constant(slot) is None]
         raw = {slot: self._raw(slot) for slot in dynamic if self._is_data(slot)}
         if node.op in EVEN:
@@ -69,10 +84,14 @@ class Shapes:
             self._cut_sequence(raw)
         if node.op in ("MatMul", "Gemm", "Einsum"):
             self._meet(raw)
+        before = raw.get(0, ())
+        cut = self._cut_short(raw) if 0 in raw.keys() - self.found.keys() else []
         if 0 in raw:
             self._suit(raw[0])
         for slot, shape in raw.items():
             self.found.setdefault(slot, tuple(self.size(dim, (slot, axis), axis) for axis, dim in enumerate(shape)))
+        if cut:
+            self.instead |= shrinking.constants(node, cut, before, self.found[0])
         if sum(math.prod(shape) for shape in self.found.values()) > MOST_ELEMENTS:
             raise NotCertifiedError("its tensors are too large to be tested")
 
@@ -187,6 +206,30 @@ class Shapes:
         few = any(math.prod(shape) > LARGE for shape in constants.values())  # of a large matrix some outputs are tested
         if not few and math.prod(lengths.get(name, 1) for name in out) > MOST_ELEMENTS // 2:
             raise NotCertifiedError("what it makes is too large to be tested")
+
+    def _cut_short(self, raw: dict[int, Shape]) -> list[shrinking.Group]:
+        """Large tensors elsewhere: groups of axes along which nothing varies; those of the input become free."""
+        node, before = self.node, raw[0]
+        after = node.graph.shape(node.outputs[0])
+        if after is None or max(_least_number(before), _least_number(after)) <= MODEST:
+            return []
+        grids = [grid(self.graph.storage(name)) for name in (node.inputs[0], *filter(None, node.outputs))]
+        first, *behind = ({axis for axis, size in enumerate(each) if size != 1} for each in grids)
+
+        def even(groups: list[shrinking.Group]) -> list[shrinking.Group]:
+            return [each for each in groups if first.isdisjoint(each[0]) and set().union(*behind).isdisjoint(each[1])]
+
+        if node.op != "Reshape":
+            cut = even(shrinking.groups(node, len(before), len(after)))
+            free = {axis for axes, _ in cut for axis in axes if not _is_few(before[axis])}
+            raw[0] = tuple(None if axis in free else dim for axis, dim in enumerate(before))
+            return cut
+        made, target = shrinking.in_place(even(shrinking.reshaped(before, after)), before, after)
+        if None not in (*made, *target):
+            self.found[0] = tuple(self.size(dim, dim, axis) for axis, dim in enumerate(made))
+            goal = [self.size(dim, dim, axis) for axis, dim in enumerate(target)]
+            self.instead |= {1: np.array(goal, np.int64)} if node.input(1) else {}
+        return []
 
     def _suit(self, first: Shape) -> None:
         """Axes of unknown size are as long as the node's constants presuppose."""

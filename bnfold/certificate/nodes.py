@@ -17,7 +17,7 @@ from onnx import TensorProto
 from bnfold.affine import Array, Storage
 from bnfold.certificate import windows
 from bnfold.certificate.affines import SLACK, terms_behind
-from bnfold.certificate.evaluate import evaluate, magnitude
+from bnfold.certificate.evaluate import evaluate, magnitudes
 from bnfold.certificate.exact import exact_attributes, exact_constants
 from bnfold.certificate.extents import LARGE, RECURRENT, Shapes, grid, integers
 from bnfold.certificate.formulas import BIAS
@@ -178,7 +178,7 @@ class _Test:
             if not weighted:
                 x = draw(storage, (max(batch, 2), channels, *(axis.size for axis in axes)), self.draws)
                 made = [windows.pool(node, side, axes) for side in x]
-                self._relate(made[0], made[1], made[2][0], made[3][0], terms)
+                self._relate(made[0], made[1], made[2], made[3], terms)
                 continue
             seen = self._seen(storage, channels, axes)
             sides = zip(seen[:2], weight[:2], bias[:2], strict=True)
@@ -187,7 +187,7 @@ class _Test:
                 continue
             sized = zip(seen[2:], weight.sized[2:], bias.sized[2:], strict=True)
             y_size, held_size = (windows.convolve(*side, axes, group, transposed) for side in sized)
-            self._relate([y], [held], y_size, held_size, terms)
+            self._relate([y], [held], [y_size], [held_size], terms)
 
     def _seen(self, storage: Storage | None, channels: int, axes: tuple[windows.Axis, ...]) -> Sample:
         """What the windows of a convolution see of a random tensor; of one that is stored as it was always the same."""
@@ -224,7 +224,9 @@ class _Test:
         given: list[Sample] = []
         for slot in self.slots:
             name = node.input(slot)
-            if name and node.constant(slot) is None:
+            if slot in shapes.instead:
+                given.append(Sample.same(shapes.instead[slot]))
+            elif name and node.constant(slot) is None:
                 drawn[name] = drawn.get(name) or self._dynamic(shapes, slot)
                 given.append(drawn[name])
             else:
@@ -249,9 +251,9 @@ class _Test:
         x, held, x_size, held_size = (_trimmed([sample[side] for sample in given]) for side in range(4))
         with np.errstate(all="ignore"):
             y, made = evaluate(node, x), evaluate(new, held, self.attributes)
-            sizes = [magnitude(node, x, x_size, y[0]), magnitude(new, held, held_size, made[0])]
+            sizes = [magnitudes(node, x, x_size, y), magnitudes(new, held, held_size, made)]
             if self.pair.bias is not None:
-                made, sizes[1] = [self._with_bias(made[0])], np.abs(self._with_bias(sizes[1], np.abs))
+                made, sizes[1] = [self._with_bias(made[0])], [np.abs(self._with_bias(sizes[1][0], np.abs))]
         first = x[0]
         summed = max(first.shape) if node.op in ("MatMul", "Gemm") and first is not None else 0
         entering = sum(value.size for value in x if value is not None)
@@ -292,7 +294,14 @@ class _Test:
             error = misfit(*self._part_of(storage), y, held, np.abs(y), np.abs(held))
         return bool(error.max(initial=0.0) <= (SLACK + terms) * EPS)
 
-    def _relate(self, old: Sequence[Array], new: Sequence[Array], old_size: Array, new_size: Array, terms: int) -> None:
+    def _relate(
+        self,
+        old: Sequence[Array],
+        new: Sequence[Array],
+        old_sizes: Sequence[Array],
+        new_sizes: Sequence[Array],
+        terms: int,
+    ) -> None:
         """den y' = num y + off, and y' is finite, or a weight that is not spoils both alike."""
         node = self.node
         for slot, name in enumerate(node.outputs):
@@ -306,9 +315,11 @@ class _Test:
             if storage is None and np.array_equal(y, held):
                 continue
             den, num, off = self._part_of(storage or Storage.identity(y.ndim))
-            y_size, held_size = (old_size, new_size) if old_size.shape == y.shape else (np.abs(y), np.abs(held))
-            if slot and node.op in RECURRENT:  # the last states are as uncertain as all states
-                y_size, held_size = (np.full(y.shape, np.max(size)) for size in (old_size, new_size))
+            y_size, held_size = np.abs(y), np.abs(held)
+            if slot < len(old_sizes) and old_sizes[slot].shape == y.shape:
+                y_size, held_size = old_sizes[slot], new_sizes[slot]
+            elif node.op in RECURRENT:  # the last states are as uncertain as all states
+                y_size, held_size = (np.full(y.shape, np.max(sizes[0])) for sizes in (old_sizes, new_sizes))
             with np.errstate(all="ignore"):
                 error = misfit(den, num, off, y, held, y_size, held_size)
                 if node.op in LINEAR:
