@@ -14,7 +14,9 @@ import pytest
 from onnx import TensorProto
 
 from bnfold.certificate import certify
+from bnfold.certificate.evaluate import evaluate
 from bnfold.certificate.least import settled
+from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.shrinking import reshaped
 from bnfold.graph import Model, Shape
 from bnfold.patch import witness_of
@@ -149,3 +151,12 @@ SETTLED: list[tuple[Shape, Shape, dict[object, int]]] = [
 @pytest.mark.parametrize(("entering", "leaving", "sizes"), SETTLED, ids=str)
 def test_sizes_that_follow_from_a_target(entering: Shape, leaving: Shape, sizes: dict[object, int]) -> None:
     assert settled(entering, leaving) == sizes
+
+
+def test_what_would_be_made_is_bounded() -> None:
+    """Whatever stands in a witness: 10^14 places are not laid out."""
+    b = Builder()
+    b.node("Resize", b.input(1, 4, 10, 10), "", b.constant([1, 1, 1e6, 1e6], type_=FLOAT))
+    (node,) = Model(read(b.model())).main.nodes
+    with pytest.raises(NotCertifiedError, match="too large to be tested"):
+        evaluate(node, [np.ones((1, 4, 10, 10)), None, np.array([1, 1, 1e6, 1e6])])
