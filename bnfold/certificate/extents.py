@@ -213,8 +213,10 @@ class Shapes:
         after = node.graph.shape(node.outputs[0])
         if after is None or max(_least_number(before), _least_number(after)) <= MODEST:
             return []
-        grids = [grid(self.graph.storage(name)) for name in (node.inputs[0], *filter(None, node.outputs))]
-        first, *behind = ({axis for axis, size in enumerate(each) if size != 1} for each in grids)
+        storages = [self.graph.storage(name) for name in (node.inputs[0], *filter(None, node.outputs))]
+        if node.op == "ReduceSum" and any(storage is not None and np.any(storage.off) for storage in storages):
+            return []  # as large as there are terms
+        first, *behind = ({axis for axis, size in enumerate(grid(each)) if size != 1} for each in storages)
 
         def even(groups: list[shrinking.Group]) -> list[shrinking.Group]:
             return [each for each in groups if first.isdisjoint(each[0]) and set().union(*behind).isdisjoint(each[1])]
@@ -222,7 +224,7 @@ class Shapes:
         if node.op != "Reshape":
             cut = even(shrinking.groups(node, len(before), len(after)))
             free = {axis for axes, _ in cut for axis in axes if not _is_few(before[axis])}
-            raw[0] = tuple(None if axis in free else dim for axis, dim in enumerate(before))
+            raw[0] = tuple(shrinking.short(node, axis) if axis in free else dim for axis, dim in enumerate(before))
             return cut
         made, target = shrinking.in_place(even(shrinking.reshaped(before, after)), before, after)
         if None not in (*made, *target):

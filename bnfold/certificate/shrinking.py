@@ -6,12 +6,14 @@ constant of the node (a target shape, scales), the test has a constant of its ow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.certificate.least import even, least
 from bnfold.graph import Dim, Node, Shape
 from bnfold.sizes import factors
 
@@ -82,7 +84,7 @@ def _kept(node: Node, rank: int, made: int) -> list[Group]:
 
 
 def _reduced(node: Node, rank: int, made: int) -> list[Group]:
-    """Axes that are reduced to a mean or to one of their elements too: a sum depends on how many there are."""
+    """Those that are reduced too."""
     constant = node.constant(1)
     axes = node.get_ints("axes") or (constant.ints() if constant is not None else [])
     if node.op in ("ArgMax", "ArgMin"):
@@ -94,8 +96,7 @@ def _reduced(node: Node, rank: int, made: int) -> list[Group]:
     if made != (rank if keep else rank - len(gone)):
         return []
     behind = iter(range(made))
-    places = [((axis,), (next(behind),) if keep or axis not in gone else ()) for axis in range(rank)]
-    return [pair for pair in places if pair[0][0] not in gone or node.op in ("ReduceMean", "ReduceMax", "ReduceMin")]
+    return [((axis,), (next(behind),) if keep or axis not in gone else ()) for axis in range(rank)]
 
 
 def reshaped(before: Shape, after: Shape) -> list[Group]:
@@ -161,8 +162,18 @@ def in_place(cut: Iterable[Group], before: Shape, after: Shape) -> tuple[list[Di
     return shapes
 
 
+def short(node: Node, axis: int) -> int:
+    """How long an axis of the input is that is cut short."""
+    if node.op == "Split":
+        parts = _parts(node)
+        return sum(parts) if parts else 2 * len(node.outputs)
+    multiple = even(node).get(axis, 1)
+    wanted = 0 if node.op in _OTHERS and node.constant(1) is not None else least(node).get(axis, 0)
+    return -(-max(FEW, wanted) // multiple) * multiple
+
+
 def constants(node: Node, cut: Iterable[Group], before: Shape, sizes: Sequence[int]) -> dict[int, NDArray[Any]]:
-    """What a Tile, an Expand or a Resize is given in place of its constants, to make no more than a few places.
+    """What a node is given in place of its constants, to make no more than a few places along axes that are cut short.
 
     Args:
         node: the node.
@@ -173,6 +184,8 @@ def constants(node: Node, cut: Iterable[Group], before: Shape, sizes: Sequence[i
     Returns:
         Values by input slot.
     """
+    if node.op in _OTHERS:
+        return _OTHERS[node.op](node, [axes[0] for axes, _ in cut if len(axes) == 1], sizes)
     found: dict[int, NDArray[Any]] = {}
     places = {behind[0]: axes for axes, behind in cut if behind}
     for slot, fewer in _FEWER.get(node.op, {}).items():
@@ -188,6 +201,48 @@ def constants(node: Node, cut: Iterable[Group], before: Shape, sizes: Sequence[i
                 known, size = (before[axes[0]], sizes[axes[0]]) if axes else (1, 1)
                 values[place] = fewer(values[place], known, size)
     return found
+
+
+def _parts(node: Node) -> list[int]:
+    listed, constant = node.get_ints("split"), node.constant(1)
+    sizes = list(listed) if listed is not None else [] if constant is None else constant.ints()
+    return [min(2, size) for size in sizes]
+
+
+def _of_split(node: Node, axes: Sequence[int], sizes: Sequence[int]) -> dict[int, NDArray[Any]]:
+    along = node.get_int("axis", 0) % len(sizes) in axes and node.constant(1) is not None
+    return {1: np.array(_parts(node), np.int64)} if along else {}
+
+
+def _of_slice(node: Node, axes: Sequence[int], sizes: Sequence[int]) -> dict[int, NDArray[Any]]:
+    """All but the first place, or but the last one where it goes back."""
+    listed = [node.constant(slot) for slot in (1, 2, 3, 4)]
+    starts, ends, own, steps = ([] if constant is None else constant.ints() for constant in listed)
+    if not starts or not ends:
+        return {}
+    for place, axis in enumerate(own or range(len(starts))):
+        if axis % len(sizes) in axes:
+            back = bool(steps) and steps[place] < 0
+            starts[place], ends[place] = (-2, -(1 << 30)) if back else (1, 1 << 30)
+    return {1: np.array(starts, np.int64), 2: np.array(ends, np.int64)}
+
+
+def _of_gather(node: Node, axes: Sequence[int], sizes: Sequence[int]) -> dict[int, NDArray[Any]]:
+    axis = node.get_int("axis", 0) % len(sizes)
+    constant = node.constant(1)
+    shape = node.graph.shape(node.inputs[1]) if constant is None else constant.shape
+    if axis not in axes or shape is None:
+        return {}
+    few = [min(FEW, dim) if isinstance(dim, int) else 2 for dim in shape]
+    return {1: (7 * np.arange(math.prod(few)) + 1).reshape(few) % sizes[axis]}
+
+
+def _of_compress(node: Node, axes: Sequence[int], sizes: Sequence[int]) -> dict[int, NDArray[Any]]:
+    axis = node.get_int("axis", 0) % len(sizes)
+    return {1: np.arange(sizes[axis]) % 2 == 1} if axis in axes else {}
+
+
+_OTHERS = {"Split": _of_split, "Slice": _of_slice, "Gather": _of_gather, "Compress": _of_compress}
 
 
 def _few(value: Any, known: Dim, size: int) -> Any:
