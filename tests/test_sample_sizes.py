@@ -15,9 +15,9 @@ from onnx import TensorProto
 
 from bnfold.certificate import certify
 from bnfold.certificate.evaluate import evaluate
+from bnfold.certificate.groups import reshaped
 from bnfold.certificate.least import settled
 from bnfold.certificate.result import NotCertifiedError
-from bnfold.certificate.shrinking import reshaped
 from bnfold.graph import Model, Shape
 from bnfold.patch import witness_of
 from bnfold.plan import Rewrite

@@ -14,6 +14,7 @@ from bnfold.affine import Storage
 from bnfold.certificate import shrinking
 from bnfold.certificate.affines import align
 from bnfold.certificate.evaluate import MOST_ELEMENTS
+from bnfold.certificate.groups import Group, groups, reshaped
 from bnfold.certificate.least import even, least, settled
 from bnfold.certificate.letters import letters
 from bnfold.certificate.result import NotCertifiedError
@@ -207,7 +208,7 @@ class Shapes:
         if not few and math.prod(lengths.get(name, 1) for name in out) > MOST_ELEMENTS // 2:
             raise NotCertifiedError("what it makes is too large to be tested")
 
-    def _cut_short(self, raw: dict[int, Shape]) -> list[shrinking.Group]:
+    def _cut_short(self, raw: dict[int, Shape]) -> list[Group]:
         """Large tensors elsewhere: groups of axes along which nothing varies; those of the input become free."""
         node, before = self.node, raw[0]
         after = node.graph.shape(node.outputs[0])
@@ -218,15 +219,15 @@ class Shapes:
             return []  # as large as there are terms
         first, *behind = ({axis for axis, size in enumerate(grid(each)) if size != 1} for each in storages)
 
-        def even(groups: list[shrinking.Group]) -> list[shrinking.Group]:
-            return [each for each in groups if first.isdisjoint(each[0]) and set().union(*behind).isdisjoint(each[1])]
+        def even(found: list[Group]) -> list[Group]:
+            return [each for each in found if first.isdisjoint(each[0]) and set().union(*behind).isdisjoint(each[1])]
 
         if node.op != "Reshape":
-            cut = even(shrinking.groups(node, len(before), len(after)))
+            cut = even(groups(node, len(before), len(after)))
             free = {axis for axes, _ in cut for axis in axes if not _is_few(before[axis])}
             raw[0] = tuple(shrinking.short(node, axis) if axis in free else dim for axis, dim in enumerate(before))
             return cut
-        made, target = shrinking.in_place(even(shrinking.reshaped(before, after)), before, after)
+        made, target = shrinking.in_place(even(reshaped(before, after)), before, after)
         if None not in (*made, *target):
             self.found[0] = tuple(self.size(dim, dim, axis) for axis, dim in enumerate(made))
             goal = [self.size(dim, dim, axis) for axis, dim in enumerate(target)]
