@@ -141,4 +141,8 @@ FOUND: dict[str, str] = {
         "2nsp{yaHn|5&~l)2uTlgX?c6D3O?T8@O}ybN4%-R@Oc4tA`(LEjZA}Ya&2L3X@1f^F?wNXZ*DI8eG*y=3TYAs3RaHM+m8r93h>MV3cm-"
         "dc6~)jzFC^28k2umBXD`KopNh0)5vL-4+@`58oJMbu7H4mfK-9Tr(B+6Vg"
     ),
+    "a Resize of a region that lies in front of the image": (
+        "2nsp{6l6tX5{&dQ1_()HbZK;Zt^f)p(gF8(XbJ&y3IQ3s0jJnubcUA9Ik|0NYzVcGcK6Ku?rv0BhKaCnI137{HFoe;2@(KW5&{Zz-3m-"
+        "-62Hd)3<?6<G0h6m8SL0%2LW;t0;WNJ^9liI5E4QUwJ;EX*9m}ti0eZaJAky#Ld;ACXKr="
+    ),
 }

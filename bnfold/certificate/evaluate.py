@@ -77,6 +77,8 @@ def magnitude(node: Node, inputs: Inputs, sizes: Inputs, output: Array) -> Array
     own = {"BatchNormalization": _batchnorm, "Gemm": _gemm, "MatMul": _matmul}.get(op)
     if own is not None:
         return own(node, sizes, True)
+    if op in ("Resize", "Upsample"):  # a region and scales are no terms
+        sizes = [sizes[0], *inputs[1:]]
     if op in ("LeakyRelu", "PRelu"):
         assert sizes[0] is not None
         if op == "LeakyRelu":
