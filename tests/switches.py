@@ -12,14 +12,14 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-OFF, ON = "__off__", "__on__"
-"""Names under which instrumented code calls :meth:`Switches.off` and :meth:`Switches.on`."""
+OFF, ON, CALL = "__off__", "__on__", "__call_for_refusal__"
+"""Names under which instrumented code calls :meth:`Switches.off`, :meth:`Switches.on` and :meth:`Switches.call`."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,16 @@ class Switches:
                 return True
         return value
 
+    def call(self, key: str, make: Callable[[], object]) -> None:
+        """Make a call, which makes a difference where it raises, unless the mutant is active."""
+        if key == self.active:
+            return
+        try:
+            make()
+        except Exception:
+            self.fired.add(key)
+            raise
+
     def add(self, mutant: Mutant) -> str:
         """A new mutant's key."""
         base = f"{mutant.module}.{mutant.function}: {mutant.kind}: {mutant.text}"
@@ -104,9 +114,10 @@ class _Instrument(ast.NodeTransformer):
         return node
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        if _in_rules(self.module) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
-            made = self._switch(OFF, "skipped", ast.unparse(node.value), ast.Constant(True), node)
-            return ast.copy_location(ast.Expr(ast.BoolOp(ast.And(), [made, node.value])), node)
+        if _in_rules(self.module) and _refuses_alone(node.value):
+            given = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
+            text, later = ast.unparse(node.value), ast.Lambda(given, node.value)
+            return ast.copy_location(ast.Expr(self._switch(CALL, "skipped", text, later, node.value)), node)
         self.generic_visit(node)
         return node
 
@@ -127,17 +138,25 @@ class _Instrument(ast.NodeTransformer):
         test.values = values
         return test
 
-    def _switch(self, how: str, kind: str, text: str, value: ast.expr, at: ast.AST | None = None) -> ast.expr:
+    def _switch(self, how: str, kind: str, text: str, value: ast.expr, at: ast.expr | None = None) -> ast.expr:
         at = value if at is None else at
-        line = getattr(at, "lineno", 0)
-        key = self.switches.add(Mutant(self.module, self.path, ".".join(self.function), line, kind, text))
+        key = self.switches.add(Mutant(self.module, self.path, ".".join(self.function), at.lineno, kind, text))
         call = ast.Call(ast.Name(how, ast.Load()), [ast.Constant(key), value], [])
         return ast.fix_missing_locations(ast.copy_location(call, at))
 
 
 def _in_rules(module: str) -> bool:
-    """Whether a bare call there is made for its refusal."""
+    """Whether a bare call there may be made for its refusal."""
     return module.startswith("bnfold.rules")
+
+
+WRITE = frozenset({"_add_up"})
+"""Functions that are called for what they write, not for a refusal."""
+
+
+def _refuses_alone(value: ast.expr) -> bool:
+    """Whether a statement is a call that is made for its refusal."""
+    return isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id not in WRITE
 
 
 def refuses(node: ast.If) -> bool:
@@ -168,7 +187,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
         return compile(ast.fix_missing_locations(tree), self.path, "exec", dont_inherit=True)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__dict__.update({OFF: self.switches.off, ON: self.switches.on})
+        module.__dict__.update({OFF: self.switches.off, ON: self.switches.on, CALL: self.switches.call})
         super().exec_module(module)
 
 
