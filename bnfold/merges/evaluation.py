@@ -132,7 +132,7 @@ class Evaluation:
     def _along(self, array: Array, channels: int) -> Array:
         """An affine's array along the channels."""
         axis = self.axis - (self.rank - array.ndim)
-        if axis < 0 or array.size not in (1, channels) or (array.size > 1 and array.shape[axis] != array.size):
+        if axis < 0 or array.size not in (1, channels) or array.shape[axis] != array.size:
             raise ObstacleError("a scale or shift varies on another axis than the channels")
         return np.broadcast_to(array.reshape(-1), (channels,)).astype(np.float64)
 

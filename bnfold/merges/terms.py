@@ -141,8 +141,6 @@ def stacked(terms: Sequence[Term], sizes: Sequence[Dim]) -> Kernel:
         ObstacleError: their outputs do not meet, or no window holds all.
     """
     kernels = [_as_kernel(term, len(sizes)) for term in terms]
-    if len({kernel.inputs for kernel in kernels}) > 1:
-        raise ObstacleError("the branches have different numbers of channels")
     axes = kernels[0].axes
     for kernel in kernels[1:]:
         axes = tuple(_around(a, b, size) for a, b, size in zip(axes, kernel.axes, sizes, strict=True))
@@ -372,6 +370,4 @@ def _through(outer: Axis, inner: Axis, size: Dim) -> Axis:
         end = (outer.outputs(middle) - 1) * axis.stride + axis.reach + 1 - axis.begin - size
     else:
         end = outer.growth + inner.growth + axis.reach - axis.begin
-    if end < 0 and (not isinstance(size, int) or axis.outputs(size) != outer.outputs(middle or 0)):
-        raise ObstacleError("the second makes no use of all that the first makes")
     return _even(replace(axis, end=max(0, end)), size)

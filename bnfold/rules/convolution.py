@@ -91,7 +91,7 @@ def _weight(view: View) -> tuple[Constant | None, tuple[int, ...]]:
     if len(shape) < view.port(1).rank:
         raise view.refuse("unknown-shape", f"the shape of the weights of {view.node.op} is not known", SIZED)
     group = view.node.get_int("group", 1)
-    if len(shape) < 3 or len(shape) != view.port(0).rank or group < 1 or shape[0] % group:
+    if len(shape) < 3 or len(shape) != view.port(0).rank or shape[0] % group:
         raise view.refuse("unsupported-form", f"the weights of {view.node.op} have shape {shape}", VALID)
     return weight, shape
 
