@@ -47,9 +47,9 @@ def absorbed(apply: Apply) -> Apply:
     return lambda b, x: b.absorber(apply(b, x))
 
 
-def weighed(weights: object, **attributes: Any) -> Apply:
-    """A Conv with these weights."""
-    return with_inputs("Conv", weights, **attributes)
+def weighed(weights: object, *bias: object, **attributes: Any) -> Apply:
+    """A Conv with these weights, and perhaps a bias."""
+    return with_inputs("Conv", weights, *bias, **attributes)
 
 
 def dead_behind(b: Builder, x: str) -> str:

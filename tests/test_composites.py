@@ -8,6 +8,9 @@ import pytest
 from onnx import TensorProto
 
 import bnfold
+from bnfold.graph import Model
+from bnfold.solver.state import State
+from bnfold.source import read
 from tests.builder import Builder
 from tests.law import fold, law
 
@@ -65,6 +68,16 @@ def test_a_gelu_whose_inner_tensor_is_an_output_is_none() -> None:
     y = b.conv(gelu(b, x), 4, 1)
     (erf,) = (node.output[0] for node in b.nodes if node.op_type == "Erf")
     assert law(b.model(erf, y)).left == 1
+
+
+def test_the_nodes_of_a_gelu_agree_to_stay_as_they_are() -> None:
+    """They are asked where a fold beside them is taken back."""
+    b = Builder()
+    gelu(b, b.conv(b.input(*SHAPE), 6, 1))
+    state = State(Model(read(b.model())).graphs[0])
+    for node in state.graph.nodes:
+        (accept,) = state.ask(node, {}, everything_fixed=True)
+        assert (accept.assign, accept.edits) == ({}, ())
 
 
 def test_a_batchnorm_without_another_way_opens_the_gelu() -> None:

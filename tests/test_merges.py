@@ -449,6 +449,7 @@ CHAINS = [
     ),
     Row("dilated behind 1x1", lambda b: b.conv(b.conv(image(b), 8, 1), 3, 2, dilations=[2, 3]), "Conv"),
     Row("free sizes", lambda b: b.conv(b.conv(image(b, 4, "H", "W"), 8, 3, **SAME), 3, 1), "Conv"),
+    Row("3x3 behind 1x1, free sizes", lambda b: b.conv(b.conv(image(b, 4, "H", "W"), 8, 1), 3, 3), "Conv"),
     Row("groups", lambda b: b.conv(b.conv(image(b), 8, 1, group=2), 6, 1, group=2), "Conv"),
     Row("groups behind more groups", lambda b: b.conv(b.conv(image(b), 8, 1, group=4), 6, 1, group=2), "Conv"),
     Row(
@@ -773,6 +774,24 @@ def read_elsewhere(b: Builder) -> str:
     return b.node("Mul", b.node("Add", y := b.conv(x, 4, 1), x), y)
 
 
+def of_unknown_channels(b: Builder) -> str:
+    x = b.input(2, "C", "D")
+    return b.node("Add", b.node("Mul", x, b.constant(2.0)), b.node("Mul", x, b.constant(3.0)))
+
+
+def beside_its_input(
+    op: str, *weights: int, channels: int = 4, shape: tuple[int, ...] = (), bias: int = 0, **attributes: Any
+) -> Callable[[Builder], str]:
+    """A convolution or product that is added to what it reads."""
+
+    def make(b: Builder) -> str:
+        x = b.input(*(shape or (2, channels, 7, 6)))
+        constants = [b.constant(b.normal(*sizes)) for sizes in (weights, *[(bias,)] * bool(bias))]
+        return b.node("Add", b.node(op, x, *constants, **attributes), x)
+
+    return make
+
+
 @pytest.mark.parametrize(
     ("make", "told"),
     [
@@ -782,12 +801,36 @@ def read_elsewhere(b: Builder) -> str:
         (read_by_a_pool, []),
         (scaled_on_other_axes, ["a scale or shift varies on another axis than the channels"]),
         (read_elsewhere, ["'conv' is used elsewhere too"]),
+        (of_unknown_channels, ["the number of channels of 'x' is not known"]),
+        # What no runtime would run.
+        (beside_its_input("Conv", 4), ["conv is not a convolution of its input's rank"]),
+        (beside_its_input("Conv", 6, 2, 1, 1, channels=6, group=4), ["conv is not a convolution of its input's rank"]),
+        (beside_its_input("Conv", 4, 5, 1, 1), ["the channels of conv do not fit its input"]),
+        (beside_its_input("Conv", 4, 4, shape=(2, 4)), ["the rank of 'x' is not known, or too small"]),
+        (beside_its_input("Gemm", 6, 6, shape=(2, 5, 6)), ["gemm transposes its input"]),
+        (beside_its_input("Gemm", 6, 6, shape=(2, 6), bias=7), ["gemm adds another bias to each row"]),
     ],
 )
 def test_what_almost_merges_is_told_and_nothing_else(make: Callable[[Builder], Any], told: list[str]) -> None:
     """Not where one node would take more multiplications, nor where none could take the others up."""
     found, _ = solved(Row("", make, "").model())
     assert [almost.text for almost in found.almost] == told
+
+
+@pytest.mark.parametrize(("claimed", "constant"), [((2, 5, 7, 6), (5, 1, 1)), ((2, 4), (4,))])
+def test_a_scale_that_fits_a_wrong_claim_alone_is_not_merged(
+    claimed: tuple[int, ...], constant: tuple[int, ...]
+) -> None:
+    """Of channels, and of axes: the file says of what a convolution makes that it has others than it has."""
+    b = Builder()
+    x = image(b)
+    y = b.conv(x, 4, 3, **SAME)
+    b.node("Add", b.node("Mul", y, b.constant(b.normal(*constant))), b.conv(x, 4, 1))
+    model = b.model()
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info(y, b.type, claimed))
+    found = merges.find(Model(read(model)))
+    assert not found
+    assert [one.text for one in found.almost] == ["a scale or shift varies on another axis than the channels"]
 
 
 def test_nodes_keep_their_labels_when_others_leave() -> None:

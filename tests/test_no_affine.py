@@ -29,6 +29,7 @@ def test_parameters_of_integers() -> None:
         (normalised(17, outputs=3), "its statistics outputs are used"),
         (normalised(shape=(6,)), "the rank of its input is not known"),
         (normalised(bias=5), "not one per channel"),
+        (normalised(shape=(3, "C", 7), scale=0, bias=0, mean=0, variance=0), "not one per channel"),
         (normalised(scale=5, bias=5, mean=5, variance=5), "not one per channel"),
     ],
 )

@@ -502,8 +502,10 @@ def test_what_is_asked_to_stay(options: dict[str, tuple[str, ...]], kept: dict[s
     assert fold(two_bn().model(), **options).codes() == kept
 
 
-def test_an_attempt_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnfold.solver.sweep.STEPS", (1, 1))
+@pytest.mark.parametrize("steps", [1, 2])
+def test_an_attempt_ends(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the last of three nodes too."""
+    monkeypatch.setattr("bnfold.solver.sweep.STEPS", (steps, steps))
     b = Builder()
     y = b.node("Relu", b.node("Relu", b.conv(b.input(*SHAPE), 4, 1)))
     b.per_channel("Mul", y, POSITIVE)
