@@ -15,9 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, Valu
 
 from bnfold.calls import Functions, Key
 from bnfold.protos import bodies, every_graph, inner_graphs
-
-MOST_AXES = 64
-"""Of a tensor: numpy has no more."""
+from bnfold.source import MOST_AXES
 
 MOST_IN_ALL = 1 << 21
 """Axes of all tensors of a model."""

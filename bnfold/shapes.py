@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold.axes import MOST_AXES
 from bnfold.sizes import MAX_VALUES, Values, evaluate, factors
 from bnfold.skeleton import aborts
+from bnfold.source import MOST_AXES
 from bnfold.telling import BACKWARD, FORWARD, TARGETS, output_shape, target_slot
 
 if TYPE_CHECKING:

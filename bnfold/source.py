@@ -70,8 +70,8 @@ _WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 _MAX_OPSET = 2**31 - 1
 
-_MOST_AXES = 32
-"""That numpy 1 has; numpy 2 has 64."""
+MOST_AXES = 32
+"""Of a tensor: numpy 1 has no more, and numpy 2 broadcasts no more."""
 
 _MOST_IN_A_BYTE = 4
 """Elements, of the smallest type."""
@@ -344,7 +344,7 @@ def array_of(tensor: TensorProto, base_dir: Path | None) -> NDArray[np.generic]:
         return reader_of(tensor, base_dir)()
     if tensor.HasField("raw_data") and np.little_endian and (plain := _PLAIN.get(tensor.data_type)):
         raw, shape = tensor.raw_data, tuple(tensor.dims)
-        if len(raw) == math.prod(shape) * plain.itemsize and len(shape) <= _MOST_AXES:
+        if len(raw) == math.prod(shape) * plain.itemsize and len(shape) <= MOST_AXES:
             return np.frombuffer(raw, plain).reshape(shape)
     try:
         return np.asarray(numpy_helper.to_array(tensor))

@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 
 from bnfold.affine import Array, Storage, TooLargeError
+from bnfold.source import MOST_AXES
 from bnfold.witness import Call, GraphWitness, Merged, Narrowed, Regrouped, Sum, Where, Witness
-
-MOST_AXES = 32
-"""Axes that an array may have."""
 
 
 def to_data(witness: Witness) -> dict[str, Any]:

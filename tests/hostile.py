@@ -313,6 +313,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "a number of channels that no memory holds": (huge_channels, ""),
     "a permutation of too few axes": (too_few_axes, ""),
     "100 axes": (ranks(100), ""),
+    **{f"{rank} axes and a number": (ranks(rank, alike=False), "") for rank in (33, 64, 65)},
     "an opset of the far future": (altered(lambda m: setattr(m.opset_import[0], "version", 1 << 40)), "does not exist"),
     "an opset below 0": (altered(lambda m: setattr(m.opset_import[0], "version", -3)), ""),
     "an IR version of the far future": (altered(lambda m: setattr(m, "ir_version", 1 << 40)), ""),

@@ -532,14 +532,14 @@ def too_few_axes(folder: Path) -> Path:
     return written(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 6)], ir_version=8), folder)
 
 
-def ranks(rank: int) -> Attack:
-    """More axes than numpy has."""
+def ranks(rank: int, alike: bool = True) -> Attack:
+    """More axes than numpy has; of a constant too."""
 
     def attack(folder: Path) -> Path:
         b = Builder(type_=TensorProto.FLOAT)
         y = b.node("Mul", b.input(*[1] * rank), b.constant(np.float32(2)))
         model = b.model(b.node("Relu", y))
-        model.graph.initializer[0].dims.extend([1] * rank)
+        model.graph.initializer[0].dims.extend([1] * rank if alike else [])
         return written(model, folder)
 
     return attack
