@@ -116,6 +116,16 @@ def test_large_images_are_cut_short(node: str, batch: int | str, monkeypatch: py
     _is_tested(case, y, 1)
 
 
+def test_only_what_varies_is_tested_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """60,000 numbers that differ with the place, and a batch of 8 beside them."""
+    monkeypatch.setattr("bnfold.certificate.extents.MOST_ELEMENTS", 1 << 16)
+    b = Builder()
+    y = b.conv(b.input(8, 3, 30, 40), 50, 1)
+    added = b.node("Add", y, b.constant(b.normal(50, 30, 40)))
+    case = fold(b.model(b.node("Tanh", b.node("Mul", added, b.constant(-3.0)))))
+    _is_tested(case, added, 1)
+
+
 GROUPS: list[tuple[Shape, Shape, list[tuple[tuple[int, ...], tuple[int, ...]]]]] = [
     ((1, 64, 540, 960), (1, 64, 518400), [((0,), (0,)), ((1,), (1,)), ((2, 3), (2,))]),
     (("N", 3, 1, 1), ("N", 3), [((0,), (0,)), ((1,), (1,)), ((2,), ()), ((3,), ())]),

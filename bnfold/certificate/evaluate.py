@@ -21,7 +21,7 @@ from bnfold.kernels.graphs import Schema, attribute_value, schema_of
 
 Inputs = Sequence[Array | None]
 
-MOST_ELEMENTS = 1 << 24
+MOST_ELEMENTS = 1 << 25
 """Elements of what enters or leaves a node in a test, at most."""
 
 _BOUND_AS = {"Sub": "Add", "Min": "Max", "Clip": "Max", "ReduceMin": "ReduceMax", "Neg": "Identity", "Abs": "Identity"}

@@ -157,6 +157,8 @@ class Shapes:
         for axis in range(-rank, 0):
             known = [dim for shape in raw.values() if len(shape) >= -axis and isinstance(dim := shape[axis], int)]
             sizes[axis] = fixed.get(axis, min([2 if axis == -rank else SMALL, *(dim for dim in known if dim != 1)]))
+        if math.prod(sizes.values()) > MOST_ELEMENTS:
+            sizes = dict.fromkeys(sizes, 1) | fixed
         for slot, shape in raw.items():
             if slot and node.op in _STATISTICS:
                 continue  # a scale or a bias: of its own size
