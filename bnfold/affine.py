@@ -163,12 +163,14 @@ class Storage:
     def then_encode(self, a: Array, b: Array) -> Storage:
         """Store once more: v'' = a*v' + b, a zero `a` included where v' is not dead."""
         together(*self.shapes, a.shape, b.shape)
-        return Storage(self.den, a * self.num, a * self.off + b * self.den)
+        off, shift = a * self.off, b * self.den
+        return Storage(self.den, a * self.num, snap(off + shift, off, shift))
 
     def then_decode(self, alpha: Array, beta: Array) -> Storage:
         """Store once more so that v' = alpha*v'' + beta, a zero `alpha` included where v is not lost."""
         together(*self.shapes, alpha.shape, beta.shape)
-        return Storage(alpha * self.den, self.num, self.off - beta * self.den)
+        shift = beta * self.den
+        return Storage(alpha * self.den, self.num, snap(self.off - shift, self.off, shift))
 
     def before(self, source: Affine) -> Storage:
         """The storage of x when y = scale*x + shift is stored like this and shares its memory with x."""

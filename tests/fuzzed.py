@@ -145,4 +145,7 @@ FOUND: dict[str, str] = {
         "2nsp{6l6tX5{&dQ1_()HbZK;Zt^f)p(gF8(XbJ&y3IQ3s0jJnubcUA9Ik|0NYzVcGcK6Ku?rv0BhKaCnI137{HFoe;2@(KW5&{Zz-3m-"
         "-62Hd)3<?6<G0h6m8SL0%2LW;t0;WNJ^9liI5E4QUwJ;EX*9m}ti0eZaJAky#Ld;ACXKr="
     ),
+    "a shift that cancels where two store one tensor again": (
+        "l?VztPzGZXaEb&{WgvA3P2dp<0XF=0wP*n%1X5)$5kJ9J>ZPwM0Uw$G*Jw(YG5ak84hR7fAY_Uz2R{rhD962kAlDM@fr2D}fI`F~ss"
+    ),
 }
