@@ -208,12 +208,10 @@ class Storage:
                     return False
                 if self.is_scale and other.is_scale:
                     return True
-                mine, others = self.off * other.num, other.off * self.num
             else:
                 lost = (self.num == 0) & (other.num == 0)
                 scales |= (self.den == 0) & (other.den == 0) | lost
-                mine = self.off * np.where(lost, other.den, other.num)
-                others = other.off * np.where(lost, self.den, self.num)
+            mine, others = _shifts(self, other)
             size = np.abs(mine).max(initial=0.0) + np.abs(others).max(initial=0.0)
             return bool((scales & (np.abs(mine - others) <= AGREE * size)).all())
         except (ValueError, TooLargeError):  # shapes that do not broadcast, or that vary along different axes
@@ -251,6 +249,14 @@ def _shifted(one: Storage, other: Storage) -> bool:
     """Whether the only shift of the two is plain to see; false where arithmetic lost or overflowed it."""
     shift = one.num * other.off if one.is_scale else other.num * one.off
     return bool(0 < np.abs(shift).max(initial=0.0) < math.inf)
+
+
+def _shifts(one: Storage, other: Storage) -> tuple[Array, Array]:
+    """Both shifts, in units of v' or of v, whichever are the larger ones: no channel drowns another one."""
+    large = np.abs(one.den) >= np.abs(one.num)
+    units = (np.where(large, each.den, each.num) for each in (one, other))
+    mine, others = (each.off / np.where(unit == 0, 1.0, unit) for each, unit in zip((one, other), units, strict=True))
+    return mine, others
 
 
 def _close(x: Array, y: Array) -> NDArray[np.bool_]:

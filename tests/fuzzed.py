@@ -148,4 +148,8 @@ FOUND: dict[str, str] = {
     "a shift that cancels where two store one tensor again": (
         "l?VztPzGZXaEb&{WgvA3P2dp<0XF=0wP*n%1X5)$5kJ9J>ZPwM0Uw$G*Jw(YG5ak84hR7fAY_Uz2R{rhD962kAlDM@fr2D}fI`F~ss"
     ),
+    "a channel whose shift is small beside that of another one": (
+        "2;_$a6l6tX5&~l}B5e?2No2=#g#ZdAObP*L3IQ|<0RfM^0d^unbcT$)I{a;6+H^_vZ#n=IBLQg=k%Cz#KngGt0w-_R=n6~$%?rfuDTuo"
+        "a3Iby>5>*)p5|_^aVh2?Ma()T{5<(9GV=xeafCqqpfPjD@-9mb&0%H"
+    ),
 }
