@@ -152,4 +152,7 @@ FOUND: dict[str, str] = {
         "2;_$a6l6tX5&~l}B5e?2No2=#g#ZdAObP*L3IQ|<0RfM^0d^unbcT$)I{a;6+H^_vZ#n=IBLQg=k%Cz#KngGt0w-_R=n6~$%?rfuDTuo"
         "a3Iby>5>*)p5|_^aVh2?Ma()T{5<(9GV=xeafCqqpfPjD@-9mb&0%H"
     ),
+    "three BatchNormalizations of tiny variance in a row": (
+        "l?VztPzE?-5^#zHQe_}@2u<J-3IR5DwP*n%1X5)$5kI-}J605>Je>g_ngG{mN`})h`z-?w2mulx5@r%E2gkjDXCM;ofwB}N>>ndS#3B"
+    ),
 }

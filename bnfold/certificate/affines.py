@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.affine import Array, Storage
+from bnfold.affine import Array, Storage, TooLargeError, together
 from bnfold.certificate.result import NotCertifiedError, require
 from bnfold.certificate.rounding import EPS
 from bnfold.certificate.wiring import GraphPair
@@ -18,6 +18,9 @@ from bnfold.source import FLOATS, limits_of
 
 SLACK = 128
 """Roundings of float64 that a storage may carry: it is composed of many maps."""
+
+BEHIND = 16
+"""Nodes in a row that left, in front of one, whose shifts may have been rounded in how its input is stored."""
 
 LEFT = 1024
 """The same, between the ends of a node that left: how a tensor between two of these is stored may be the difference of
@@ -149,13 +152,11 @@ def align(node: Node, value: Array, rank: int) -> Array:
 def check_removed(graph: GraphPair, node: Node) -> None:
     """Its input and its output are one tensor in the output: den' v' = num' (s v + t) + off' wherever v is.
 
-    How its input is stored was rounded where the node in front left too, as large as the terms of that one's shift are.
+    How its input is stored was rounded where nodes in front left too, as large as the terms of their shifts are.
     """
     s, t, t_size, x, y = _removed(graph, node)
-    before = node.graph.producers.get(graph.witness.removed[node.index][0])
-    if before is not None and before.index in graph.witness.removed:
-        t_size = t_size + np.abs(s) * _removed(graph, before)[2]
-    check_left(node, s, t, t_size, x, y)
+    before = terms_behind(graph, node, graph.witness.removed[node.index][0])
+    check_left(node, s, t, t_size if before is None else t_size + np.abs(s) * before[0], x, y)
 
 
 def check_left(node: Node, s: Array, t: Array, t_size: Array, x: Storage, y: Storage) -> None:
@@ -213,12 +214,28 @@ def terms_behind(graph: GraphPair, node: Node, name: str) -> tuple[Array, Array]
 
     How it is stored may have lost as much: 314 - 313.5 was to be 0.5, where a BatchNormalization of variance 1e-5 left.
     """
-    made = node.graph.producers.get(name)
-    if made is None or made.index not in graph.witness.removed:
+    chain: list[tuple[Array, Array]] = []
+    stored: Storage | None = None
+    for _ in range(BEHIND):
+        made = node.graph.producers.get(name)
+        if made is None or made.index not in graph.witness.removed:
+            break
+        s, _, size, _, y = _removed(graph, made)
+        chain.append((np.abs(s), size))
+        stored = y if stored is None else stored
+        name = graph.witness.removed[made.index][0]
+    if stored is None:
         return None
-    _, _, size, _, y = _removed(graph, made)
+    total = chain[-1][1]
     with np.errstate(all="ignore"):
-        return size, np.where(y.den == 0, 0.0, np.abs(y.num) * size / np.abs(y.den))
+        for scale, size in reversed(chain[:-1]):
+            try:
+                together(total.shape, scale.shape, size.shape)
+            except TooLargeError:
+                total = size  # of the nodes further in front nothing is allowed for
+            else:
+                total = scale * total + size
+        return total, np.where(stored.den == 0, 0.0, np.abs(stored.num) * total / np.abs(stored.den))
 
 
 def ends_of(graph: GraphPair, names: tuple[str, str], rank: int) -> tuple[Storage, Storage]:
