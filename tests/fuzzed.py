@@ -155,4 +155,7 @@ FOUND: dict[str, str] = {
     "three BatchNormalizations of tiny variance in a row": (
         "l?VztPzE?-5^#zHQe_}@2u<J-3IR5DwP*n%1X5)$5kI-}J605>Je>g_ngG{mN`})h`z-?w2mulx5@r%E2gkjDXCM;ofwB}N>>ndS#3B"
     ),
+    "a merged Mul of an old opset along rows": (
+        "oC-R*Lt`ud5^#zHQe`yS(Z;~tU1M+}1bWU09=AIHbjY@)O1}W5m-PV>@(M*v3RVX!(E6u<An@C<3V;%V3Q<y3fB}FYLIetJ6G8+4s%Q"
+    ),
 }

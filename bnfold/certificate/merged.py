@@ -225,9 +225,12 @@ def _terms(exact: Exact) -> Array:
 
 def _narrow(node: Node, array: Array, windowed: bool) -> Array:
     """What is written out for every place, and the same at each, as one: x has fewer places in the numeric test."""
-    if windowed and node.op in _AFFINE and node.version >= 7:
+    if windowed and node.op in _AFFINE:
         rank = node.graph.rank(node.outputs[0]) or array.ndim
-        return alike(array, range(max(0, 2 - (rank - array.ndim)), array.ndim))
+        first = rank - array.ndim
+        if node.version < 7:
+            first = node.get_int("axis", first) % rank
+        return alike(array, range(max(0, 2 - first), array.ndim))
     return array
 
 
