@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import resource
+import time
 from pathlib import Path
 from typing import Any
 
@@ -333,8 +334,10 @@ def attempt(arguments: list[str]) -> dict[str, Any]:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     path = ATTACKS[name][0](Path(folder))
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, soft))
+    before = time.process_time()
     done = bnfold("optimize", path, *options)
     return {
+        "seconds": time.process_time() - before,
         "code": done.code,
         "out": done.out,
         "err": done.err,
