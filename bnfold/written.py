@@ -19,9 +19,6 @@ LARGE = 1 << 20
 AHEAD = 16
 """Pieces by which its writer may be ahead of its digest."""
 
-SENT = 1 << 26
-"""Bytes that are sent to the disk at once, so that little of a large file is left for its sync."""
-
 
 class Written:
     """A new file, written from one end to the other.
@@ -31,7 +28,7 @@ class Written:
 
     def __init__(self, path: Path, hashed: bool) -> None:
         self._file = path.open("wb")
-        self._size = self._sent = 0
+        self._size = 0
         self._hash = hashlib.sha256() if hashed else None
         self._hashed = threading.Event()
         self._pieces: Queue[Buffer | None] = Queue(AHEAD)
@@ -43,8 +40,6 @@ class Written:
         """Append bytes, which nobody may change any more."""
         self._size += len(data)
         self._file.write(data)
-        if self._size - self._sent >= SENT:
-            self._send()
         if self._thread is None and self._size > LARGE:
             self._thread = threading.Thread(target=self._work, name="bnfold-written", daemon=True)
             self._thread.start()
@@ -104,13 +99,6 @@ class Written:
             self._thread.join()
         with contextlib.suppress(OSError):
             self._file.close()
-
-    def _send(self) -> None:
-        """Have the disk start on what was written; nobody waits for it."""
-        if hasattr(os, "posix_fadvise"):  # Linux writes back what it is told to forget; others have no such call
-            with contextlib.suppress(OSError):  # an advice, which a file system may refuse
-                os.posix_fadvise(self._file.fileno(), self._sent, self._size - self._sent, os.POSIX_FADV_DONTNEED)
-        self._sent = self._size
 
     def _work(self) -> None:
         while (piece := self._pieces.get()) is not None:

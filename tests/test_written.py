@@ -59,32 +59,6 @@ def test_content_and_digest(sizes: list[int], hashed: bool, tmp_path: Path) -> N
     assert not workers()
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the disk cannot be told to start")
-def test_the_disk_starts_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[tuple[int, int]] = []
-    monkeypatch.setattr(written, "SENT", 1000)
-    monkeypatch.setattr(os, "posix_fadvise", lambda _, start, length, __: sent.append((start, length)))
-    file = Written(tmp_path / "file", hashed=False)
-    file.writelines(bytes(size) for size in (600, 600, 10, 3000, 10))
-    file.finish()
-    assert sent == [(0, 1200), (1200, 3010)]
-    file.wait()
-
-
-@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the disk cannot be told to start")
-def test_a_file_system_that_takes_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: int) -> None:
-        raise OSError(errno.EINVAL, "Invalid argument")
-
-    monkeypatch.setattr(written, "SENT", 1000)
-    monkeypatch.setattr(os, "posix_fadvise", refuse)
-    file = Written(tmp_path / "file", hashed=False)
-    file.write(bytes(1200))
-    file.finish()
-    file.wait()
-    assert (tmp_path / "file").read_bytes() == bytes(1200)
-
-
 @pytest.mark.parametrize("command", ["fold", "copy"])
 def test_a_disk_that_fails_in_the_end(
     command: str, behind: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
