@@ -74,7 +74,8 @@ def test_a_process_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
         assert len(names(tmp_path)) == 2, "it has begun to write"
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err.splitlines()[-1]) == (143, "", "bnfold: terminated")
+    assert (process.returncode, out) == (143, "")
+    assert "bnfold: terminated" in err.splitlines()  # a line of progress may follow: see `program._ended_at_last`
     assert names(tmp_path) == ["model.onnx"]
 
 
