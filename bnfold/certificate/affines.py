@@ -19,12 +19,12 @@ from bnfold.source import FLOATS, limits_of
 SLACK = 128
 """Roundings of float64 that a storage may carry: it is composed of many maps."""
 
-BEHIND = 16
-"""Nodes in a row that left, in front of one, whose shifts may have been rounded in how its input is stored."""
-
 LEFT = 1024
 """The same, between the ends of a node that left: how a tensor between two of these is stored may be the difference of
 larger numbers, which a BatchNormalization of a tiny variance makes hundreds of times as large."""
+
+BEHIND = 16
+"""Nodes in a row that left, in front of one, whose shifts may have been rounded in how its input is stored."""
 
 
 _PARAMETERS = "certificate's parameters"
