@@ -151,7 +151,7 @@ class Constant:
 
     def ints(self) -> list[int]:
         """The values as a flat list of Python integers; of more than any list of an operator has, the first ones."""
-        return [int(v) for v in np.asarray(self.load()).flat[:MOST_INTS]]
+        return [int(v) for v in np.real(self.load()).flat[:MOST_INTS]]
 
 
 def from_initializer(tensor: TensorProto, base_dir: Path | None) -> Constant:

@@ -292,6 +292,10 @@ def test_what_is_no_constant(make: Any) -> None:
     assert Model(read(model)).main.constant(y) is None
 
 
+def test_complex_numbers_where_integers_belong_raise_no_warning() -> None:
+    assert Constant("shape", TensorProto.COMPLEX64, (1,), lambda: np.array([3 + 1j], np.complex64)).ints() == [3]
+
+
 def test_a_long_chain_of_constants() -> None:
     b = Builder(17, FLOAT)
     y = b.constant([0.0])

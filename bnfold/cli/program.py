@@ -22,6 +22,9 @@ YOUNG = 1_000_000
 GRACE = 10.0
 """Seconds to end in order after SIGTERM."""
 
+AGAIN = 1.0
+"""Seconds after which a process that has not ended is asked again."""
+
 DONE, CANNOT, USAGE, DIFFERENT, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -68,10 +71,10 @@ def _open_streams() -> None:
 @contextlib.contextmanager
 def _ended_in_order() -> Iterator[None]:
     """Where the program is asked to end, what it would leave on the disk goes first."""
-    said = threading.Event()
+    asked = threading.Event()
 
     def end(number: int, _: object) -> None:
-        _say_terminated(said)
+        asked.set()
         sys.exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
@@ -80,37 +83,44 @@ def _ended_in_order() -> Iterator[None]:
     told, tell = os.pipe()
     os.set_blocking(tell, False)
     before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    threading.Thread(target=_ended_at_last, args=(told, said), daemon=True).start()
+    threading.Thread(target=_ended_at_last, args=(told,), daemon=True).start()
     signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if asked.is_set() else signal.SIG_DFL)
         signal.set_wakeup_fd(before)
         os.close(tell)
+        if asked.is_set():
+            _end()
+            sys.exit(128 + signal.SIGTERM)
 
 
-def _ended_at_last(told: int, said: threading.Event) -> None:
-    """Wait for SIGTERM, then end the process if it does not do so by itself.
+def _ended_at_last(told: int) -> None:
+    """Wait for SIGTERM, then ask for the end again and again, and at last end the process from here.
 
     The signal's own exception comes only when a runtime's call returns, and is lost where Python cannot raise it: in a
-    destructor, or a callback of the garbage collector.
+    destructor, a callback of the garbage collector, or an import within a compiled module.
     """
     while numbers := os.read(told, 64):
         if signal.SIGTERM in numbers:
-            time.sleep(GRACE)
-            temporary.drop()
-            _say_terminated(said)
+            end = time.monotonic() + GRACE
+            while (left := end - time.monotonic()) > 0:
+                time.sleep(min(AGAIN, left))
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+            _end()
             os._exit(128 + signal.SIGTERM)
     os.close(told)
 
 
-def _say_terminated(said: threading.Event) -> None:
-    """Once, past Python's streams: they raise where a signal comes while something is written to them."""
-    if not said.is_set():
-        said.set()
-        with contextlib.suppress(OSError):
-            os.write(2, b"bnfold: terminated\n")
+def _end() -> None:
+    """Leave nothing behind, not even what a second request kept from being removed, and say so.
+
+    It is said past Python's streams, which raise where a signal came while something was written to them.
+    """
+    temporary.drop()
+    with contextlib.suppress(OSError):
+        os.write(2, b"bnfold: terminated\n")
 
 
 def complain(message: str) -> None:
