@@ -158,4 +158,8 @@ FOUND: dict[str, str] = {
     "a merged Mul of an old opset along rows": (
         "oC-R*Lt`ud5^#zHQe`yS(Z;~tU1M+}1bWU09=AIHbjY@)O1}W5m-PV>@(M*v3RVX!(E6u<An@C<3V;%V3Q<y3fB}FYLIetJ6G8+4s%Q"
     ),
+    "a bias of a product by a constant on the left, for each channel, opset 6": (
+        "mcV}kW86<gMh~Df(TkuN+LB2RbZN~{!9zCNm(dCV3OiT<yx;!;n$=s55@GG+DFnPG8cuI=Y-xI7bZKtnkfst^3-<;JW=jdGx&SdTqCgQ"
+        "a3cm-t4gexz3<idFOVJr4T0sZ^?yuAevAw=R3N6^q`6d!VA5%$pPCqaZfPjF2fPlOU#+(deDY^"
+    ),
 }

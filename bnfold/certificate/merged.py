@@ -17,7 +17,7 @@ from bnfold.certificate.affines import SLACK, storage_of
 from bnfold.certificate.evaluate import evaluate, magnitude
 from bnfold.certificate.formulas import BIAS
 from bnfold.certificate.result import NotCertifiedError, WrongError, require
-from bnfold.certificate.rounding import EPS, Exact, alike, fitted
+from bnfold.certificate.rounding import EPS, Exact, alike, fitted, once
 from bnfold.certificate.rows import Rows
 from bnfold.certificate.sample import Draws, draw
 from bnfold.certificate.scales import SCALES, scales_of
@@ -98,9 +98,10 @@ def _constants(region: Region, form: Form, terms: Terms) -> dict[int, Exact]:
         value, bound = (each[0] if turned else each[0].T for each in (value, bound))
         if region.bias is not None and region.left:
             held = stored_constant(Pair(region.kept, new, region.bias), BIAS)
-            column = held is not None and len(held.shape) > 1
-            shift = (_as_column(each) if column else each for each in (form.shift[0], count * form.shift[1]))
-            bias = Exact.of(*shift)
+            if held is not None and len(held.shape) > 1:
+                bias = Exact.of(_as_column(form.shift[0]), count * _as_column(form.shift[1]))
+            else:
+                bias = Exact.of(*once(form.shift[0], count * form.shift[1]))
         return {weight_slot(new): Exact.of(value, count * bound), (BIAS if new.op == "MatMul" else 2): bias}
     kernel = shape_of(new)[2:]
     shape = (groups * outputs, inputs, *kernel)

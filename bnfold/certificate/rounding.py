@@ -184,3 +184,10 @@ def alike(array: Array, axes: Iterable[int]) -> Array:
             first = array.take([0], axis)
             array = first if np.array_equal(np.broadcast_to(first, array.shape), array) else array
     return array
+
+
+def once(value: Array, bound: Array) -> tuple[Array, Array]:
+    """The value with one element along each axis on which it does not vary, and the largest bound of each."""
+    short = alike(value, range(value.ndim))
+    gone = tuple(axis for axis, n in enumerate(short.shape) if n < value.shape[axis])
+    return short, np.broadcast_to(bound, value.shape).max(axis=gone, keepdims=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bnfold.affine import Array, Storage
 from bnfold.certificate.ports import regular
 from bnfold.certificate.result import NotCertifiedError
-from bnfold.certificate.rounding import alike
+from bnfold.certificate.rounding import alike, once
 from bnfold.certificate.taps import Form, Terms
 from bnfold.certificate.wiring import Region
 
@@ -69,9 +69,7 @@ class Rows:
         lost = left - held @ matrix.T, np.abs(left) + np.abs(held) @ bound.T
         value, size = (np.where(self.lost[..., None], *pair) for pair in zip(lost, kept, strict=True))
         size = np.where((self.fine | self.lost)[..., None], size, UNREAD)
-        short = alike(value, range(value.ndim))
-        gone = tuple(axis for axis, n in enumerate(short.shape) if n < value.shape[axis])
-        return Form(scaled.taps, (short, size.max(axis=gone, keepdims=True) if gone else size), scaled.stride)
+        return Form(scaled.taps, once(value, size), scaled.stride)
 
     def _one(self, array: Array, channels: int) -> Array:
         """The array at the first fine row."""
