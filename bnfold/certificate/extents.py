@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto
 
 from bnfold.affine import Storage
@@ -282,14 +282,14 @@ def integers(shapes: Shapes, slot: int) -> NDArray[Any]:
     """
     node = shapes.node
     first = shapes.found.get(0, ())
-    makers: dict[tuple[str, int], Callable[[], list[int]]] = {
+    makers: dict[tuple[str, int], Callable[[], ArrayLike]] = {
         ("Reshape", 1): lambda: _target(shapes),
         ("Expand", 1): lambda: _expanded(shapes),
         ("Resize", 3): lambda: [*first[:2], *(2 * size for size in first[2:])],
-        ("Gather", 1): lambda: [(7 * i + 1) % first[node.get_int("axis", 0)] for i in range(_count(shapes, 1))],
-        ("Compress", 1): lambda: [i % 2 for i in range(first[node.get_int("axis", 0)])],
-        ("Slice", 1): lambda: [1 if step > 0 else -2 for step in _steps(shapes, 1)],
-        ("Slice", 2): lambda: [(1 << 30) * int(np.sign(step)) for step in _steps(shapes, 2)],
+        ("Gather", 1): lambda: shrinking.indices(_sizes(shapes, 1), first[node.get_int("axis", 0)]),
+        ("Compress", 1): lambda: shrinking.condition(first[node.get_int("axis", 0)]),
+        ("Slice", 1): lambda: [shrinking.span(step)[0] for step in _steps(shapes, 1)],
+        ("Slice", 2): lambda: [shrinking.span(step)[1] for step in _steps(shapes, 2)],
     }
     maker = makers.get((node.op, slot))
     if node.op == "DequantizeLinear" and slot == 0:
@@ -299,7 +299,7 @@ def integers(shapes: Shapes, slot: int) -> NDArray[Any]:
         return np.array([1 + i % time for i in range(batch)], np.int64)
     if maker is None:
         raise NotCertifiedError(f"its input {slot}, {node.inputs[slot]!r}, is known only at run time")
-    return np.array(maker(), np.int64).reshape(_sizes(shapes, slot) if node.op == "Gather" else -1)
+    return np.asarray(maker(), np.int64)
 
 
 def _sizes(shapes: Shapes, slot: int) -> tuple[int, ...]:
@@ -310,14 +310,10 @@ def _sizes(shapes: Shapes, slot: int) -> tuple[int, ...]:
     return tuple(shapes.size(dim, (slot, axis), axis) for axis, dim in enumerate(shape))
 
 
-def _count(shapes: Shapes, slot: int) -> int:
-    return math.prod(_sizes(shapes, slot))
-
-
 def _steps(shapes: Shapes, slot: int) -> list[int]:
     """The steps of a Slice, for as many axes as this input of it is a list for."""
     constant = shapes.node.constant(4)
-    return constant.ints() if constant is not None else [1] * _count(shapes, slot)
+    return constant.ints() if constant is not None else [1] * math.prod(_sizes(shapes, slot))
 
 
 def _whole_numbers(shapes: Shapes) -> NDArray[Any]:

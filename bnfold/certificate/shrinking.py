@@ -72,6 +72,21 @@ def constants(node: Node, cut: Iterable[Group], before: Shape, sizes: Sequence[i
     return found
 
 
+def span(step: int) -> tuple[int, int]:
+    """Start and end of a Slice in a test: all but the first place, or but the last one where it goes back."""
+    return (1, 1 << 30) if step > 0 else (-2, -(1 << 30))
+
+
+def indices(shape: Sequence[int], size: int) -> NDArray[np.int64]:
+    """What a Gather reads in a test, of an axis of this size: many places, in no simple order."""
+    return (7 * np.arange(math.prod(shape), dtype=np.int64) + 1).reshape(shape) % size
+
+
+def condition(size: int) -> NDArray[np.bool_]:
+    """What a Compress keeps in a test, of an axis of this size: every second place."""
+    return np.equal(np.arange(size) % 2, 1)
+
+
 def _parts(node: Node) -> list[int]:
     listed, constant = node.get_ints("split"), node.constant(1)
     sizes = list(listed) if listed is not None else [] if constant is None else constant.ints()
@@ -84,15 +99,13 @@ def _of_split(node: Node, axes: Sequence[int], sizes: Sequence[int]) -> dict[int
 
 
 def _of_slice(node: Node, axes: Sequence[int], sizes: Sequence[int]) -> dict[int, NDArray[Any]]:
-    """All but the first place, or but the last one where it goes back."""
     listed = [node.constant(slot) for slot in (1, 2, 3, 4)]
     starts, ends, own, steps = ([] if constant is None else constant.ints() for constant in listed)
     if not starts or not ends:
         return {}
     for place, axis in enumerate(own or range(len(starts))):
         if axis % len(sizes) in axes:
-            back = bool(steps) and steps[place] < 0
-            starts[place], ends[place] = (-2, -(1 << 30)) if back else (1, 1 << 30)
+            starts[place], ends[place] = span(steps[place] if steps else 1)
     return {1: np.array(starts, np.int64), 2: np.array(ends, np.int64)}
 
 
@@ -103,12 +116,12 @@ def _of_gather(node: Node, axes: Sequence[int], sizes: Sequence[int]) -> dict[in
     if axis not in axes or shape is None:
         return {}
     few = [min(FEW, dim) if isinstance(dim, int) else 2 for dim in shape]
-    return {1: (7 * np.arange(math.prod(few)) + 1).reshape(few) % sizes[axis]}
+    return {1: indices(few, sizes[axis])}
 
 
 def _of_compress(node: Node, axes: Sequence[int], sizes: Sequence[int]) -> dict[int, NDArray[Any]]:
     axis = node.get_int("axis", 0) % len(sizes)
-    return {1: np.arange(sizes[axis]) % 2 == 1} if axis in axes else {}
+    return {1: condition(sizes[axis])} if axis in axes else {}
 
 
 _OTHERS = {"Split": _of_split, "Slice": _of_slice, "Gather": _of_gather, "Compress": _of_compress}
