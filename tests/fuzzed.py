@@ -162,4 +162,8 @@ FOUND: dict[str, str] = {
         "mcV}kW86<gMh~Df(TkuN+LB2RbZN~{!9zCNm(dCV3OiT<yx;!;n$=s55@GG+DFnPG8cuI=Y-xI7bZKtnkfst^3-<;JW=jdGx&SdTqCgQ"
         "a3cm-t4gexz3<idFOVJr4T0sZ^?yuAevAw=R3N6^q`6d!VA5%$pPCqaZfPjF2fPlOU#+(deDY^"
     ),
+    "a scale of merged nodes that is one, up to its last bit": (
+        "2nsp{6l6tXFk><AJ|YN7WOQkCd#)3r=OqdOD0*lL0doog0gt?vvI+rqA`(JjbhBtCVQgu5VN7dD_it`G015$V5(WxZ00=;*5&{YU3QPf"
+        "L5&{YUVhjrFOafyu5?RqT3UU$xkqQ7p1sLh4Lue2}8VUk15P*PyW=f>yfPjm72B*~u0%I@"
+    ),
 }

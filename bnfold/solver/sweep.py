@@ -241,9 +241,9 @@ class GraphSolver:
             alone: whether the affine really leaves; else both ends are re-stored on some channels, to see if they can.
         """
         node, state = source.node, self.state
-        ends = tuple(zip(source.ends, (way.x, way.y), strict=True))
-        around = self._around(node.index, [name for name, _ in ends])
-        for name, storage in ends:
+        ends = dict(zip(source.ends, (way.x, way.y), strict=True))
+        around = self._around(node.index, source.ends)
+        for name, storage in ends.items():
             current, pinned = state.current(name), state.pinned(name)
             assert current is not None
             if storage.is_degenerate:
@@ -251,11 +251,13 @@ class GraphSolver:
                 return Failure(Reason("zero-scale", text, node.label, NOT_ZERO), chain=around)
             if pinned and not storage.agrees(current):
                 return Failure(pinned_reason(pinned, name), chain=around)
-        if all(state.is_named(name) for name, _ in ends):
+            if pinned:
+                ends[name] = current  # to the last bit
+        if all(map(state.is_named, ends)):
             return Failure(pinned_reason("graph-output", node.outputs[0]), chain=around)
         state.leaving[node.index] = source
         try:
-            search = Search(state, dict(ends), node, limit)
+            search = Search(state, ends, node, limit)
             tried = search.run()
             self.steps += search.steps
             if isinstance(tried, Failure):
