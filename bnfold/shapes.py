@@ -45,15 +45,15 @@ class _Completion:
         self.values: dict[str, Values] = {}
         self.waiting = deque(graph.nodes)
         self.queued = set(graph.nodes)
+        self.woken: set[Node] = set()
+        """Nodes around which something became known since onnx inferred shapes."""
 
     def run(self) -> None:
-        asked: set[Node] = set()
         while self.waiting:
             node = self.waiting.popleft()
             self.queued.discard(node)
             if node.outputs and node.proto.domain in ("", "ai.onnx"):
-                self._visit(node, node in asked)
-                asked.add(node)
+                self._visit(node, node in self.woken)
 
     def _visit(self, node: Node, again: bool) -> None:
         if not self.graph.type(node.outputs[0]):
@@ -114,6 +114,7 @@ class _Completion:
     def _wake(self, name: str) -> None:
         made = self.graph.producers.get(name)
         around = [node for node, _ in self.graph.consumers.get(name, [])] + ([] if made is None else [made])
+        self.woken.update(around)
         for node in around:
             if node not in self.queued:
                 self.queued.add(node)

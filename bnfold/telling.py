@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from bnfold.sizes import Values, broadcast, reshaped
+from bnfold.sizes import Values, broadcast, product, reshaped
 
 if TYPE_CHECKING:
     from bnfold.graph import Dim, Node, Shape
@@ -120,14 +120,21 @@ def _expand(node: Node, target: Values) -> Shape | None:
     return None if shape is None else broadcast([shape, target])
 
 
+def _tile(node: Node, target: Values) -> Shape | None:
+    shape = node.graph.shape(node.input(0))
+    if shape is None or len(shape) != len(target) or node.version < 6:
+        return None
+    return tuple(product([size, n]) for size, n in zip(shape, target, strict=True))
+
+
 def _resize(node: Node, target: Values) -> Shape | None:
     plain = node.get_string("keep_aspect_ratio_policy", "stretch") == "stretch"
     return target if plain and node.get_ints("axes") is None else None
 
 
 def target_slot(node: Node) -> int | None:
-    """The input slot that holds the shape of the output."""
-    slot = {"Reshape": 1, "Expand": 1, "Resize": 3, "ConstantOfShape": 0}.get(node.op)
+    """The input slot that holds the shape of the output, or how often it holds that of the input."""
+    slot = {"Reshape": 1, "Expand": 1, "Tile": 1, "Resize": 3, "ConstantOfShape": 0}.get(node.op)
     return slot if slot is not None and node.input(slot) else None
 
 
@@ -256,6 +263,7 @@ BACKWARD: dict[str, Teller] = {
 TARGETS: dict[str, Callable[[Node, Values], Shape | None]] = {
     "Reshape": _reshape,
     "Expand": _expand,
+    "Tile": _tile,
     "Resize": _resize,
     "ConstantOfShape": lambda node, target: target,
 }

@@ -166,4 +166,16 @@ FOUND: dict[str, str] = {
         "2nsp{6l6tXFk><AJ|YN7WOQkCd#)3r=OqdOD0*lL0doog0gt?vvI+rqA`(JjbhBtCVQgu5VN7dD_it`G015$V5(WxZ00=;*5&{YU3QPf"
         "L5&{YUVhjrFOafyu5?RqT3UU$xkqQ7p1sLh4Lue2}8VUk15P*PyW=f>yfPjm72B*~u0%I@"
     ),
+    "a product by a kernel, of a width that must be one": (
+        "2nsrt1PUn<1bSt1Zz2doZ*FsRVQzFP6$%S>VQh6}UuJA?VRRJ$0001>0RcJy3MUEycoGC{Z*z1a2~uTbbz@~sVR$MJ3J7auWpHF^ZF3j"
+        "^paB9p016rk1Z{6~bP5D|WpZy40c#=$M{;FhbY*fn01EK|3IS^p0eK<<NoFdW0SXIrXk~6+Vsc?_V`wsn0SXif0eA`mcQFzHW+DbnVRT"
+        "J(Y&rl6B?<v^5&>!=3Q}ccbz@~sWnpeA4+;otWo2+=X>D^D0H6T^Isgg~3IS#c0csKfWFiAib!<8S3J?kbWC{Ul5&>``13_eDIsg&@bY"
+        "dS00dNu;3K$3h5)=vp5&=O90}=s33Ih@WLka^D0YriU0H6T{Dn$wlWo&b0Ut)4$ZewUNGYSm~0eBJtaUugwWoJ475&>mm9|{3+5*i8^2"
+        "mull3Ih@WK?(yB0c8pU5&=UB0}=s5paBIs01^RbDo_Xn2m}ZL2mufQLIQU&N<eF#0zd?iBft$2);?KT5x=Iv=e~i(T)uQi0l=<*ZN8g+"
+        "UB3pbR6v_FXFdjuw7%#BkiHfLE59rchrbaQ$i6BW2m}xTLIHD15RAe0K4wRBzO65HKkk@JzFHm%0eBJ_3Ks|g5)%po5&=#M0tf^O0}=s"
+        "93Ih@WS7ILu0eKP{3K$3h5)=vp5&=O90}=s33Ih@WLka^D0YpLs3IGriLInx|W)J}"
+    ),
+    "merged products of rows and columns that are constants": (
+        "l?VztPzF(B5^#zHQe_}@2u(K%0kvoWA_SvQQe`hY0CZNFrLQXi5&)t~mn{Pb0TN`2W)cbqO^pmY$Gw0c3KH#-f(j&nfPf$h(*O"
+    ),
 }

@@ -29,6 +29,9 @@ LARGE = 1 << 22
 MODEST = 1 << 16
 """Elements of a tensor up to which axes keep their true sizes."""
 
+ROWS = 64
+"""Rows of a table that a Gather is tested on. (Each of its elements is compared anyhow.)"""
+
 SMALL = 3
 """Size of an axis on which nothing varies."""
 
@@ -196,7 +199,8 @@ class Shapes:
         constants = {slot: constant.shape for slot in (0, 1) if (constant := node.constant(slot)) is not None}
         names = [*operands, out[len(out) - len(raw.get(2, ())) :]]
         pairs = [pair for slot, shape in (raw | constants).items() for pair in zip(names[slot], shape, strict=False)]
-        known = {name: dim for name, dim in pairs if isinstance(dim, int) and dim != 1}
+        known = {name: dim for name, dim in pairs if dim == 1 and name not in out}
+        known |= {name: dim for name, dim in pairs if isinstance(dim, int) and dim != 1}
         for slot, shape in raw.items():
             sizes = (
                 dim if isinstance(dim, int) else known.get(name) or self.size(None, name, axis)
@@ -281,12 +285,13 @@ def integers(shapes: Shapes, slot: int) -> NDArray[Any]:
         NotCertifiedError: nothing says what it may be.
     """
     node = shapes.node
-    first = shapes.found.get(0, ())
+    first = shapes.found.get(0) or _table(node)
     makers: dict[tuple[str, int], Callable[[], ArrayLike]] = {
         ("Reshape", 1): lambda: _target(shapes),
         ("Expand", 1): lambda: _expanded(shapes),
         ("Resize", 3): lambda: [*first[:2], *(2 * size for size in first[2:])],
         ("Gather", 1): lambda: shrinking.indices(_sizes(shapes, 1), first[node.get_int("axis", 0)]),
+        ("Tile", 1): lambda: _repeats(shapes),
         ("Compress", 1): lambda: shrinking.condition(first[node.get_int("axis", 0)]),
         ("Slice", 1): lambda: [shrinking.span(step)[0] for step in _steps(shapes, 1)],
         ("Slice", 2): lambda: [shrinking.span(step)[1] for step in _steps(shapes, 2)],
@@ -300,6 +305,28 @@ def integers(shapes: Shapes, slot: int) -> NDArray[Any]:
     if maker is None:
         raise NotCertifiedError(f"its input {slot}, {node.inputs[slot]!r}, is known only at run time")
     return np.asarray(maker(), np.int64)
+
+
+def picks_rows(node: Node) -> bool:
+    """Whether a node is a Gather of rows of a constant, which are tested by a few of them."""
+    constant = node.constant(0) if node.op == "Gather" else None
+    return constant is not None and len(constant.shape) > 0 and node.get_int("axis", 0) % len(constant.shape) == 0
+
+
+def _table(node: Node) -> tuple[int, ...]:
+    """The shape of a constant that a node moves, in a test."""
+    constant = node.constant(0)
+    shape = () if constant is None else constant.shape
+    return (min(shape[0], ROWS), *shape[1:]) if picks_rows(node) else shape
+
+
+def _repeats(shapes: Shapes) -> list[int]:
+    """Once along axes that stay, twice along others."""
+    node = shapes.node
+    before, after = (node.graph.shape(name) for name in (node.inputs[0], node.outputs[0]))
+    if before is None or after is None:
+        raise NotCertifiedError("the rank of its output is not known")
+    return [1 if n == m and n is not None else 2 for n, m in zip(before, after, strict=True)]
 
 
 def _sizes(shapes: Shapes, slot: int) -> tuple[int, ...]:

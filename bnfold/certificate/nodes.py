@@ -19,7 +19,7 @@ from bnfold.certificate import windows
 from bnfold.certificate.affines import SLACK, terms_behind
 from bnfold.certificate.evaluate import evaluate, magnitudes
 from bnfold.certificate.exact import exact_attributes, exact_constants
-from bnfold.certificate.extents import LARGE, RECURRENT, Shapes, grid, integers
+from bnfold.certificate.extents import LARGE, RECURRENT, ROWS, Shapes, grid, integers, picks_rows
 from bnfold.certificate.formulas import BIAS
 from bnfold.certificate.kinks import ROUNDS, kinks
 from bnfold.certificate.narrowed import rounded_once
@@ -140,7 +140,8 @@ class _Test:
     def _part(self, slot: int, shape: tuple[int, ...], rows: Callable[[int, int], Array]) -> Array:
         """A constant; of a large weight, and of its bias, only what belongs to the outputs that are tested."""
         if self.some is None:
-            return rows(0, shape[0] if shape else 1)
+            few = ROWS if slot == 0 and picks_rows(self.node) else math.inf
+            return rows(0, int(min(few, shape[0])) if shape else 1)
         axis, _, chosen = self.some
         if slot != 2 and axis == 0:
             return np.concatenate([rows(int(row), int(row) + 1) for row in chosen])

@@ -126,6 +126,23 @@ def _alike(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     return found
 
 
+def _moved(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
+    """A constant that is moved, along axes on which the output is stored alike: c' = a c + b."""
+    node = pair.old
+    constant, y = _constant(node, 0), storage_of(graph, node, node.outputs[0])
+    rank, out = len(constant.shape), y.num.ndim
+    axis = node.get_int("axis", 0) % rank if node.op == "Gather" and rank else 0
+    gone = range(axis, axis + out - rank + 1) if node.op == "Gather" else range(out - rank)
+
+    def on_constant(array: Array) -> Array:
+        if any(array.shape[each] != 1 for each in gone):
+            raise NotCertifiedError("its output is stored in a way that varies where its constant is moved along")
+        kept = [size for each, size in enumerate(array.shape) if each not in gone]
+        return array.reshape(*kept[:axis], 1, *kept[axis:]) if node.op == "Gather" else array.reshape(kept)
+
+    return {0: Exact.affine(constant, on_constant(y.a), on_constant(y.b))}
+
+
 def _clip(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     """The bounds m of min(max(x, low), high) become a m + b, and a < 0 makes the lower one of the upper one."""
     node = pair.old
@@ -217,6 +234,7 @@ OPERANDS: dict[str, Callable[[GraphPair, Pair], Mapping[int, Exact]]] = {
     **dict.fromkeys(("Concat", "Max", "Min", "Where"), _alike),
     **dict.fromkeys(("PRelu", "LeakyRelu"), _slope),
     **dict.fromkeys(("Pad", "Resize"), _border),
+    **dict.fromkeys(("Expand", "Gather", "Slice", "Tile", "Compress"), _moved),
     "Clip": _clip,
 }
 """By operator: the exact values of its constant inputs, by slot."""

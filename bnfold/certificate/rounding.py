@@ -44,6 +44,8 @@ class Exact:
     """The values along the first axis, from one row to another (a scalar has one row)."""
     doubt: Array | None = None
     """How far each value may be off, of the same shape; None where a value is a short product, a few roundings off."""
+    added: Array | None = None
+    """What was added to the products last, of the same shape."""
 
     @staticmethod
     def of(value: Array, doubt: Array) -> Exact:
@@ -70,9 +72,25 @@ class Exact:
 
         return Exact(base.shape, rows)
 
+    @staticmethod
+    def affine(base: Constant, scale: Array, shift: Array) -> Exact:
+        """A constant times a factor and plus a term, both of its rank; it grows where it has one element for many."""
+        shape = np.broadcast_shapes(base.shape, scale.shape, shift.shape)
+        scale, shift = np.broadcast_to(scale, shape), np.broadcast_to(shift, shape)
+        alone = base.shape[:1] != shape[:1]
+
+        def rows(start: int, stop: int) -> Array:
+            own = read_rows(base, 0, 1) if alone else read_rows(base, start, stop)
+            return np.asarray(own * _cut(scale, start, stop) + _cut(shift, start, stop))
+
+        return Exact(shape, rows, added=shift)
+
     def doubts(self, start: int, stop: int, value: Array) -> Array:
         """How far the values of these rows may be off."""
-        return 8 * EPS * np.abs(value) if self.doubt is None else _cut(self.doubt, start, stop)
+        if self.doubt is not None:
+            return _cut(self.doubt, start, stop)
+        size = np.abs(value)
+        return 8 * EPS * (size if self.added is None else size + 2 * np.abs(_cut(self.added, start, stop)))
 
     @property
     def value(self) -> Array:

@@ -25,7 +25,7 @@ UNREAD = 1e40
 class Rows:
     """How x and y are stored, row by row.
 
-    Of a `fine` row nothing is lost. Of a `lost` one all of x and all of y are: what is stored of them is a constant. Of
+    Of a `fine` row nothing is lost but what is a constant, of some of its channels. Of a `lost` one all of x and all of y are: what is stored of them is a constant. Of
     any other x and y are constants themselves, and the numeric test sees whether they are the right ones.
     """
 
@@ -48,7 +48,7 @@ class Rows:
         lead = np.broadcast_shapes(*(array.shape[:-1] for array in parts))
         there = [np.broadcast_to((array != 0).all(-1), lead) for array in parts]
         empty = [np.broadcast_to((array == 0).all(-1), lead) for array in parts]
-        fine = np.logical_and.reduce(there)
+        fine = there[1] & there[2] & ~empty[0]
         lost = there[0] & empty[1] & there[2] & empty[3]
         known = empty[0] & there[1] & empty[2] & there[3]
         if not fine.any() or not (fine | lost | known).all():
@@ -72,8 +72,9 @@ class Rows:
         return Form(scaled.taps, once(value, size), scaled.stride)
 
     def _one(self, array: Array, channels: int) -> Array:
-        """The array at the first fine row."""
-        return np.array(np.broadcast_to(array, (*self.fine.shape, channels))[self.fine][0])
+        """The array at the fine row of which least is a constant."""
+        rows = np.broadcast_to(array, (*self.fine.shape, channels))[self.fine]
+        return np.array(rows[np.count_nonzero(rows, axis=-1).argmax()])
 
 
 def _filled(array: Array) -> Array:

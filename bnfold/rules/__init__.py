@@ -22,6 +22,7 @@ from bnfold.rules import (
     functions,
     gathering,
     indexing,
+    moved,
     movement,
     normalization,
     pooling,
@@ -186,6 +187,8 @@ def apply(view: View) -> list[Accept]:
         if node.op in _BROADCASTING:
             _look_at(view)
         accepts = manner.rule(view)
+        if node.op in moved.MOVES:
+            accepts = [moved.stored_anew(view, accept) for accept in accepts]
     except MemoryError:
         raise view.refuse("search-limit", TOO_LARGE, LAYER_BETWEEN) from None
     for accept in accepts:

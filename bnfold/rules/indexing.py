@@ -20,7 +20,7 @@ from bnfold.constants import as_slice
 from bnfold.graph import Dim
 from bnfold.rules.base import OUT, Accept, Refused, Rule, View, affordable, compress, lift, varies_on
 from bnfold.rules.operands import first_accepted
-from bnfold.rules.unlocks import CONSTANT, SIZED, UNIFORM
+from bnfold.rules.unlocks import CONSTANT, SIZED, UNIFORM, VALID
 
 Positions = NDArray[np.int64]
 Along = frozenset[int]
@@ -231,15 +231,21 @@ def _space_to_depth(view: View, index: Positions, _: int, along: Along) -> Posit
 
 def _tile(view: View, index: Positions, _: int, along: Along) -> Positions:
     repeats = [n if axis in along else 1 for axis, n in enumerate(_repeats(view))]
-    affordable(view, [*index.shape, *repeats])
-    return np.tile(index, repeats)
+    known = [n for n in repeats if n is not None]
+    if len(known) < len(repeats):
+        raise view.refuse("opaque-op", "the repeats of Tile are computed at run time", CONSTANT)
+    affordable(view, [*index.shape, *known])
+    return np.tile(index, known)
 
 
-def _repeats(view: View) -> list[int]:
-    repeats = _ints(view, 1)
-    if repeats is None or len(repeats) != view.port(0).rank:
-        raise view.refuse("opaque-op", "the repeats of Tile are not known", CONSTANT)
-    return repeats
+def _repeats(view: View) -> list[int | None]:
+    """How often Tile repeats along each axis; None where that is not known."""
+    x, y, repeats = view.port(0), view.port(OUT), view.node.constant(1)
+    if repeats is None:
+        return [1 if isinstance(n, int) and n == m else None for n, m in zip(x.shape, y.shape, strict=True)]
+    if repeats.shape != (x.rank,):
+        raise view.refuse("unsupported-form", "Tile has not one number for each axis", VALID)
+    return list(repeats.ints())
 
 
 split = picks(along_axis, _split)
@@ -259,12 +265,13 @@ tile = picks(lambda view: {axis: None for axis, n in enumerate(_repeats(view)) i
 
 
 def expand(view: View) -> list[Accept]:
-    """y = x repeated along axes of size one: the demand must not vary on these."""
+    """y = x repeated along axes of size one: the demand must not vary on these, unless x is a constant, which grows."""
     x, y = view.port(0), view.port(OUT)
     if x.fixed or not y.fixed:
         return [view.settle({OUT: x.storage.map(lambda array: lift(array, y.rank))})]
-    grown = {axis for axis in varies_on(y.storage) if axis < y.rank - x.rank or x.shape[axis - y.rank + x.rank] == 1}
+    lead, short = y.rank - x.rank, x.constant is None
+    grown = {axis for axis in varies_on(y.storage) if axis < lead or (short and x.shape[axis - lead] == 1)}
     if grown:
         text = f"Expand repeats along axis {min(grown)}, on which the demand varies"
         raise view.refuse("not-uniform", text, UNIFORM)
-    return [view.settle({0: y.storage.map(lambda array: array.reshape(array.shape[y.rank - x.rank :]))})]
+    return [view.settle({0: y.storage.map(lambda array: array.reshape(array.shape[lead:]))})]
