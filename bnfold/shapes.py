@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bnfold.sizes import MAX_VALUES, Values, evaluate, factors
 from bnfold.skeleton import aborts
 from bnfold.source import MOST_AXES
+from bnfold.static import STEERED
 from bnfold.telling import BACKWARD, FORWARD, TARGETS, output_shape, target_slot
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class _Completion:
             self._learn(node.outputs[0], tell(node))
         elif (slot := target_slot(node)) is not None and (values := self._values(node.input(slot))) is not None:
             self._learn(node.outputs[0], TARGETS[node.op](node, values))
-        if any(self._is_open(name) for name in node.outputs) or (tell is None and again):
+        if any(map(self._is_open, node.outputs)) or (tell is None and again) or self._is_steered(node):
             for name, shape in self._inferred(node).items():
                 self._learn(name, shape)
         if self.graph.type(node.outputs[0]) in _COUNTING and self.graph.rank(node.outputs[0]) in (0, 1):
@@ -88,6 +89,12 @@ class _Completion:
             return True
         own = f"?{name}:"
         return any(isinstance(size, str) and size.startswith(own) for size in shape)
+
+    def _is_steered(self, node: Node) -> bool:
+        """Whether it is known by now what a node does along its axes, though it is computed."""
+        if node.op not in STEERED:
+            return False
+        return any(self.graph.stored(name) is None and self.graph.constant(name) for name in node.inputs[1:] if name)
 
     def _learn(self, name: str, shape: Shape | None) -> None:
         """Take over what is better known than before; a size that no tensor can have says nothing."""

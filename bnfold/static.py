@@ -1,6 +1,7 @@
-"""What follows from fixed sizes: how much a Pad pads, where nodes compute that from the shapes of tensors.
+"""What follows from fixed sizes: how much a Pad pads, or where a Slice cuts, computed from the shapes of tensors.
 
-Exporters write TensorFlow's SAME padding so: Shape, Gather, Cast, Div, Ceil, Mul, Sub, Clip, Concat on single numbers.
+Exporters write TensorFlow's SAME padding so, and PyTorch's chunk: Shape, Gather, Cast, Div, Ceil, Mul, Sub, Clip,
+Concat on single numbers.
 
 Only what must be so counts: sizes of graph inputs, which a runtime checks; initializers; and what operators make of
 these. A shape that the model declares for an inner tensor or an output may be wrong, and is never read. Numbers are
@@ -26,8 +27,11 @@ from bnfold.skeleton import aborts
 if TYPE_CHECKING:
     from bnfold.graph import Graph, Node
 
+STEERED = frozenset({"Pad", "Slice", "Split", "Tile"})
+"""Operators that say by inputs what they do along each axis: pads, bounds, sizes of parts, repeats."""
+
 MAX_NODES = 10_000
-"""Nodes that pads may depend on; where there are more nothing is known."""
+"""Nodes that these may depend on; where there are more nothing is known."""
 
 _TYPES = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64})
 
@@ -43,14 +47,14 @@ _MOVES = _PICKS | {"Cast", "Concat", "ConstantOfShape", "Expand", "Tile", "Trans
 
 
 def static_values(graph: Graph) -> Mapping[str, Constant]:
-    """The values, by name, of what the pads of the graph's Pads are computed from, as far as sizes tell them.
+    """The values, by name, of what Pads, Slices and the like are steered by, as far as sizes tell them.
 
     Nothing in a body, whose inputs no runtime checks.
     """
     wanted = [
         name
         for node in (graph.nodes if graph.parent is None else ())
-        if node.op == "Pad"
+        if node.op in STEERED
         for name in node.inputs[1:]
         if name in graph.producers and graph.stored(name) is None
     ]

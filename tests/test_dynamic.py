@@ -126,8 +126,31 @@ def three_dimensional(b: Net, x: str) -> str:
     return b.node("Tanh", b.scaled(b.node("Transpose", y, perm=[0, 2, 3, 4, 1]), 6))
 
 
+def rows_of_two(b: Net, x: str) -> str:
+    """Two images, one above the other: nothing varies along the axis on which they are joined."""
+    return b.node("Tanh", b.scaled(b.node("Concat", b.conv(x, 6, 1), b.conv(x, 6, 1), axis=2), 6, 1, 1))
+
+
+def anchors(b: Net, x: str) -> str:
+    """Detector heads: the positions of two scales in one list."""
+    small = b.node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    parts = [b.node("Reshape", b.conv(y, 6, 1), b.constant([0, 6, -1], "shape")) for y in (x, small)]
+    return b.node("Tanh", b.scaled(b.node("Concat", *parts, axis=2), 6, 1))
+
+
+def chunked(b: Net, x: str) -> str:
+    """x.chunk(2, 1), as PyTorch's tracing exports it: where it is cut is computed from the number of channels."""
+    y = b.conv(x, 6, 1)
+    channels = b.node("Gather", b.node("Shape", y), b.constant([1], "axis"))
+    half = b.node("Div", b.node("Add", channels, b.constant([1])), b.constant([2]))
+    ends = b.constant([0]), *(b.node("Mul", half, b.constant([n])) for n in (1, 2))
+    parts = [b.node("Slice", y, *ends[at : at + 2], b.constant([1])) for at in (0, 1)]
+    return b.node("Mul", *(b.node("Tanh", b.scaled(part, 3, 1, 1)) for part in parts))
+
+
 NETS: list[Callable[[Net, str], str]] = [
     shuffled, viewed, flattened, tokens, there_and_back, heads, expanded, upsampled, one_dimensional, three_dimensional,
+    rows_of_two, anchors, chunked,
 ]  # fmt: skip
 
 IMAGES: list[tuple[int | str, ...]] = [("N", 4, "H", "W"), ("N", 4, "S", "S"), (2, 4, "H", 6), ("N", 4, 6, 6)]
@@ -156,6 +179,16 @@ def test_folds_without_inference(net: Callable[[Net, str], str], monkeypatch: py
     monkeypatch.setattr(skeleton, "infer_value_info", lambda proto: proto.graph)
     case = fold(model)
     assert case.left == 0, case.codes()
+
+
+def test_a_constant_in_front_of_a_sequence_of_any_length() -> None:
+    """WaveNet: zeros for what came before."""
+    b = Net()
+    past = b.constant(b.normal(1, 6, 3), "past")
+    y = b.node("Concat", past, b.conv(b.input(1, 4, "T"), 6, 1), axis=2)
+    b.node("Tanh", b.scaled(y, 6, 1))
+    case = law(b.model(), 0)
+    assert certify(Model(read(case.original)), Model(read(case.model)), witness_of(Rewrite.of(case.solution.plan))).ok
 
 
 def test_a_size_that_is_one_at_run_time_only() -> None:

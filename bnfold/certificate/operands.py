@@ -108,8 +108,8 @@ def _alike(graph: GraphPair, pair: Pair) -> Mapping[int, Exact]:
     at = 0
     for slot, name in enumerate(node.inputs):
         constant = node.constant(slot)
-        if node.op == "Concat":
-            axis = node.get_int("axis", 1) % rank
+        axis = node.get_int("axis", 1) % rank if node.op == "Concat" else None
+        if axis is not None and (whole_a.shape[axis], whole_b.shape[axis]) != (1, 1):
             shape = node.graph.shape(name)
             size = None if shape is None else shape[axis]
             if not isinstance(size, int):

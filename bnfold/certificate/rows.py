@@ -25,8 +25,9 @@ UNREAD = 1e40
 class Rows:
     """How x and y are stored, row by row.
 
-    Of a `fine` row nothing is lost but what is a constant, of some of its channels. Of a `lost` one all of x and all of y are: what is stored of them is a constant. Of
-    any other x and y are constants themselves, and the numeric test sees whether they are the right ones.
+    Of a `fine` row nothing is lost but some channels of x that are constants. Of a `lost` one all of x and y are:
+    what is stored of them is a constant. Of any other x and y are constants themselves, and the numeric test sees
+    whether they are the right ones.
     """
 
     given: Storage

@@ -20,7 +20,7 @@ from bnfold.constants import as_slice
 from bnfold.graph import Dim
 from bnfold.rules.base import OUT, Accept, Refused, Rule, View, affordable, compress, lift, varies_on
 from bnfold.rules.operands import first_accepted
-from bnfold.rules.unlocks import CONSTANT, SIZED, UNIFORM, VALID
+from bnfold.rules.unlocks import CONSTANT, SIZED, UNIFORM
 
 Positions = NDArray[np.int64]
 Along = frozenset[int]
@@ -233,7 +233,7 @@ def _tile(view: View, index: Positions, _: int, along: Along) -> Positions:
     repeats = [n if axis in along else 1 for axis, n in enumerate(_repeats(view))]
     known = [n for n in repeats if n is not None]
     if len(known) < len(repeats):
-        raise view.refuse("opaque-op", "the repeats of Tile are computed at run time", CONSTANT)
+        raise view.refuse("opaque-op", "the repeats of Tile are not known", CONSTANT)
     affordable(view, [*index.shape, *known])
     return np.tile(index, known)
 
@@ -241,10 +241,8 @@ def _tile(view: View, index: Positions, _: int, along: Along) -> Positions:
 def _repeats(view: View) -> list[int | None]:
     """How often Tile repeats along each axis; None where that is not known."""
     x, y, repeats = view.port(0), view.port(OUT), view.node.constant(1)
-    if repeats is None:
+    if repeats is None or repeats.shape != (x.rank,):
         return [1 if isinstance(n, int) and n == m else None for n, m in zip(x.shape, y.shape, strict=True)]
-    if repeats.shape != (x.rank,):
-        raise view.refuse("unsupported-form", "Tile has not one number for each axis", VALID)
     return list(repeats.ints())
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from bnfold.affine import Array, Storage
 from bnfold.graph import Dim, Shape
-from bnfold.rules.base import OUT, Accept, View, affordable, compress, restored_constant
+from bnfold.rules.base import OUT, Accept, View, affordable, compress, restored_constant, varies_on
 from bnfold.rules.elementwise import refuse_shift, same_on_both
 from bnfold.rules.unlocks import SIZED, VALID
 from bnfold.sizes import factors
@@ -169,10 +169,14 @@ def concat(view: View) -> list[Accept]:
     axis = node.get_int("axis", 1) % out.rank
     ports = [view.port(slot) for slot in range(len(node.inputs))]
     sizes = [size for port in ports if isinstance(size := port.shape[axis], int)]
-    if len(sizes) != len(ports):
-        raise view.refuse("unknown-shape", f"the size of an input of {node.op} along axis {axis} is not known", SIZED)
     wants: dict[int, Storage] = {}
-    if out.fixed:
+    if len(sizes) != len(ports):  # then all of them are stored alike
+        fixed = [port.storage for port in (out, *ports) if port.fixed]
+        if any(axis in varies_on(storage) for storage in fixed):
+            text = f"the size of an input of {node.op} along axis {axis} is not known"
+            raise view.refuse("unknown-shape", text, SIZED)
+        wants = dict.fromkeys([OUT, *range(len(ports))], fixed[0])
+    elif out.fixed:
         ends = np.cumsum(sizes)
         for slot, (end, size) in enumerate(zip(ends, sizes, strict=True)):
             wants[slot] = out.storage.map(partial(_cut, axis=axis, start=int(end) - size, stop=int(end)))
