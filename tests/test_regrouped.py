@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -178,6 +179,26 @@ ROWS = [
     Row("a Sum of opset 7", in_one_sum, "Conv Conv Tanh Sigmoid Sum", opset=7),
     Row("opset 22", between, "Conv Tanh Add", opset=22, ir=10),
 ]
+
+
+@pytest.mark.parametrize("order", list(permutations("dps")), ids="".join)
+def test_branches_that_do_not_all_pay_as_one_in_any_order(order: tuple[str, ...]) -> None:
+    """A depthwise 7x7 and a full 1x1 do not become one; a scale of their input goes into one of them."""
+    b = Builder(seed=1)
+    x = b.input(1, 8, 9, 9)
+    first, second, third = (
+        b.bn(
+            b.node("Conv", x, b.constant(b.normal(8, 1, 7, 7)), pads=[3] * 4, group=8) if kind == "d"
+            else b.conv(x, 8, 1) if kind == "p" else x
+        )
+        for kind in order
+    )  # fmt: skip
+    b.node("Relu", b.node("Add", b.node("Add", first, second), third))
+    model = b.model()
+    found, made = solved(model)
+    assert ops(made) == "Conv Conv Add Relu"
+    agree(model, made)
+    assert certified(model, made, witness_of(found.rewrite)).ok
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

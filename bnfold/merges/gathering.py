@@ -47,7 +47,7 @@ class _Gathering:
         together = list(self.tree.under().values())
         for self.enough, self.allowed in ((weighted, allowed), (only_scales, without_kernels(allowed))):
             told = dict(self.obstacles)
-            if self._merges(left):
+            if len(left) == len(self.tree.terms) and self._merges(left):
                 return []
             self.obstacles = told  # what speaks against the whole sum is found without regrouping
             for source in self._shared(left):
