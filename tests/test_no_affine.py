@@ -50,6 +50,12 @@ def test_an_operand_whose_axis_lies_too_far_back() -> None:
     refused(b.model("add"), "enlarges the tensor")
 
 
+def test_an_operand_of_a_size_that_is_not_known() -> None:
+    b = Builder()
+    b.node("Add", b.input("N", 5), b.constant(b.normal(3, 5)))
+    refused(b.model("add"), "may enlarge the tensor")
+
+
 def test_an_operand_of_one_axis_more() -> None:
     b = Builder()
     b.node("Add", b.input(5, 5), b.constant(b.normal(1, 5, 5)))

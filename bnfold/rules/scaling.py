@@ -33,7 +33,7 @@ from bnfold.rules.base import (
     need_encode,
     only_axis,
 )
-from bnfold.rules.unlocks import CONSTANT, NOT_ZERO, OPSET_7, VALID
+from bnfold.rules.unlocks import CONSTANT, NOT_ZERO, OPSET_7, SIZED, VALID
 from bnfold.source import FLOATS, limits_of
 
 
@@ -199,8 +199,11 @@ def _operand_source(node: Node) -> Source | Reason | None:
         return Reason("unknown-shape", "the rank of its input is not known", node.label, "export with shapes")
     value = aligned(node, constant, len(shape))
     if value is None or any(size not in (1, dim) for size, dim in zip(value.shape, shape, strict=True)):
-        text = f"its constant of shape {constant.shape} enlarges the tensor {shape}"
-        return Reason("changes-shape", text, node.label, "expand the tensor before the node")
+        certain = value is None or any(
+            n not in (1, m) for n, m in zip(value.shape, shape, strict=True) if isinstance(m, int)
+        )
+        text = f"its constant of shape {constant.shape} {'enlarges' if certain else 'may enlarge'} the tensor {shape}"
+        return Reason("changes-shape", text, node.label, "expand the tensor before the node" if certain else SIZED)
     value = compress(value)
     one, zero = np.ones((1,) * len(shape)), np.zeros((1,) * len(shape))
     with np.errstate(divide="ignore", over="ignore"):

@@ -133,13 +133,13 @@ _TELLING = (
     "out-of-range",
     "conflict",
     "zero-scale",
-    "shift-through-nonlinear",
 )
-_ENDS = ("graph-input", "graph-output")
+_LAST = ("shift-through-nonlinear", "graph-input", "graph-output")
+"""What most affines meet on one of their ways: what is in the other way says more."""
 
 
 def _telling(failure: Failure) -> tuple[bool, int]:
-    """Rank of a failure: that of the channels that no way serves, then the algebra, then the graph's ends."""
-    code = failure.reason.code
-    rank = _TELLING.index(code) if code in _TELLING else len(_TELLING) + (code in _ENDS)
-    return not failure.partial, rank
+    """Rank of a failure: that of the channels that no way serves, then the algebra, then what is met most often."""
+    code, between = failure.reason.code, len(_TELLING)
+    rank = _TELLING.index(code) if code in _TELLING else between
+    return not failure.partial, between + 1 + _LAST.index(code) if code in _LAST else rank
