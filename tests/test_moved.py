@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.certificate import certify
 from bnfold.graph import Model
@@ -126,15 +126,44 @@ def test_one_number_of_it_that_is_wrong_is_seen(net: Callable[[Net], str]) -> No
     assert not proved(case)
 
 
-def test_not_twice() -> None:
-    """An embedding that is also the matrix of the last layer: a Mul would go, and a second one come."""
+def last_layer(b: Net, table: str) -> None:
+    """A product by the table, turned around."""
+    b.node("MatMul", b.input(2, CHANNELS), b.node("Transpose", table, perm=[1, 0]))
+
+
+def a_body(b: Net, table: str) -> None:
+    """Something in an If that reads it."""
+    inner = helper.make_tensor_value_info("inner", b.type, [5, CHANNELS])
+    body = helper.make_graph([helper.make_node("Neg", [table], ["inner"])], "body", [], [inner])
+    b.node("If", b.input(name="condition", type_=TensorProto.BOOL), then_branch=body, else_branch=body)
+
+
+@pytest.mark.parametrize("other", [last_layer, a_body])
+def test_not_twice(other: Callable[[Net, str], None]) -> None:
+    """An embedding that something else reads too: a Mul would go, and a second table come."""
     b = Net()
     table = b.table(5, CHANNELS)
-    b.node(
-        "MatMul", b.scaled(b.node("Gather", table, b.numbers("N")), CHANNELS), b.node("Transpose", table, perm=[1, 0])
-    )
-    case = law(b.model(), 2)
+    b.scaled(b.node("Gather", table, b.numbers("N")), CHANNELS)
+    other(b, table)
+    case = fold(b.model())
+    assert case.left == 2
     assert "would be there twice" in case.reason("conflict").text
+
+
+def test_not_in_a_body_that_reads_an_outer_one() -> None:
+    b = Net()
+    table, numbers = b.table(5, CHANNELS), b.numbers(3)
+    inner = Net()
+    inner._names = b._names
+    y = inner.node("Gather", table, numbers)
+    factor = inner.constant(inner.normal(CHANNELS))
+    inner.node("Tanh", inner.node("Mul", y, factor), outputs=["inner"])
+    made = helper.make_tensor_value_info("inner", b.type, [3, CHANNELS])
+    body = helper.make_graph(inner.nodes, "body", [], [made], inner.initializers)
+    b.node("If", b.input(name="condition", type_=TensorProto.BOOL), then_branch=body, else_branch=body)
+    case = fold(b.model())
+    assert {code for codes in case.codes().values() for code in codes} >= {"conflict"}
+    assert proved(case)
 
 
 @pytest.mark.parametrize(("shape", "at"), [((5, 1), 0), ((1, 1, 1), 2)], ids=["rows", "a new axis"])
