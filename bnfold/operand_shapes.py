@@ -192,6 +192,23 @@ def _einsum(call: _Call) -> Wanted:
             yield slot, size in (None, 1) or sizes.setdefault(label, size) == size
 
 
+def _bounds(call: _Call) -> Wanted:
+    sizes = [size for slot in (1, 2, 3, 4) if (size := call.size(slot, 0)) is not None]
+    for slot in (1, 2, 3, 4):
+        yield slot, _is(call.shape(slot), sizes[0] if sizes else None)
+
+
+def _pads(call: _Call) -> Wanted:
+    x, axes = call.shape(0), call.size(3, 0)
+    count = len(x) if axes is None and x is not None and call.shape(3) is None else axes
+    yield 1, _is(call.shape(1), None if count is None else 2 * count)
+
+
+def _repeats(call: _Call) -> Wanted:
+    x = call.shape(0)
+    yield 1, len(call.node.input) > 2 or x is None or _is(call.shape(1), len(x))  # before opset 6 for one axis
+
+
 _RULES: dict[str, Callable[[_Call], Wanted]] = {
     "Conv": _convolution,
     "ConvTranspose": _convolution,
@@ -211,4 +228,7 @@ _RULES: dict[str, Callable[[_Call], Wanted]] = {
     "Einsum": _einsum,
     "Gather": _gather,
     "Compress": _compress,
+    "Slice": _bounds,
+    "Pad": _pads,
+    "Tile": _repeats,
 }

@@ -178,3 +178,27 @@ def test_a_failing_fold_of_a_valid_model_is_no_fault_of_the_model(monkeypatch: p
 def test_sizes_of_an_einsum(equation: str, fits: bool) -> None:
     given = model(f'{BN} y = Einsum<equation="{equation}">(d, w)', w=floats(3, 7))
     assert (odd_operand(onnx.shape_inference.infer_shapes(given).graph) == "") == fits
+
+
+@pytest.mark.parametrize(
+    ("graph", "fits"),
+    [
+        ("y = Slice(x, i, j, i)", False),
+        ("y = Slice(x, i, i, i, j)", False),
+        ("y = Slice(x, j, j, k)", False),
+        ("y = Slice(x, j, j, j)", True),
+        ("y = Pad(x, i)", False),
+        ("y = Pad(x, k)", True),
+        ("y = Pad(x, i, , i)", False),
+        ("y = Pad(x, j, , i)", True),
+        ("y = Tile(x, i)", False),
+        ("y = Tile(x, j)", True),
+    ],
+)
+def test_lists_for_axes_are_as_long_as_there_are_axes(graph: str, fits: bool) -> None:
+    inputs = "float[2, 3] x, int64[1] i, int64[2] j, int64[4] k"
+    given = parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 18]> g ({inputs}) => (float[A, B] y) {{ {graph} }}'
+    )
+    assert (odd_operand(given.graph) == "") == fits
+    assert (problem_of(given) == "") == fits
