@@ -192,13 +192,24 @@ def _einsum(call: _Call) -> Wanted:
             yield slot, size in (None, 1) or sizes.setdefault(label, size) == size
 
 
+def _are_axes(call: _Call, slot: int) -> bool:
+    """Whether the numbers of an operand may be axes of the first one."""
+    x, axes = call.shape(0), call.values(slot)
+    if x is None or axes is None or is_external(axes):
+        return True
+    listed = numpy_helper.to_array(axes)
+    return bool(np.all((listed >= -len(x)) & (listed < len(x))))
+
+
 def _bounds(call: _Call) -> Wanted:
+    yield 3, _are_axes(call, 3)
     sizes = [size for slot in (1, 2, 3, 4) if (size := call.size(slot, 0)) is not None]
     for slot in (1, 2, 3, 4):
         yield slot, _is(call.shape(slot), sizes[0] if sizes else None)
 
 
 def _pads(call: _Call) -> Wanted:
+    yield 3, _are_axes(call, 3)
     x, axes = call.shape(0), call.size(3, 0)
     count = len(x) if axes is None and x is not None and call.shape(3) is None else axes
     yield 1, _is(call.shape(1), None if count is None else 2 * count)
