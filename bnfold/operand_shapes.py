@@ -202,7 +202,9 @@ def _are_axes(call: _Call, slot: int) -> bool:
 
 
 def _bounds(call: _Call) -> Wanted:
+    steps = call.values(4)
     yield 3, _are_axes(call, 3)
+    yield 4, steps is None or is_external(steps) or bool(np.all(numpy_helper.to_array(steps)))
     sizes = [size for slot in (1, 2, 3, 4) if (size := call.size(slot, 0)) is not None]
     for slot in (1, 2, 3, 4):
         yield slot, _is(call.shape(slot), sizes[0] if sizes else None)
