@@ -70,6 +70,17 @@ def quantized_by(count: int, b: Builder, x: str) -> str:
 quantized_by_output, quantized_by_seven = partial(quantized_by, 6), partial(quantized_by, 7)
 
 
+def split_into(size: int) -> Apply:
+    """A Split into one part of this size, whatever its output is said to be."""
+
+    def apply(b: Builder, x: str) -> str:
+        y = b.node("Split", x, b.constant([size]), axis=1)
+        b.declare(y, *IMAGE)
+        return y
+
+    return apply
+
+
 def to_integers(b: Builder, x: str) -> str:
     return b.node("Cast", x, to=INT)
 
@@ -153,6 +164,8 @@ REFUSALS = [
             shape=(3, 6, 6, 5), axis=2, type_=FLOAT),
     Refusal("one element for outputs", with_inputs("Gather", [3, 1, 3], axis=1), "behind"),
     Refusal("Gather picks what axis 1 of 6 does not have", with_inputs("Gather", [0, 6], axis=1)),
+    Refusal("Split takes what axis 1 of 6 does not have", split_into(1 << 40)),
+    Refusal("Split takes what axis 1 of 6 does not have", split_into(-1)),
     Refusal("Gather picks what axis 1 of 6 does not have", with_inputs("Gather", [0, -7], axis=1)),
     Refusal("varies on axis 1, where DequantizeLinear has no scales", quantized_by_output, type_=FLOAT),
     Refusal("the scales of DequantizeLinear have shape (7,)", quantized_by_seven, "behind", type_=FLOAT),

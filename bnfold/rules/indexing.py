@@ -20,7 +20,7 @@ from bnfold.constants import as_slice
 from bnfold.graph import Dim
 from bnfold.rules.base import OUT, Accept, Refused, Rule, View, affordable, compress, lift, varies_on
 from bnfold.rules.operands import first_accepted
-from bnfold.rules.unlocks import CONSTANT, SIZED, UNIFORM
+from bnfold.rules.unlocks import CONSTANT, SIZED, UNIFORM, VALID
 
 Positions = NDArray[np.int64]
 Along = frozenset[int]
@@ -157,13 +157,16 @@ def _split(view: View, index: Positions, output: int, along: Along) -> Positions
     node, axis = view.node, view.node.get_int("axis", 0)
     if axis % index.ndim not in along:
         return index
-    sizes = node.get_ints("split") or _ints(view, 1)
+    whole, sizes = index.shape[axis], node.get_ints("split") or _ints(view, 1)
     if sizes is None:
-        parts = node.get_int("num_outputs", len(node.outputs))
-        chunk = -(-index.shape[axis] // parts)
-        sizes = [min(chunk, index.shape[axis] - i * chunk) for i in range(parts)]
-    start = sum(sizes[:output])
-    return np.take(index, range(start, start + sizes[output]), axis)
+        size = -(-whole // node.get_int("num_outputs", len(node.outputs)))
+        start = output * size
+        size = min(size, whole - start)
+    else:
+        start, size = sum(sizes[:output]), sizes[output]
+    if start < 0 or size < 0 or start + size > whole:
+        raise view.refuse("unsupported-form", f"Split takes what axis {axis} of {whole} does not have", VALID)
+    return np.take(index, np.arange(start, start + size), axis)
 
 
 def _ints(view: View, slot: int) -> list[int] | None:
