@@ -178,4 +178,7 @@ FOUND: dict[str, str] = {
     "merged products of rows and columns that are constants": (
         "l?VztPzF(B5^#zHQe_}@2u(K%0kvoWA_SvQQe`hY0CZNFrLQXi5&)t~mn{Pb0TN`2W)cbqO^pmY$Gw0c3KH#-f(j&nfPf$h(*O"
     ),
+    "a merged factor that is one number up to rounding": (
+        "2nt$~jRrVlMxzpNiXOYGUUdoqeMz9Yu>?{t9=FGS0CZxfO9(3g5&-4{2mulx3Ih@f1b~1a?SLQ(fD(cV0=IyGfPlU0fFMEy3KBvD3S6x"
+    ),
 }

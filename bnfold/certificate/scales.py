@@ -140,10 +140,13 @@ def _constant_slot(node: Node) -> int:
 
 
 def _as_stored(node: Node, slot: int, value: Array, doubt: Array, rank: int) -> Exact:
-    """In the shape of the node's constant."""
+    """In the shape of the node's constant; as it is where that holds once what differs by rounding."""
     constant = node.constant(slot)
     assert constant is not None
     shape = align(node, constant.float64(), rank).shape
     gone = tuple(axis for axis, size in enumerate(shape) if size == 1)
-    value, doubt = alike(value, gone), doubt.max(axis=gone, keepdims=True)
+    short = alike(value, gone)
+    if any(short.shape[axis] > 1 for axis in gone):
+        return Exact.of(*np.broadcast_arrays(value, doubt))
+    value, doubt = short, doubt.max(axis=gone, keepdims=True)
     return Exact.of(*(np.broadcast_to(array, shape).reshape(constant.shape) for array in (value, doubt)))
