@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import AttributeProto, numpy_helper
 
 from bnfold.protos import bodies
@@ -44,9 +46,14 @@ class _Call:
         shape = self.shape(slot)
         return shape[axis] if shape is not None and -len(shape) <= axis < len(shape) else None
 
-    def values(self, slot: int) -> onnx.TensorProto | None:
-        """The initializer there."""
-        return self._tensors.get(self._name(slot))
+    def numbers(self, slot: int) -> NDArray[Any] | None:
+        """What is in the initializer there; None where there is none, or it is in another file."""
+        tensor = self._tensors.get(self._name(slot))
+        return None if tensor is None or is_external(tensor) else numpy_helper.to_array(tensor)
+
+    def has(self, slot: int) -> bool:
+        """Whether an optional operand is there."""
+        return bool(self._name(slot))
 
     def int(self, name: str, default: int) -> int:
         """An integer attribute."""
@@ -166,9 +173,8 @@ def _resize(call: _Call) -> Wanted:
 
 
 def _gather(call: _Call) -> Wanted:
-    size, indices = call.size(0, call.int("axis", 0)), call.values(1)
-    if size is not None and indices is not None and not is_external(indices):
-        picked = numpy_helper.to_array(indices)
+    size, picked = call.size(0, call.int("axis", 0)), call.numbers(1)
+    if size is not None and picked is not None:
         yield 1, bool(np.all((picked >= -size) & (picked < size)))
 
 
@@ -194,17 +200,14 @@ def _einsum(call: _Call) -> Wanted:
 
 def _are_axes(call: _Call, slot: int) -> bool:
     """Whether the numbers of an operand may be axes of the first one."""
-    x, axes = call.shape(0), call.values(slot)
-    if x is None or axes is None or is_external(axes):
-        return True
-    listed = numpy_helper.to_array(axes)
-    return bool(np.all((listed >= -len(x)) & (listed < len(x))))
+    x, axes = call.shape(0), call.numbers(slot)
+    return x is None or axes is None or bool(np.all((axes >= -len(x)) & (axes < len(x))))
 
 
 def _bounds(call: _Call) -> Wanted:
-    steps = call.values(4)
+    steps = call.numbers(4)
     yield 3, _are_axes(call, 3)
-    yield 4, steps is None or is_external(steps) or bool(np.all(numpy_helper.to_array(steps)))
+    yield 4, steps is None or bool(np.all(steps))
     sizes = [size for slot in (1, 2, 3, 4) if (size := call.size(slot, 0)) is not None]
     for slot in (1, 2, 3, 4):
         yield slot, _is(call.shape(slot), sizes[0] if sizes else None)
@@ -212,8 +215,8 @@ def _bounds(call: _Call) -> Wanted:
 
 def _pads(call: _Call) -> Wanted:
     yield 3, _are_axes(call, 3)
-    x, axes = call.shape(0), call.size(3, 0)
-    count = len(x) if axes is None and x is not None and call.shape(3) is None else axes
+    x = call.shape(0)
+    count = call.size(3, 0) if call.has(3) else None if x is None else len(x)
     yield 1, _is(call.shape(1), None if count is None else 2 * count)
 
 

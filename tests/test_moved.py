@@ -154,7 +154,6 @@ def test_not_in_a_body_that_reads_an_outer_one() -> None:
     b = Net()
     table, numbers = b.table(5, CHANNELS), b.numbers(3)
     inner = Net()
-    inner._names = b._names
     y = inner.node("Gather", table, numbers)
     factor = inner.constant(inner.normal(CHANNELS))
     inner.node("Tanh", inner.node("Mul", y, factor), outputs=["inner"])

@@ -137,9 +137,10 @@ _TELLING = (
 _LAST = ("shift-through-nonlinear", "graph-input", "graph-output")
 """What most affines meet on one of their ways: what is in the other way says more."""
 
+_RANKS = {code: rank for rank, code in enumerate((*_TELLING, "", *_LAST))}
+"""By code; all others stand between the two."""
+
 
 def _telling(failure: Failure) -> tuple[bool, int]:
     """Rank of a failure: that of the channels that no way serves, then the algebra, then what is met most often."""
-    code, between = failure.reason.code, len(_TELLING)
-    rank = _TELLING.index(code) if code in _TELLING else between
-    return not failure.partial, between + 1 + _LAST.index(code) if code in _LAST else rank
+    return not failure.partial, _RANKS.get(failure.reason.code, len(_TELLING))
