@@ -193,12 +193,21 @@ def test_sizes_of_an_einsum(equation: str, fits: bool) -> None:
         ("y = Pad(x, j, , i)", True),
         ("y = Tile(x, i)", False),
         ("y = Tile(x, j)", True),
+        ("y = Slice(x, i, i, two)", False),
+        ("y = Slice(x, i, i, one)", True),
+        ("y = Slice(x, i, i, one, two)", True),
+        ("y = Slice(x, i, i, one, zero)", False),
+        ("y = Pad(x, j, , two)", False),
+        ("y = Pad(x, j, , one)", True),
+        ("any = own.f(x) y = Pad(x, j, , any)", True),
     ],
 )
-def test_lists_for_axes_are_as_long_as_there_are_axes(graph: str, fits: bool) -> None:
+def test_lists_for_axes_fit_the_axes(graph: str, fits: bool) -> None:
     inputs = "float[2, 3] x, int64[1] i, int64[2] j, int64[4] k"
+    constants = "int64[1] one = {-2}, int64[1] two = {2}, int64[1] zero = {0}"
+    opsets = 'opset_import: ["": 18, "own": 1]'
     given = parser.parse_model(
-        f'<ir_version: 10, opset_import: ["": 18]> g ({inputs}) => (float[A, B] y) {{ {graph} }}'
+        f"<ir_version: 10, {opsets}> g ({inputs}) => (float[A, B] y) <{constants}> {{ {graph} }}"
     )
     assert (odd_operand(given.graph) == "") == fits
     assert (problem_of(given) == "") == fits
