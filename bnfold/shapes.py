@@ -48,6 +48,8 @@ class _Completion:
         self.queued = set(graph.nodes)
         self.woken: set[Node] = set()
         """Nodes around which something became known since onnx inferred shapes."""
+        self.given = frozenset(dim.dim_param for value in graph.proto.input for dim in value.type.tensor_type.shape.dim)
+        """Names of sizes that the model gives its inputs, though they may look as if inference had made them up."""
 
     def run(self) -> None:
         while self.waiting:
@@ -107,11 +109,24 @@ class _Completion:
             return
         if self.graph.owner(name) is not self.graph or name in self.graph.initializers:
             return
-        new = shape if old is None else tuple(map(_better, old, shape))
+        new = shape if old is None else tuple(map(self._better, old, shape))
         new = tuple(f"?{name}:{axis}" if size is None else size for axis, size in enumerate(new))
         if new != old:
             self.graph.shapes[name] = new
             self._wake(name)
+
+    def _better(self, old: Dim, new: Dim) -> Dim:
+        """Whichever of two sizes is known better; the old one where they are alike."""
+        return old if isinstance(old, int) or new is None else max(old, new, key=self._rank)
+
+    def _rank(self, size: Dim) -> int:
+        """How well a size is known: as a number, by a name of the model's, made up here, made up by inference."""
+        if size is None or isinstance(size, int):
+            return 0 if size is None else 4
+        return min(
+            3 if name in self.given else 1 if name.startswith("unk__") else 2 if name.startswith("?") else 3
+            for name in factors(size)[1]
+        )
 
     def _learn_values(self, name: str, values: Values) -> None:
         if values != self.values.get(name):
@@ -170,18 +185,6 @@ def shape_of(type_: onnx.TypeProto) -> Shape:
         dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else str(dim.dim_param) or None
         for dim in type_.tensor_type.shape.dim
     )
-
-
-def _better(old: Dim, new: Dim) -> Dim:
-    """Whichever of two sizes is known better; the old one where they are alike."""
-    return old if isinstance(old, int) or new is None else max(old, new, key=_rank)
-
-
-def _rank(size: Dim) -> int:
-    """How well a size is known: as a number, by a name of the model's, made up here, made up by inference."""
-    if size is None or isinstance(size, int):
-        return 0 if size is None else 4
-    return min(1 if name.startswith("unk__") else 2 if name.startswith("?") else 3 for name in factors(size)[1])
 
 
 def _integers(graph: Graph, name: str) -> TensorProto | None:

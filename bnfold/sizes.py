@@ -7,6 +7,7 @@ texts. An integer tensor of at most one axis is a tuple of sizes, with None wher
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from bnfold.constants import as_slice
@@ -199,6 +200,17 @@ def _subtract(x: Dim, y: Dim) -> Dim:
     return x if y == 0 else 0 if x == y and x is not None else None
 
 
+def _one_of(choose: Callable[[int, int], int]) -> Callable[[Dim, Dim], Dim]:
+    """Max or Min, of numbers and of sizes that are the same."""
+
+    def compute(x: Dim, y: Dim) -> Dim:
+        if isinstance(x, int) and isinstance(y, int):
+            return choose(x, y)
+        return x if x == y else None
+
+    return compute
+
+
 def _divide(x: Dim, y: Dim) -> Dim:
     if isinstance(x, int) and isinstance(y, int):
         return None if y == 0 else (abs(x) // abs(y)) * (1 if (x < 0) == (y < 0) else -1)
@@ -207,8 +219,8 @@ def _divide(x: Dim, y: Dim) -> Dim:
 
 def _pairs(compute: Callable[[Dim, Dim], Dim]) -> Callable[[Node, Read], Values | None]:
     def rule(node: Node, read: Read) -> Values | None:
-        found = _spread([read(0), read(1)])
-        return None if found is None else tuple(compute(x, y) for x, y in found)
+        found = _spread([read(slot) for slot in range(len(node.inputs))])
+        return None if found is None else tuple(reduce(compute, entries) for entries in found)
 
     return rule
 
@@ -236,5 +248,7 @@ _RULES: dict[str, Callable[[Node, Read], Values | None]] = {
     "Sub": _pairs(_subtract),
     "Mul": _pairs(lambda x, y: product((x, y))),
     "Div": _pairs(_divide),
+    "Max": _pairs(_one_of(max)),
+    "Min": _pairs(_one_of(min)),
     **dict.fromkeys(("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten"), _first),
 }

@@ -13,10 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.arithmetic import ARITHMETIC, are_sizes, computed
@@ -39,10 +40,10 @@ _DTYPES = frozenset(helper.tensor_dtype_to_np_dtype(type_) for type_ in _TYPES)
 
 _BODIES = frozenset({onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS})
 
-_PICKS = frozenset({"Identity", "Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Split"})
-"""Operators that pick entries of their first input."""
+_PICKS = frozenset({"Identity", "Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Split", "Cast"})
+"""Operators that pick entries of their first input, or give them another type."""
 
-_MOVES = _PICKS | {"Cast", "Concat", "ConstantOfShape", "Expand", "Tile", "Transpose"}
+_MOVES = _PICKS | {"Concat", "ConstantOfShape", "Expand", "Tile", "Transpose"}
 """Operators that compute nothing."""
 
 
@@ -87,6 +88,17 @@ def _constant(name: str, value: Value) -> Constant:
     return Constant(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape, lambda: value)
 
 
+class _Partial(NamedTuple):
+    """A tensor of which some entries may be unknown: 0 where they are."""
+
+    numbers: Value
+    known: NDArray[np.bool_]
+
+
+def _whole(value: Value | None) -> _Partial | None:
+    return None if value is None else _Partial(value, np.ones(value.shape, np.bool_))
+
+
 class _Values:
     """Types, shapes and values of tensors, each node behind those that it waits for."""
 
@@ -94,8 +106,8 @@ class _Values:
         self.graph = graph
         self.values: dict[str, Value] = {}
         self.types: dict[str, onnx.TypeProto] = {}
-        self.partial: dict[str, tuple[int | None, ...]] = {}
-        """Flat integer tensors of which some entries may be unknown: shapes, and what is picked of them."""
+        self.partial: dict[str, _Partial] = {}
+        """Tensors of which some entries are unknown: shapes, what is picked of them and what is joined to them."""
         self.declared = {value.name: value.type for value in graph.proto.input}
 
     def visit(self, node: Node) -> None:
@@ -105,8 +117,8 @@ class _Values:
         self._shape_of_outputs(node)
         if node.op in ("Shape", "Size"):
             self._measure(node)
-        elif node.op in _PICKS and node.input(0) in self.partial:
-            self._pick(node)
+        elif node.op in _PICKS | {"Concat"} and any(name in self.partial for name in node.inputs):
+            self._carry(node)
         elif node.op in _MOVES | ARITHMETIC:
             for name, value in self._computed(node).items():
                 self._keep(name, value)
@@ -175,23 +187,31 @@ class _Values:
         sizes = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in type_.tensor_type.shape.dim)
         if node.op == "Shape":
             end = node.get_int("end", len(sizes)) if "end" in node.attributes else None
-            self._learn(node.outputs[0], sizes[node.get_int("start", 0) : end], None)
+            entries = sizes[node.get_int("start", 0) : end]
+            numbers = np.array([entry or 0 for entry in entries], np.int64)
+            self._learn(node.outputs[0], numbers, np.array([entry is not None for entry in entries]))
         elif all(size is not None for size in sizes):
             self._keep(node.outputs[0], np.array(math.prod(size or 0 for size in sizes), np.int64))
 
-    def _pick(self, node: Node) -> None:
-        """Some entries of a shape: known where these are, though others are free."""
-        entries = self.partial[node.input(0)]
-        others = [self._value(name) for name in node.inputs[1:]]
-        for name, places in self._moved(node, [np.arange(len(entries)), *others]).items():
-            self._learn(name, tuple(entries[int(place)] for place in places.ravel()), places.shape)
+    def _carry(self, node: Node) -> None:
+        """Where the entries of a shape go: they are known there where they are here, though others are free."""
+        whole = [self._value(name) for name in node.inputs]
+        carried = range(len(whole) if node.op == "Concat" else 1)  # what is behind says which entries are picked
+        found = [self.partial.get(node.input(slot)) or _whole(whole[slot]) for slot in carried]
+        given = [each for each in found if each is not None]
+        if len(given) < len(found) or (node.op == "Cast" and not are_sizes(each.numbers for each in given)):
+            return
+        rest = whole[len(found) :]
+        known = self._moved(node, [*(each.known.astype(np.int64) for each in given), *rest])
+        for name, numbers in self._moved(node, [*(each.numbers for each in given), *rest]).items():
+            if name in known:
+                self._learn(name, numbers, known[name].astype(bool))
 
-    def _learn(self, name: str, entries: tuple[int | None, ...], shape: tuple[int, ...] | None) -> None:
-        known = [entry for entry in entries if entry is not None]
-        if len(known) == len(entries):
-            self._keep(name, np.array(known, np.int64).reshape(len(known) if shape is None else shape))
-        elif shape is None or len(shape) == 1:
-            self.partial[name] = entries
+    def _learn(self, name: str, numbers: Value, known: NDArray[np.bool_]) -> None:
+        if np.all(known):
+            self._keep(name, numbers)
+        elif numbers.size <= MAX_VALUES and numbers.dtype in _DTYPES:
+            self.partial[name] = _Partial(numbers, known)
 
     def _computed(self, node: Node) -> Mapping[str, Value]:
         inputs = [self._value(name) for name in node.inputs]

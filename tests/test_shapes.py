@@ -85,6 +85,9 @@ def lettered(*shapes: Shape | None) -> tuple[Shape | None, ...]:
 PADDED: Made = ("Conv", ["t0", "w"], {"group": 2, "pads": [1, 1, 1, 1]})
 T0 = ("a", 4, "b", "c")
 
+PARTS: list[Made] = [("Shape", ["t1"], {"end": 2}), ("Shape", ["t0"], {"end": 2})]
+"""The batch and the channels of both."""
+
 FORWARDS: list[tuple[list[Made], Shape]] = [
     ([CONV], ("a", 6, "d", "e")),
     ([PADDED], ("a", 6, "b", "c")),
@@ -180,6 +183,9 @@ FORWARDS: list[tuple[list[Made], Shape]] = [
         ],
         ("a", 6, "b", "c"),
     ),
+    ([PADDED, *PARTS, ("Max", ["t2", "t3", "t2"], {}), ("ConstantOfShape", ["t4"], {})], ("a", 6)),
+    ([PADDED, *PARTS, ("Max", ["t2", "t3", "two"], {}), ("ConstantOfShape", ["t4"], {})], ("d", 6)),
+    ([PADDED, *PARTS, ("Min", ["t2", "five"], {}), ("ConstantOfShape", ["t4"], {})], ("d", 5)),
 ]
 
 BACKWARDS: list[tuple[list[Made], Shape]] = [
@@ -230,6 +236,15 @@ def test_what_operators_tell_of_what_they_read(nodes: list[Made], shape: Shape) 
 def test_what_tells_nothing(nodes: list[Made]) -> None:
     graph = unknown(*nodes).main
     assert graph.shape("t0") is None and graph.shape(f"t{len(nodes)}") is None
+
+
+@pytest.mark.parametrize("name", ["N", "unk__7"])
+def test_a_name_that_the_model_gives_its_input(name: str) -> None:
+    """It is kept, also where it looks like one that inference makes up, as in files by tf2onnx."""
+    b = Builder()
+    b.node("Reshape", b.input(name, 10, 6), b.constant([-1, 10, 2, 3]))
+    graph = Model(read(b.model("reshape"))).main
+    assert graph.shape("reshape") == (name, 10, 2, 3)
 
 
 def test_a_batchnorm_behind_a_tensor_of_unknown_shape_folds() -> None:

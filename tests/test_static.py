@@ -72,6 +72,19 @@ def crop(b: Builder, x: str) -> str:
     return convolved(b, b.node("Pad", x, pads))
 
 
+def transposed(b: Builder, x: str) -> str:
+    """A ConvTranspose, cut and padded to a size that is computed beside the free batch, as tf2onnx writes it."""
+    y = b.node("ConvTranspose", x, b.constant(b.normal(4, 6, 3)), strides=[2])
+    shape = b.node("Cast", b.node("Concat", b.node("Shape", x), b.constant([16]), axis=0), to=INT32)
+    want = b.node("Cast", b.node("Slice", shape, b.constant([3]), b.constant([4])), to=INT64)
+    more = b.node("Sub", b.node("Slice", b.node("Shape", y), b.constant([2]), b.constant([3])), want)
+    start = b.node("Div", b.node("Max", more, b.constant([0])), b.constant([2]))
+    y = b.node("Slice", y, start, b.node("Add", start, want), b.constant([2]))
+    end = b.node("Max", b.node("Neg", more), b.constant([0]))
+    y = b.node("Pad", y, b.node("Concat", b.constant([0, 0, 0, 0, 0]), end, axis=0))
+    return b.node("Add", b.node("Mul", y, b.constant(np.exp(b.normal(6, 1)))), b.constant(b.normal(6, 1)))
+
+
 MERGED = [
     Row("all sizes fixed", lambda b: padded(b, b.input(2, 4, 7, 6)), "Conv"),
     Row("a free batch", lambda b: padded(b, b.input("N", 4, 7, 6)), "Conv"),
@@ -91,6 +104,16 @@ def test_zeros_join_the_convolution(row: Row) -> None:
     original = row.model(FLOAT)
     found, made = solved(original)
     assert ops(made) == row.left
+    assert certified(original, made, witness_of(found.rewrite)).ok
+    same_results(original, made)
+
+
+def test_cuts_beside_a_free_batch() -> None:
+    """What stands behind them folds into the weights in front."""
+    b = Builder(17, FLOAT)
+    original = b.model(transposed(b, b.input("N", 4, 8)))
+    found, made = solved(original)
+    assert all(outcome.folded for outcome in found.outcomes) and len(found.outcomes) == 2
     assert certified(original, made, witness_of(found.rewrite)).ok
     same_results(original, made)
 
@@ -327,6 +350,54 @@ FACTS: dict[str, Fact] = {
     ),
     "Gather of a Slice": Fact(
         lambda b, x: b.node("Gather", b.node("Slice", b.node("Shape", x), *map(b.constant, ([0], [2]))), b.constant(1)),
+        batch="N",
+    ),
+    "Cast beside a free size": Fact(
+        lambda b, x: b.node("Gather", b.node("Cast", b.node("Shape", x), to=INT32), b.constant([1, 2])), batch="N"
+    ),
+    "Cast to float beside a free size": Fact(
+        lambda b, x: b.node("Gather", b.node("Cast", b.node("Shape", x), to=FLOAT), b.constant([2])), batch="N"
+    ),
+    "Cast of a free size": Fact(
+        lambda b, x: b.node("Gather", b.node("Cast", b.node("Shape", x), to=INT32), b.constant([0])),
+        known=False,
+        batch="N",
+    ),
+    "Concat beside a free size": Fact(
+        lambda b, x: b.node(
+            "Slice",
+            b.node("Concat", b.constant([7, 8]), b.node("Shape", x), b.node("Shape", x), axis=0),
+            *map(b.constant, ([-2], [-9], [0], [-5])),
+        ),
+        batch="N",
+    ),
+    "Concat of a free size": Fact(
+        lambda b, x: b.node(
+            "Gather", b.node("Concat", b.node("Shape", x), b.constant([7]), axis=0), b.constant([3, 0])
+        ),
+        known=False,
+        batch="N",
+    ),
+    "Concat of a free size and what is not known": Fact(
+        lambda b, x: b.node(
+            "Gather",
+            b.node(
+                "Concat",
+                b.node("Shape", x),
+                b.node("Unsqueeze", b.node("Cast", b.node("Sqrt", last(b, x)), to=INT64), b.constant([0])),
+                axis=0,
+            ),
+            b.constant([1]),
+        ),
+        known=False,
+        batch="N",
+    ),
+    "A table of sizes, one of them free": Fact(
+        lambda b, x: b.node(
+            "Gather",
+            b.node("Reshape", b.node("Concat", b.node("Shape", x), b.constant([7]), axis=0), b.constant([2, 2])),
+            b.constant([1]),
+        ),
         batch="N",
     ),
     "Shape from the second": Fact(lambda b, x: b.node("Shape", x, start=1), batch="N"),
