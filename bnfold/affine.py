@@ -264,9 +264,9 @@ def _close(x: Array, y: Array) -> NDArray[np.bool_]:
     return np.asarray(np.abs(x - y) <= AGREE * size)
 
 
-def snap(total: Array, *terms: Array) -> Array:
+def snap(total: Array, *terms: Array, within: float = ROUNDING) -> Array:
     """`total`, with what is only the rounding of a sum of `terms` set to exactly zero."""
     magnitude: Any = 0.0
     for term in terms:
         magnitude = magnitude + np.abs(term)
-    return np.where(np.abs(total) <= ROUNDING * magnitude, 0.0, total)
+    return np.where(np.abs(total) <= within * magnitude, 0.0, total)

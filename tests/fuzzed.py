@@ -181,4 +181,7 @@ FOUND: dict[str, str] = {
     "a merged factor that is one number up to rounding": (
         "2nt$~jRrVlMxzpNiXOYGUUdoqeMz9Yu>?{t9=FGS0CZxfO9(3g5&-4{2mulx3Ih@f1b~1a?SLQ(fD(cV0=IyGfPlU0fFMEy3KBvD3S6x"
     ),
+    "a shift that two nodes store again is off by the rounding of larger ones behind it": (
+        "2ntkC1~_99aI8{gAQS<q0ec0ra3Ta!YFaONI{*!*uPXr(0OkV-0TLhz0}}BH2Pn@7RDghY`HT|IDyz4EfPf~RfR7+T1PT%&LaSd8"
+    ),
 }

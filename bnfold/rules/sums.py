@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from bnfold.affine import Array, Storage, snap
+from bnfold.affine import AGREE, Array, Storage, snap
 from bnfold.rules.base import OUT, Accept, View, compress, lift, need_encode
 from bnfold.rules.dead import passes_constants
 from bnfold.rules.operands import constant_edits, first_accepted, fitted, refuse_axis
@@ -57,7 +57,8 @@ def add(view: View) -> list[Accept]:
             shifts[key] = shifts[key] * a / lift(own_a, out.rank)
         if key != OUT:
             terms.append(weights[key] * shifts[key])
-    rest = snap(shifts[OUT] - sum(terms), shifts[OUT], *terms)
+    # Demands that agree are one: what they differ by may be rounded where numbers were larger, and is no shift.
+    rest = snap(shifts[OUT] - sum(terms), shifts[OUT], *terms, within=AGREE)
 
     def settled(key: int, shift: Array) -> Mapping[int, Storage]:
         return view.settle({key: fitted(view, view.port(key), a, shift, out.rank)}).assign
