@@ -183,6 +183,10 @@ class Graph:
         self.model.infer()
         return self._types
 
+    def learn(self, shapes: dict[str, Shape], types: dict[str, int]) -> None:
+        """Take these for all that is known of shapes and types."""
+        self._shapes, self._types = shapes, types
+
     def within(self, model: onnx.ModelProto) -> onnx.GraphProto:
         """The same graph in a copy of the model."""
         found = model.graph
@@ -394,7 +398,18 @@ class Model:
         if self.inferred:
             return
         self.inferred = True
-        shaped = {self.main: skeleton.infer_value_info(self.proto)}
+        if not self._infer(skeleton.infer_value_info(self.proto)):
+            return
+        # Some exporters declare shapes of inner tensors that are not theirs: runtimes go by what the operators say.
+        before = [(dict(graph.shapes), dict(graph.types)) for graph in self.graphs]
+        if self._infer(skeleton.infer_value_info(self.proto, declared=False)):
+            for graph, known in zip(self.graphs, before, strict=True):
+                graph.learn(*known)
+
+    def _infer(self, main: onnx.GraphProto) -> bool:
+        """Take over shapes and types from the main graph after inference; whether operators contradict these."""
+        shaped = {self.main: main}
+        contradicted = False
         inner: dict[Graph, dict[tuple[str, ...], dict[tuple[int, int], onnx.GraphProto]]] = {}
         for graph in self.graphs:
             if graph.parent is not None:
@@ -405,7 +420,8 @@ class Model:
                 inner[graph] = {
                     tuple(node.output): dict(found) for node in shaped[graph].node if (found := bodies(node))
                 }
-            _declare(graph, shaped[graph])
+            contradicted |= _declare(graph, shaped[graph])
+        return contradicted
 
     @property
     def main(self) -> Graph:
@@ -436,8 +452,9 @@ def _needed(node: Node) -> tuple[str, ...]:
     return node.inputs[: 1 if node.proto.op_type == "CastLike" else given]
 
 
-def _declare(graph: Graph, shaped: onnx.GraphProto) -> None:
-    """Take over what shape inference found, and complete it."""
+def _declare(graph: Graph, shaped: onnx.GraphProto) -> bool:
+    """Take over what shape inference found, and complete it; whether that contradicts what operators tell."""
+    graph.learn({}, {})
     for value in [*shaped.value_info, *shaped.input, *shaped.output]:
         tensor = value.type.tensor_type
         if tensor.elem_type:
@@ -447,7 +464,7 @@ def _declare(graph: Graph, shaped: onnx.GraphProto) -> None:
     for name, tensor in graph.initializers.items():
         graph.types[name] = tensor.data_type
         graph.shapes[name] = tuple(tensor.dims)
-    shapes.complete(graph)
+    return shapes.complete(graph)
 
 
 def _capture(graph: Graph) -> None:

@@ -35,9 +35,11 @@ MAX_SIZE = 2**63 - 1
 INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32})
 
 
-def complete(graph: Graph) -> None:
-    """Fill in what is missing in ``graph.shapes`` and ``graph.types``."""
-    _Completion(graph).run()
+def complete(graph: Graph) -> bool:
+    """Fill in what is missing in ``graph.shapes`` and ``graph.types``; whether something there contradicts a node."""
+    completion = _Completion(graph)
+    completion.run()
+    return completion.contradicted
 
 
 class _Completion:
@@ -48,6 +50,8 @@ class _Completion:
         self.queued = set(graph.nodes)
         self.woken: set[Node] = set()
         """Nodes around which something became known since onnx inferred shapes."""
+        self.contradicted = False
+        """Whether a node told another rank, or another number for a size, than was known."""
         self.given = frozenset(dim.dim_param for value in graph.proto.input for dim in value.type.tensor_type.shape.dim)
         """Names of sizes that the model gives its inputs, though they may look as if inference had made them up."""
 
@@ -104,11 +108,13 @@ class _Completion:
             return
         old = self.graph.shapes.get(name)
         if old is not None and (len(old) != len(shape) or (old == shape and None not in old)):
+            self.contradicted |= len(old) != len(shape)
             return
         if any(isinstance(size, int) and not 0 <= size <= MAX_SIZE for size in shape):
             return
         if self.graph.owner(name) is not self.graph or name in self.graph.initializers:
             return
+        self.contradicted |= old is not None and any(map(_differ, old, shape))
         new = shape if old is None else tuple(map(self._better, old, shape))
         new = tuple(f"?{name}:{axis}" if size is None else size for axis, size in enumerate(new))
         if new != old:
@@ -185,6 +191,10 @@ def shape_of(type_: onnx.TypeProto) -> Shape:
         dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else str(dim.dim_param) or None
         for dim in type_.tensor_type.shape.dim
     )
+
+
+def _differ(one: Dim, other: Dim) -> bool:
+    return isinstance(one, int) and isinstance(other, int) and one != other
 
 
 def _integers(graph: Graph, name: str) -> TensorProto | None:

@@ -15,7 +15,7 @@ from bnfold.axes import OPAQUE, opaque
 from bnfold.calls import Functions
 from bnfold.inference import inferred
 from bnfold.malformed import has_odd_equation
-from bnfold.protos import every_node
+from bnfold.protos import every_graph, every_node
 from bnfold.source import is_external, nbytes_or_none
 
 MOST_AXIS = 1 << 16
@@ -43,9 +43,19 @@ _WINDOWS = ("HannWindow", "HammingWindow", "BlackmanWindow")
 """What ONNX's inference works out value by value, however long it is."""
 
 
-def infer_value_info(model: onnx.ModelProto) -> onnx.GraphProto:
-    """The model's graph after shape inference, without weights; as declared where inference gives up."""
+def infer_value_info(model: onnx.ModelProto, declared: bool = True) -> onnx.GraphProto:
+    """The model's graph after shape inference, without weights; as declared where inference gives up.
+
+    Args:
+        model: the model.
+        declared: whether what it declares of inner tensors counts. Of what others' operators make it always does.
+    """
     bare = without_weights(model)
+    for graph in () if declared else every_graph(bare.graph):
+        foreign = {name for node in graph.node if node.domain not in ("", "ai.onnx") for name in node.output}
+        kept = [value for value in graph.value_info if value.name in foreign]
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
     for entry in bare.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = max(entry.version, 6)  # before opset 6 few operators have shape inference

@@ -282,6 +282,13 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "4,000 affines, one behind the other": (
         affine("1, 4", "y = Mul(x, a)", "y{i} = Mul({before}, a)", 4_000,
                a=np.array([0.9999, 1.0001, 1, 0.99995], np.float32)), ""),
+    **{
+        f"a table moved by 2^31 numbers: {moved}": (
+            beside(f"s = {moved} m = Mul(s, a) n = Add(m, a) z = Sigmoid(n)", "int64[2147483648] v",
+                   t=np.arange(30, dtype=np.float32).reshape(5, 6), c=np.array([0]),
+                   a=np.linspace(1, 2, 6, dtype=np.float32)), "")
+        for moved in ("Slice(t, c, v, c)", "Slice(t, v, c, c)", "Gather(t, v)")
+    },
     "LayerNormalization of the axis 2^31": (
         beside("z, mean, deviation = LayerNormalization <axis: int = 2147483648> (v, one)", "float v",
                one=np.ones(2, np.float32)), ""),

@@ -174,3 +174,22 @@ def test_what_would_be_made_is_bounded() -> None:
     (node,) = Model(read(b.model())).main.nodes
     with pytest.raises(NotCertifiedError, match="too large to be tested"):
         evaluate(node, [np.ones((1, 4, 10, 10)), None, np.array([1, 1, 1e6, 1e6])])
+
+
+@pytest.mark.parametrize(
+    ("op", "count", "text"),
+    [
+        ("Slice", 1 << 20, "longer than any tensor has axes"),
+        ("Gather", (1 << 25) + 1, "too large to be tested"),
+    ],
+)
+def test_numbers_given_at_run_time_are_not_laid_out_without_end(op: str, count: int, text: str) -> None:
+    """A table moved by an input of so many numbers is given up before these are written down."""
+    b = Builder()
+    table, many = b.constant(b.normal(5, 6)), b.input(count, type_=TensorProto.INT64)
+    zero = b.constant([0])
+    moved = b.node("Slice", table, zero, many, zero) if op == "Slice" else b.node(op, table, many)
+    case = fold(b.model(b.node("Sigmoid", b.node("Mul", moved, b.constant(b.normal(6))))))
+    witness = witness_of(Rewrite.of(case.solution.plan))
+    failures = certify(Model(read(case.original)), Model(read(case.model)), witness).failures
+    assert [failure.text for failure in failures if text in failure.text]

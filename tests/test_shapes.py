@@ -15,6 +15,7 @@ from bnfold import shapes
 from bnfold.graph import Dim, Model, Node, Shape
 from bnfold.source import read
 from tests.builder import Builder
+from tests.law import fold
 
 WEIGHTS = {
     "w": np.zeros((6, 2, 3, 3), np.float32),
@@ -236,6 +237,41 @@ def test_what_operators_tell_of_what_they_read(nodes: list[Made], shape: Shape) 
 def test_what_tells_nothing(nodes: list[Made]) -> None:
     graph = unknown(*nodes).main
     assert graph.shape("t0") is None and graph.shape(f"t{len(nodes)}") is None
+
+
+@pytest.mark.parametrize("wrong", [(2, 9, 9, 6), (2, 6, 81), (2, 6, 9, 8)])
+def test_a_shape_that_an_operator_contradicts(wrong: tuple[int, ...]) -> None:
+    """Some exporters turn tensors round, and leave the declared shapes: runtimes compute with what operators say."""
+    b = Builder()
+    y = b.node("Relu", b.conv(b.input(2, 3, 11, 11), 6, 3))
+    model = b.model(b.conv(b.bn(y, 6), 4))
+    model.graph.value_info.append(helper.make_tensor_value_info(y, b.type, wrong))
+    assert Model(read(model)).main.shape(y) == (2, 6, 9, 9)
+    assert fold(model).left == 0
+
+
+def test_what_contradicts_itself_stays_as_declared() -> None:
+    """Of what others' operators make, only the declaration is known."""
+    b = Builder()
+    x = b.input(2, 3)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Op", [x], ["y"], domain="own"),
+            helper.make_node("BatchNormalization", ["y", "v", "v", "v", "v"], ["t"]),
+            helper.make_node("Relu", ["t"], ["z"]),
+        ],
+        "g",
+        b.inputs,
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(WEIGHTS["v"], "v")],
+        value_info=[
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3, 5, 5]),
+            helper.make_tensor_value_info("z", TensorProto.FLOAT, [2, 6, 7]),
+        ],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    found = Model(read(helper.make_model(graph, opset_imports=opsets))).main
+    assert found.shape("y") == (2, 3, 5, 5) and found.shape("z") == (2, 6, 7)
 
 
 @pytest.mark.parametrize("name", ["N", "unk__7"])

@@ -21,7 +21,7 @@ from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.wiring import GraphPair
 from bnfold.graph import Dim, Node, Shape
 from bnfold.sizes import factors
-from bnfold.source import FLOATS
+from bnfold.source import FLOATS, MOST_AXES
 
 LARGE = 1 << 22
 """Elements above which a weight is tested on some of its outputs only. (Each of its elements is compared anyhow.)"""
@@ -330,27 +330,27 @@ def _repeats(shapes: Shapes) -> list[int]:
 
 
 def _sizes(shapes: Shapes, slot: int) -> tuple[int, ...]:
-    """The shape of a list of indices, with small sizes where they are free."""
+    """The shape of a tensor of whole numbers that is laid out for a test, with small sizes where they are free."""
     shape = shapes.node.graph.shape(shapes.node.inputs[slot])
     if shape is None:
-        raise NotCertifiedError("the rank of its indices is not known")
-    return tuple(shapes.size(dim, (slot, axis), axis) for axis, dim in enumerate(shape))
+        raise NotCertifiedError(f"the rank of its input {slot} is not known")
+    sizes = tuple(shapes.size(dim, (slot, axis), axis) for axis, dim in enumerate(shape))
+    if math.prod(sizes) > MOST_ELEMENTS:
+        raise NotCertifiedError("its tensors are too large to be tested")
+    return sizes
 
 
 def _steps(shapes: Shapes, slot: int) -> list[int]:
     """The steps of a Slice, for as many axes as this input of it is a list for."""
-    constant = shapes.node.constant(4)
-    return constant.ints() if constant is not None else [1] * math.prod(_sizes(shapes, slot))
+    constant, count = shapes.node.constant(4), math.prod(_sizes(shapes, slot))
+    if count > MOST_AXES:
+        raise NotCertifiedError(f"its input {slot} is longer than any tensor has axes")
+    return [1] * count if constant is None else constant.ints()
 
 
 def _whole_numbers(shapes: Shapes) -> NDArray[Any]:
     """Small ones of either sign, in the shape of what is dequantized."""
-    shape = shapes.node.graph.shape(shapes.node.inputs[0])
-    if shape is None:
-        raise NotCertifiedError("the rank of what it dequantizes is not known")
-    sizes = [shapes.size(dim, (0, axis), axis) for axis, dim in enumerate(shape)]
-    if math.prod(sizes) > MOST_ELEMENTS:
-        raise NotCertifiedError("its tensors are too large to be tested")
+    sizes = _sizes(shapes, 0)
     return (np.arange(math.prod(sizes), dtype=np.int64) % 101 - 50).reshape(sizes)
 
 
