@@ -27,6 +27,7 @@ NOT_RUN = {
     ("guide.md", "environment"): 1,
     ("quantisation.md", "torch"): 1,
     ("recipes.md", "openvino"): 1,
+    ("recipes.md", "repository"): 2,
     ("recipes.md", "torch"): 1,
     ("solver.md", "hours"): 2,
     ("training.md", "torch"): 3,
