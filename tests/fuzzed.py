@@ -184,4 +184,8 @@ FOUND: dict[str, str] = {
     "a shift that two nodes store again is off by the rounding of larger ones behind it": (
         "2ntkC1~_99aI8{gAQS<q0ec0ra3Ta!YFaONI{*!*uPXr(0OkV-0TLhz0}}BH2Pn@7RDghY`HT|IDyz4EfPf~RfR7+T1PT%&LaSd8"
     ),
+    "before opset 7, a bias of merged products that stands for each channel and not for each column": (
+        "s99%BjPG{}6j_h4%n|})%DGtnZggpMNxuLJB?<v(yhwlw-vN)jp9_Li7BO^8Y#awTY+;OE0y?-vYH1SEF9d?32aB`dXcA||24W0ffdXS"
+        "O5|tY859{LABZ2u_*Tgvz0|)~WVgdc;3gZQKXpcP)3NR3W0o{OrfPjFlLIw%~0R"
+    ),
 }

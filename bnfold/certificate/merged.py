@@ -96,9 +96,9 @@ def _constants(region: Region, form: Form, terms: Terms) -> dict[int, Exact]:
         if new.op == "Gemm" and (new.get_float("alpha", 1.0), new.get_float("beta", 1.0)) != (1.0, 1.0):
             raise WrongError("node", "alpha and beta of a merged Gemm are not one")
         value, bound = (each[0] if turned else each[0].T for each in (value, bound))
-        if region.bias is not None and region.left:
+        if region.bias is not None:
             held = stored_constant(Pair(region.kept, new, region.bias), BIAS)
-            if held is not None and len(held.shape) > 1:
+            if region.left and held is not None and len(held.shape) > 1:
                 bias = Exact.of(_as_column(form.shift[0]), count * _as_column(form.shift[1]))
             else:
                 bias = Exact.of(*once(form.shift[0], count * form.shift[1]))
