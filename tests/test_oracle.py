@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from bnfold.errors import ModelError
 from bnfold.kernels.activation import erf
+from bnfold.kernels.windows import Window
 from bnfold.oracle import Oracle, TooLarge, Unsupported
 from bnfold.runtime import Session
 
@@ -117,6 +118,10 @@ ROWS: list[tuple[str, int, tuple[Array | None, ...], dict[str, Any], int]] = [
     ("AveragePool", 11, (f(2, 3, 7, 9),), {"kernel_shape": [2, 4], "auto_pad": "SAME_LOWER", "strides": [2, 2]}, 1),
     ("AveragePool", 11, (f(2, 3, 4, 7, 5),), {"kernel_shape": [2, 2, 3]}, 1),
     ("LpPool", 11, (f(2, 3, 7, 9),), {"kernel_shape": [3, 2], "p": 3, "pads": [1, 0, 0, 0]}, 1),
+    ("AveragePool", 19, (f(1, 2, 3, 4),), {"kernel_shape": [6, 640], "strides": [9, 640], "ceil_mode": 1}, 1),
+    ("AveragePool", 19, (f(2, 3, 9, 4),), {"kernel_shape": [2, 3], "dilations": [5, 3], "pads": [1, 2, 1, 2]}, 1),
+    ("MaxPool", 12, (f(2, 3, 4, 5),), {"kernel_shape": [7, 7], "strides": [3, 2], "pads": [6, 5, 3, 4]}, 1),
+    ("MaxPool", 12, (f(2, 3, 4, 5),), {"kernel_shape": [7, 7], "strides": [3, 2], "pads": [6, 5, 3, 4]}, 2),
     ("GlobalAveragePool", 1, (f(2, 3, 4, 5),), {}, 1),
     ("GlobalMaxPool", 1, (f(2, 3, 4, 5),), {}, 1),
     ("GlobalLpPool", 2, (f(2, 3, 4, 5),), {"p": 2}, 1),
@@ -583,6 +588,18 @@ def test_cost_counts_multiply_adds_and_live_bytes() -> None:
     assert cost.macs == 8 * 18 * 28 * 27
     assert cost.live_bytes == 2 * 8 * 8 * 18 * 28
     assert cost.complete
+
+
+def test_what_a_window_never_sees_costs_nothing() -> None:
+    """A mean over 640 x 640 places of an image of 2 x 3, as ceil_mode allows: 409,600 taps, six elements."""
+    win = Window((640, 640), (640, 640), (1, 1), (0, 0), (0, 0), (1, 1)).touching((2, 3))
+    assert win.kernel == (2, 3) and win.begin == (0, 0)
+
+
+def test_taps_in_front_of_the_first_element_cut_the_input() -> None:
+    win = Window((4,), (1,), (4,), (5,), (0,), (1,)).touching((7,))
+    assert (win.kernel, win.begin) == ((1,), (-3,))
+    assert win.reduce(np.arange(7.0), 0.0, np.add) == [3.0]
 
 
 def test_what_is_too_large_is_refused() -> None:

@@ -19,12 +19,11 @@ def max_pool(call: Call, x: Array) -> Array | tuple[Array, Array]:
     """The largest element of each window; padding never wins. Indices count the whole flattened tensor."""
     win = _pool_window(call, x)
     lowest = -np.inf if is_float(x) else np.iinfo(x.dtype).min
+    if not call.wants(1):
+        return win.reduce(x, lowest, np.maximum)
+    win = win.touching(x.shape[2:])
     padded = win.pad(x, lowest)
     y = win.tap(padded, win.taps[0]).copy()
-    if not call.wants(1):
-        for tap in win.taps[1:]:
-            np.maximum(y, win.tap(padded, tap), out=y)
-        return y
     plane = math.prod(x.shape[2:])
     inside = np.arange(plane).reshape(x.shape[2:], order="F" if call.get("storage_order", 0) else "C")
     offsets = (np.arange(x.shape[0] * x.shape[1]) * plane).reshape(x.shape[:2] + (1,) * len(win.kernel))
@@ -41,11 +40,7 @@ def max_pool(call: Call, x: Array) -> Array | tuple[Array, Array]:
 def average_pool(call: Call, x: Array) -> Array:
     """The mean of each window, over its elements inside the input or, where asked, inside its padding too."""
     win = _pool_window(call, x)
-    total = np.zeros(x.shape[:2] + win.out)
-    padded = win.pad(x, 0.0)
-    for tap in win.taps:
-        total += win.tap(padded, tap)
-    return total / _counts(call, win, x.shape[2:])
+    return win.reduce(x, 0.0, np.add) / _counts(call, win, x.shape[2:])
 
 
 def _counts(call: Call, win: Window, extents: tuple[int, ...]) -> Array:
@@ -56,20 +51,23 @@ def _counts(call: Call, win: Window, extents: tuple[int, ...]) -> Array:
         low = -win.begin[axis] if padding_counts else 0
         high = extent + win.end[axis] if padding_counts else extent
         starts = np.arange(win.out[axis]) * win.strides[axis] - win.begin[axis]
-        places = starts[:, np.newaxis] + np.arange(win.kernel[axis]) * win.dilations[axis]
-        number = ((places >= low) & (places < high)).sum(axis=1)
+        first, behind = (_taps_before(bound - starts, win, axis) for bound in (low, high))
+        number = behind - first
         counts = counts * number.reshape([-1 if at == axis else 1 for at in range(len(extents))])
     return counts
+
+
+def _taps_before(distances: Array, win: Window, axis: int) -> Array:
+    """How many taps of windows lie before a place that is so far from their start."""
+    taps: Array = np.clip(-(-distances // win.dilations[axis]), 0, win.kernel[axis])
+    return taps
 
 
 @kernel("LpPool")
 def lp_pool(call: Call, x: Array) -> Array:
     """(sum of abs(x)^p)^(1/p) over each window."""
     win, p = _pool_window(call, x), float(call.get("p", 2))
-    padded = win.pad(np.abs(x) ** p, 0.0)
-    total = np.zeros(x.shape[:2] + win.out)
-    for tap in win.taps:
-        total += win.tap(padded, tap)
+    total = win.reduce(np.abs(x) ** p, 0.0, np.add)
     root: Array = total ** (1 / p)
     return root
 

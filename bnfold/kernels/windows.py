@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,8 +26,20 @@ class Window:
         """Every position inside the kernel, in row-major order."""
         return [tuple(map(int, tap)) for tap in np.ndindex(*self.kernel)]
 
+    def touching(self, extents: tuple[int, ...]) -> Window:
+        """These windows without outer taps that never reach into `extents`; `begin` may become negative."""
+        kernel, begin = [], []
+        for axis, extent in enumerate(extents):
+            before, dilation = self.begin[axis], self.dilations[axis]
+            last = min(self.kernel[axis] - 1, (before + extent - 1) // dilation)
+            reached = (self.out[axis] - 1) * self.strides[axis]
+            first = max(0, min(last, -((reached - before) // dilation)))
+            kernel.append(max(last - first, 0) + 1)
+            begin.append(before - first * dilation)
+        return replace(self, kernel=tuple(kernel), begin=tuple(begin))
+
     def pad(self, x: Array, value: float | int) -> Array:
-        """`x` with its spatial axes padded so that every window lies inside."""
+        """`x` with its spatial axes padded, or cut where `begin` is negative, so that every window lies inside."""
         before = len(x.shape) - len(self.kernel)
         needed = [
             max(0, (out - 1) * stride + (size - 1) * dilation + 1 - begin - extent)
@@ -37,13 +49,28 @@ class Window:
         ]
         if not any(self.begin) and not any(needed):
             return x
-        widths = [(0, 0)] * before + list(zip(self.begin, needed, strict=True))
-        return np.pad(x, widths, constant_values=value)
+        inside = x[(...,) + tuple(slice(max(0, -begin), None) for begin in self.begin)]
+        widths = [(0, 0)] * before + [(max(0, begin), more) for begin, more in zip(self.begin, needed, strict=True)]
+        return np.pad(inside, widths, constant_values=value)
+
+    def reduce(self, x: Array, value: float | int, combine: np.ufunc) -> Array:
+        """Every window combined to one element, axis by axis, with `value` in the padding: the output's shape."""
+        win = self.touching(x.shape[len(x.shape) - len(self.kernel) :])
+        y = win.pad(x, value)
+        for axis, (size, out, stride, dilation) in enumerate(
+            zip(win.kernel, win.out, win.strides, win.dilations, strict=True), len(x.shape) - len(win.kernel)
+        ):
+            along = (slice(None),) * axis
+            seen = [y[along + (slice(at, at + out * stride, stride),)] for at in range(0, size * dilation, dilation)]
+            y = combine(seen[0], value)
+            for more in seen[1:]:
+                combine(y, more, out=y)
+        return y
 
     def tap(self, padded: Array, tap: tuple[int, ...]) -> Array:
         """What every window sees at one kernel position: a view of `padded`, shaped like the output."""
         spatial = tuple(
-            slice(at * dilation, at * dilation + (out - 1) * stride + 1, stride)
+            slice(at * dilation, at * dilation + out * stride, stride)
             for at, dilation, out, stride in zip(tap, self.dilations, self.out, self.strides, strict=True)
         )
         return padded[(...,) + spatial]
@@ -72,6 +99,8 @@ def window(call: Call, extents: tuple[int, ...], kernel: tuple[int, ...]) -> Win
             # A last window that would start in the padding behind the input does not count.
             if ceil_mode and (size - 1) * strides[axis] >= extent + first:
                 size -= 1
+        if size < 0:
+            raise ValueError(f"a window of {reach} does not fit into the {extent + first + last} of axis {axis + 2}")
         begin.append(first)
         end.append(last)
         out.append(size)
