@@ -28,6 +28,8 @@ class Arguments:
     values: Sequence[Value]
     attributes: Mapping[str, onnx.AttributeProto]
     opset: int
+    outputs: int
+    """How many outputs the node lists, those without a name too."""
     check: Callable[[Sequence[int]], object]
     """Raises `ValueError` where there is no room for an array of this shape."""
     multiply: Callable[[int], object]
@@ -117,6 +119,28 @@ def _where(given: Arguments) -> Value:
     return np.where(condition, one, other)
 
 
+def _batch_normalization(given: Arguments) -> Value:
+    """By the stored statistics; in training mode by those of the batch, which is a constant too."""
+    x, *parameters = given.floats
+    training = given.int("training_mode", 0) == 1
+    if given.opset < 14 and (training or given.outputs > 1):
+        raise ValueError("training before opset 14")
+    if (given.opset < 7 and not given.int("is_test", 0)) or not given.int("spatial", 1):
+        raise ValueError("statistics of the batch, or of every position")
+    if any(parameter.shape != x.shape[1:2] for parameter in parameters) or x.ndim < 2:
+        raise ValueError("not one number for each channel")
+    along = (-1,) + (1,) * (x.ndim - 2)
+    scale, bias, mean, variance = (parameter.reshape(along) for parameter in parameters)
+    if training:
+        axes = (0, *range(2, x.ndim))
+        mean, variance = x.mean(axis=axes, keepdims=True)[0], x.var(axis=axes, keepdims=True)[0]
+    epsilon = given.attributes["epsilon"].f if "epsilon" in given.attributes else float(np.float32(1e-5))
+    y = (x - mean) * (scale / np.sqrt(variance + epsilon)) + bias
+    if not np.isfinite(y).all():
+        raise ValueError("not finite")
+    return np.asarray(y)
+
+
 def _squares(x: NDArray[np.float64], **how: object) -> Value:
     return np.asarray(np.sum(x**2, **how))  # type: ignore[call-overload]
 
@@ -137,6 +161,7 @@ FUNCTIONS: Mapping[str, Function] = {
     "ReduceL2": _reduced(lambda x, **how: np.sqrt(_squares(x, **how))),
     "ReduceSumSquare": _reduced(_squares),
     "MatMul": _product,
+    "BatchNormalization": _batch_normalization,
     "Equal": _equal,
     "Where": _where,
 }

@@ -442,7 +442,9 @@ def _function(compute: Function) -> Callable[[_Call], list[Value]]:
     def kernel(call: _Call) -> list[Value]:
         for given in call.inputs:
             call.room.check(given.shape)
-        arguments = Arguments(call.widened(), call.attributes, call.opset, call.room.check, call.room.multiply)
+        arguments = Arguments(
+            call.widened(), call.attributes, call.opset, call.outputs, call.room.check, call.room.multiply
+        )
         with np.errstate(all="ignore"):
             return [compute(arguments)]
 

@@ -29,6 +29,7 @@ from bnfold.regroup import reordered
 from bnfold.rules import Source
 from bnfold.rules.unlocks import VALID
 from bnfold.solver import Outcome, is_matmul_bias, opted_out, solve
+from bnfold.solver.computed import Reader, computed_constants, readers_of
 from bnfold.witness import Regrouped, Where
 
 
@@ -257,8 +258,20 @@ def _with_merged(rewrite: Rewrite, outcomes: Iterable[Outcome]) -> list[Outcome]
         affines = [node for node in rewrite.members(merge) if isinstance(rules.as_source(node), Source)]
         gone = [node for node in affines if node not in told and not is_matmul_bias(node)]
         found += [Outcome(node, True, MERGED, (merge.kept.label,)) for node in gone]
+    told |= {outcome.node for outcome in found}
+    for node in (node for graph in rewrite.original.graphs for node in computed_constants(graph)):
+        if node not in told:  # it computed weights that became part of others
+            found.append(Outcome(node, True, MERGED, tuple(_merged_with(rewrite, readers_of(node)))))
     places = {id(graph): place for place, graph in enumerate(rewrite.original.graphs)}
     return sorted(found, key=lambda outcome: (places[id(outcome.node.graph)], outcome.node.index))
+
+
+def _merged_with(rewrite: Rewrite, readers: list[Reader] | Reason) -> Iterator[str]:
+    """Labels of the merged nodes that these became part of."""
+    nodes = set() if isinstance(readers, Reason) else {reader for reader, _ in readers}
+    for merge in rewrite.merges:
+        if not nodes.isdisjoint(rewrite.members(merge)):
+            yield merge.kept.label
 
 
 def _affine_of(rewrite: Rewrite, node: Node, scales: Mapping[Node, Merged]) -> Node:
@@ -292,7 +305,7 @@ def _touched(rewrite: Rewrite) -> Iterator[Node]:
     for plan in rewrite.plan.graphs:
         graph = plan.graph
         restored = {name for name, storage in plan.storage.items() if not storage.is_identity}
-        indices = {index for index, edits in plan.edits.items() if edits} | set(plan.removed)
+        indices = {index for index, edits in plan.edits.items() if edits} | set(plan.removed) | plan.computed
         indices |= {node.index for node in graph.nodes if restored.intersection((*node.inputs, *node.outputs))}
         yield from (rewrite.original_node(graph.nodes[index]) for index in indices)
     for merge in rewrite.merges:

@@ -67,7 +67,7 @@ def patch(model: Model, plan: Plan) -> Patched:
     editor = _Editor(model, result)
     # Inner graphs first: deleting nodes of an outer graph would move what the trails of the inner ones count.
     for own in reversed(plan.graphs):
-        if own.removed or own.merges:
+        if not own.is_empty:
             editor.graph(own)
     editor.sweep()
     editor.carry_over()
@@ -97,6 +97,7 @@ class _Editor:
             self._merge(graph, merge)
         for index in self.gone[graph.path]:
             self.loose += [(graph.path, name) for name in proto.node[index].input if graph.constant(name)]
+        self.loose += [(graph.path, graph.nodes[index].outputs[0]) for index in own.computed]
         rename_within(proto, names, own.removed)
         for index, edits in own.edits.items():
             for edit in edits:

@@ -127,6 +127,13 @@ class GraphPlan:
     edits: dict[int, tuple[Edit, ...]] = field(default_factory=dict)
     """By node index, in the original graph."""
     merges: list[Merge] = field(default_factory=list)
+    computed: set[int] = field(default_factory=set)
+    """Nodes that only computed constants, which their readers now store: they go unless somebody still reads them."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing changes in it."""
+        return not (self.removed or self.merges or self.computed)
 
     def names(self) -> dict[str, str]:
         """Tensor names that change: where nodes leave, several tensors become one, which keeps the best name.
@@ -167,7 +174,7 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         """Whether nothing changes at all."""
-        return not any(plan.removed or plan.merges for plan in self.graphs)
+        return all(plan.is_empty for plan in self.graphs)
 
 
 @dataclass(frozen=True, eq=False)

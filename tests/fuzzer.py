@@ -38,6 +38,8 @@ from tests.hostile import ATTACKS
 from tests.keyed import is_repeated
 from tests.program import foldable, stubborn
 from tests.test_bodies import CASES
+from tests.test_computed import CASES as COMPUTED
+from tests.test_computed import model_of
 from tests.test_functions import FOLDS
 from tests.test_fuzz import Choices, Numbers, build
 from tests.text import build as from_text
@@ -66,6 +68,8 @@ def seeds() -> Iterator[bytes]:
             yield from_text(graph).SerializeToString()
     for graph, functions, _ in FOLDS.values():
         yield from_text(graph, *functions).SerializeToString()
+    for case, _ in COMPUTED:
+        yield model_of(case).SerializeToString()
     for number in range(150):
         b, outputs = build(Numbers(number))
         if b.nodes:

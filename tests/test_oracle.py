@@ -81,6 +81,8 @@ ROWS: list[tuple[str, int, tuple[Array | None, ...], dict[str, Any], int]] = [
     ("BatchNormalization", 7, BN, {}, 1),
     ("BatchNormalization", 7, (f(3, 4, 2), f(4, 2), f(4, 2), f(4, 2), pos(4, 2)), {"spatial": 0}, 1),
     ("BatchNormalization", 15, (f(3, 4), f(4), f(4), f(4), pos(4)), {}, 1),
+    ("BatchNormalization", 15, BN, {"training_mode": 1, "momentum": 0.75}, 3),
+    ("BatchNormalization", 14, (f(3, 4), f(4), f(4), f(4), pos(4)), {"training_mode": 1}, 3),
     # Other normalisations.
     ("InstanceNormalization", 6, (f(2, 3, 4, 5), f(3), f(3)), {"epsilon": 0.1}, 1),
     ("LayerNormalization", 17, (f(2, 3, 4), f(3, 4), f(3, 4)), {"axis": 1}, 3),
@@ -435,7 +437,6 @@ def test_attribute_forms_of_old_opsets(row: tuple[str, int, tuple[Array, ...], d
 
 REFUSED: list[tuple[str, int, tuple[Array, ...], dict[str, Any], int]] = [
     ("BatchNormalization", 6, BN, {"is_test": 0}, 1),
-    ("BatchNormalization", 15, BN, {"training_mode": 1}, 3),
     ("BatchNormalization", 9, BN, {}, 5),
     ("Dropout", 6, (X,), {"is_test": 0}, 1),
     ("RandomNormalLike", 1, (X,), {}, 1),

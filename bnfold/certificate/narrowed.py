@@ -21,6 +21,7 @@ from bnfold.graph import Model
 from bnfold.inference import checked
 from bnfold.protos import bodies
 from bnfold.skeleton import without_weights
+from bnfold.source import FLOATS
 from bnfold.witness import Narrowed
 
 FLOAT = int(TensorProto.FLOAT)
@@ -119,9 +120,11 @@ def _untyped(model: Model) -> list[Failure]:
     return []
 
 
-def rounded_once(old: Constant, new: Constant, type_: int) -> bool:
-    """Whether a constant is a float32 one, each value rounded once to the smaller type."""
-    if not type_ or old.type != FLOAT or new.type != type_ or old.shape != new.shape:
+def rounded_once(old: Constant, new: Constant, narrowed: int) -> bool:
+    """Whether what nodes computed is stored now, or a float32 constant in the smaller type: each value rounded once."""
+    stored = old.tensor is None and old.type in FLOATS and new.type == old.type
+    smaller = narrowed and old.type == FLOAT and new.type == narrowed
+    if not (stored or smaller) or old.shape != new.shape:
         return False
     old = in_memory(old)
     exact = Exact(old.shape, lambda start, stop: read_rows(old, start, stop), np.broadcast_to(0.0, old.shape))

@@ -14,21 +14,25 @@ def _per_channel(parameter: Array, rank: int) -> Array:
 
 
 @kernel("BatchNormalization")
-def batch_normalization(call: Call, x: Array, scale: Array, bias: Array, mean: Array, var: Array) -> Array:
-    """scale * (x - mean) / sqrt(var + epsilon) + bias, by the stored statistics, in every version of the operator."""
+def batch_normalization(call: Call, x: Array, scale: Array, bias: Array, mean: Array, var: Array) -> tuple[Array, ...]:
+    """scale * (x - mean) / sqrt(var + epsilon) + bias, in every version of the operator, and running statistics."""
     if call.version < 7 and not call.get("is_test", 0):
         raise call.refuse("is_test = 0 normalises by the batch (training)")
-    if call.get("training_mode", 0):
-        raise call.refuse("training_mode = 1 normalises by the batch")
     if call.version < 14 and any(call.wants(index) for index in range(1, 5)):
         raise call.refuse("its statistics outputs are used (training)")
+    running: tuple[Array, ...] = ()
+    if call.get("training_mode", 0):  # by the batch: of weights, say, that are standardised
+        along, old = (0, *range(2, x.ndim)), call.get("momentum")
+        batch = x.mean(axis=along), x.var(axis=along)
+        running = mean * old + batch[0] * (1 - old), var * old + batch[1] * (1 - old)
+        mean, var = batch
     factor = scale / np.sqrt(var + call.get("epsilon"))
     if call.version < 9 and not call.get("spatial", 1):
         # One parameter for each element of a sample (opset 7: shaped like the sample, opset 1: maybe flat).
         shape = (1, *x.shape[1:])
-        y: Array = (x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)
-        return y
-    return (x - _per_channel(mean, x.ndim)) * _per_channel(factor, x.ndim) + _per_channel(bias, x.ndim)
+        return ((x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape),)
+    y = (x - _per_channel(mean, x.ndim)) * _per_channel(factor, x.ndim) + _per_channel(bias, x.ndim)
+    return y, *running
 
 
 @kernel("InstanceNormalization")

@@ -45,6 +45,7 @@ def solve(
         open_gelus(solver)
         compete(solver)
         find_rivals(solver)
+        solver.store_computed()
         outcomes += solver.outcomes()
         plans.append(solver.state.plan)
     return Solution(Plan(plans), outcomes)

@@ -23,6 +23,17 @@ _ABSORBERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormali
 Decided = Mapping[str, Storage]
 
 
+def pinned(graph: Graph, name: str) -> str:
+    """Why the meaning of a tensor of this graph must stay, '' where it need not."""
+    if name in graph.output_set:
+        return "graph-output"
+    if name in graph.captured:
+        return "captured"
+    if name in graph.annotated:
+        return "annotated"
+    return "" if name in graph.producers else "graph-input"
+
+
 class _Slot(NamedTuple):
     """What never changes about a tensor at one port of a node."""
 
@@ -185,14 +196,7 @@ class State:
 
     def pinned(self, name: str) -> str:
         """Why a tensor's meaning must stay, '' where it need not."""
-        graph = self.graph
-        if name in graph.output_set:
-            return "graph-output"
-        if name in graph.captured:
-            return "captured"
-        if name in graph.annotated:
-            return "annotated"
-        return "" if name in graph.producers else "graph-input"
+        return pinned(self.graph, name)
 
     def is_named(self, name: str) -> bool:
         """Whether the tensor, or one that it became one with, has a name that must stay."""

@@ -17,6 +17,7 @@ from bnfold.rules import Refused, Source
 from bnfold.rules.base import channels_where, pinned_reason
 from bnfold.rules.composites import composite_of
 from bnfold.rules.unlocks import LAYER_BETWEEN, NOT_ZERO
+from bnfold.solver.computed import Reader, computed_constants, readers_of, store
 from bnfold.solver.removed import is_matmul_bias
 from bnfold.solver.search import NOTHING, Attempt, Failure, Search
 from bnfold.solver.state import Fold, State
@@ -63,6 +64,14 @@ class GraphSolver:
                 self.sources[node.index] = found
             elif reason is not None:
                 self.refused[node.index] = Outcome(node, False, reasons=(reason,))
+        self.computed: dict[int, list[Reader]] = {}
+        """Nodes that compute constants, with those that will store them."""
+        for node in computed_constants(graph):
+            readers = opted_out(node, keep, only, drop) or readers_of(node)
+            if isinstance(readers, Reason):
+                self.refused[node.index] = Outcome(node, False, reasons=(readers,))
+            else:
+                self.computed[node.index] = readers
         self.spreads = Spreads(graph, self.sources, bits)
         self.rank = {index: (*priority(source), index) for index, source in self.sources.items()}
         self.far = FAR[0] + FAR[1] * len(graph.nodes)
@@ -74,6 +83,13 @@ class GraphSolver:
         kept = {i: Outcome(self.graph.nodes[i], False, reasons=self._reasons(i)) for i in self.verdicts.stuck}
         found = {**self.refused, **kept, **self.verdicts.done}
         return [found[index] for index in sorted(found)]
+
+    def store_computed(self) -> None:
+        """Let constants that nodes compute be stored, where no fold has done so."""
+        for index, readers in self.computed.items():
+            node, labels = self.graph.nodes[index], dict.fromkeys(reader.label for reader, _ in readers)
+            store(self.state.plan, node, readers)
+            self.verdicts.done[index] = Outcome(node, True, "push", tuple(labels))
 
     def _reasons(self, index: int) -> tuple[Reason, ...]:
         rivals = self.verdicts.rivals.get(index, NOTHING)
