@@ -150,7 +150,7 @@ BUGS = (
     Bug("batch statistics taken for constants", CONDITION, "bnfold.rules.scaling:_batchnorm_source",
         'node.get_int("training_mode", 0)', "False",
         lambda b: b.bn(b.conv(b.input(2, 3, 7, 6), 4, 3), training_mode=1),
-        "0", "neither the float64 evaluator nor ONNX Runtime computes batch statistics here: nothing is compared"),
+        "012", "ONNX Runtime computes no batch statistics here"),
     Bug("a divisor taken for a factor", CONSTANT, "bnfold.rules.scaling:_operand_source",
         '"Div": Affine(inverse, zero)', '"Div": Affine(value, zero)',
         lambda b: b.per_channel("Div", b.conv(b.input(2, 3, 7, 6), 4, 3), POSITIVE)),
@@ -290,7 +290,7 @@ BUGS = (
     # ---------------------------------------------------------------------------------------- the whole graph
     Bug("a second reader that is not told", WIRING, "bnfold.solver.state:State.neighbours",
         "self.graph.consumers.get(name, [])", "self.graph.consumers.get(name, [])[:1]", two_readers),
-    Bug("an output of the graph stored otherwise", CONDITION, "bnfold.solver.state:State.pinned",
+    Bug("an output of the graph stored otherwise", CONDITION, "bnfold.solver.state:pinned",
         "name in graph.output_set", "False", output_inside),
     Bug("a shared weight changed for its other reader too", WIRING, "bnfold.patch:_Editor._edit",
         "node.input[edit.slot] = self._new_constant(graph, index, edit)",

@@ -59,6 +59,19 @@ def test_what_a_node_presupposes_is_there(node: str) -> None:
     _is_tested(fold(b.model(b.node("Conv", y, b.constant(b.normal(5, 4, 1, 1), "weight")))), y)
 
 
+def test_a_reshape_of_which_two_sizes_are_not_known() -> None:
+    """Heads of an attention whose length comes from another tensor than the one that is taken apart."""
+    b = Builder()
+    x, other = b.input("N", "L", 64), b.input("N", "M")
+    length = [b.node("Gather", b.node("Shape", name), b.constant([axis])) for name, axis in ((x, 0), (other, 1))]
+    scaled = b.node("Mul", b.node("Sigmoid", x), b.constant(np.float32(0.25)))
+    y = b.node("Reshape", scaled, b.node("Concat", *length, b.constant([-1, 16]), axis=0))
+    case = fold(b.model(b.node("MatMul", y, b.constant(b.normal(16, 5)))))
+    assert case.left == 0, case.codes()
+    before, after = Model(read(case.original)), Model(read(case.model))
+    assert certify(before, after, witness_of(Rewrite.of(case.solution.plan))).failures == ()
+
+
 def _is_tested(case: Folded, name: str, left: int = 0) -> None:
     """The fold is certified; and not, where a tensor is told to be stored in another way."""
     assert case.left == left, case.codes()

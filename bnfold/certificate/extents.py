@@ -363,11 +363,11 @@ def _target(shapes: Shapes) -> list[int]:
     if 0 not in known and math.prod(known) != total:  # sizes that only agree at run time: one gives way
         named = [axis for axis, dim in enumerate(shape) if isinstance(dim, str)]
         known = [0 if axis in named[-1:] else size for axis, size in enumerate(known)]
-    if known.count(0) > 1:
-        if total != math.prod(size for size in known if size):
-            raise NotCertifiedError("the shape of its output is not known")
-        return [size or 1 for size in known]
-    return [size or -1 for size in known]
+    last = max((axis for axis, size in enumerate(known) if not size), default=-1)
+    if total % math.prod(size for size in known if size):
+        raise NotCertifiedError("the shape of its output is not known")
+    # Of several that nothing has set, one takes what is left.
+    return [size or (-1 if axis == last else 1) for axis, size in enumerate(known)]
 
 
 def _expanded(shapes: Shapes) -> list[int]:

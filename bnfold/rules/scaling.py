@@ -68,7 +68,7 @@ def as_source(node: Node) -> Source | Reason | None:
     if node.op not in AFFINE_OPS:
         return None
     if "source" not in node.memo:
-        made = _operand_source(node) if node.op != "BatchNormalization" else _batchnorm_source(node)
+        made = _operand_source(node) if node.op != "BatchNormalization" else _normalization_source(node)
         room = node.graph.model.room
         if isinstance(made, Source) and not room.has_for_affine(max(map(math.prod, made.affine.shapes))):
             text = f"it and nodes like it have more than {Room.AFFINES:,} numbers"
@@ -84,15 +84,15 @@ def is_constant(node: Node) -> bool:
     return node.op == "BatchNormalization" and node.graph.stored(node.outputs[0]) is not None
 
 
-def _batchnorm_source(node: Node) -> Source | Reason | None:
-    found = None if is_constant(node) else _statistics_source(node)
+def _normalization_source(node: Node) -> Source | Reason | None:
+    found = None if is_constant(node) else _batchnorm_source(node)
     if isinstance(found, Source) and node.constant(0) is not None:
         text = "its input is a constant, and what it makes of that is not finite, or too large to be worked out here"
         return Reason("unsupported-form", text, node.label, "store what it computes")
     return found
 
 
-def _statistics_source(node: Node) -> Source | Reason:
+def _batchnorm_source(node: Node) -> Source | Reason:
     def no(code: str, text: str, unlock: str, channels: tuple[int, ...] = (), values: tuple[float, ...] = ()) -> Reason:
         return Reason(code, text, node.label, unlock, channels, values)
 
