@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from packaging.version import Version
 
 from bnfold import shapes
 from bnfold.graph import Dim, Model, Node, Shape
@@ -239,6 +240,7 @@ def test_what_tells_nothing(nodes: list[Made]) -> None:
     assert graph.shape("t0") is None and graph.shape(f"t{len(nodes)}") is None
 
 
+@pytest.mark.skipif(Version(onnx.__version__) < Version("1.22"), reason="ONNX's inference of a Conv kills the process")
 @pytest.mark.parametrize("wrong", [(2, 9, 9, 6), (2, 6, 81), (2, 6, 9, 8)])
 def test_a_shape_that_an_operator_contradicts(wrong: tuple[int, ...]) -> None:
     """Some exporters turn tensors round, and leave the declared shapes: runtimes compute with what operators say."""
