@@ -150,7 +150,7 @@ BUGS = (
     Bug("batch statistics taken for constants", CONDITION, "bnfold.rules.scaling:_batchnorm_source",
         'node.get_int("training_mode", 0)', "False",
         lambda b: b.bn(b.conv(b.input(2, 3, 7, 6), 4, 3), training_mode=1),
-        "012", "ONNX Runtime computes no batch statistics here"),
+        "012", "ONNX Runtime loads no such node that has one output only"),
     Bug("a divisor taken for a factor", CONSTANT, "bnfold.rules.scaling:_operand_source",
         '"Div": Affine(inverse, zero)', '"Div": Affine(value, zero)',
         lambda b: b.per_channel("Div", b.conv(b.input(2, 3, 7, 6), 4, 3), POSITIVE)),

@@ -68,7 +68,7 @@ def as_source(node: Node) -> Source | Reason | None:
     if node.op not in AFFINE_OPS:
         return None
     if "source" not in node.memo:
-        made = _operand_source(node) if node.op != "BatchNormalization" else _normalization_source(node)
+        made = _normalization_source(node) if node.op == "BatchNormalization" else _operand_source(node)
         room = node.graph.model.room
         if isinstance(made, Source) and not room.has_for_affine(max(map(math.prod, made.affine.shapes))):
             text = f"it and nodes like it have more than {Room.AFFINES:,} numbers"

@@ -26,7 +26,7 @@ Reader = tuple[Node, int]
 
 def computed_constants(graph: Graph) -> list[Node]:
     """The BatchNormalizations of a graph that compute constants."""
-    return [node for node in graph.nodes if node.op == "BatchNormalization" and is_constant(node)]
+    return [node for node in graph.nodes if is_constant(node)]
 
 
 def readers_of(node: Node) -> list[Reader] | Reason:
