@@ -8,7 +8,7 @@ those in vectors that are known to be short.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 
 import onnx
@@ -25,6 +25,9 @@ PASSES = 4
 
 _WHOLE = frozenset({TensorProto.INT32, TensorProto.INT64})
 
+_WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "ConvInteger": 1, "DeformConv": 1, "QLinearConv": 3}
+"""Convolutions, and which input is the kernel."""
+
 Hazard = Callable[[onnx.NodeProto, Mapping[str, bool]], bool]
 """Whether a node may not be shown to inference, where it is known which tensors are short."""
 
@@ -32,9 +35,9 @@ Hazard = Callable[[onnx.NodeProto, Mapping[str, bool]], bool]
 def inferred(bare: onnx.ModelProto) -> onnx.GraphProto:
     """The graph of a model without weights, with the shapes and types that are found; some nodes may be opaque in it.
 
-    Where inference gives up, what was declared. `bare` is changed: it gets the limits of `bnfold.axes`.
+    Where inference gives up, what was declared. `bare` is changed: see `_prepare`.
     """
-    limit_types(bare)
+    _prepare(bare)
     model = _infer(_without_expands(bare), data_prop=False)
     if model is None:
         return bare.graph
@@ -55,9 +58,40 @@ def checked(bare: onnx.ModelProto) -> onnx.GraphProto:
     Raises:
         Exception: what ONNX has against it.
     """
-    limit_types(bare)
+    _prepare(bare)
     model = _without_expands(bare)
     return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+
+
+def with_kernel(node: onnx.NodeProto, shape: Callable[[str], Sequence[object] | None]) -> onnx.NodeProto:
+    """The node; of a convolution that leaves the sizes of its kernel to its weights, a copy that says them.
+
+    ONNX before 1.22 takes them from the weights, and ends the process where these have more axes than what they are
+    applied to.
+    """
+    slot = _WEIGHTS.get(node.op_type)
+    if slot is None or slot >= len(node.input) or any(attribute.name == "kernel_shape" for attribute in node.attribute):
+        return node
+    sizes = list(shape(node.input[slot]) or ())[2:]
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        return node
+    found = onnx.NodeProto()
+    found.CopyFrom(node)
+    found.attribute.append(onnx.helper.make_attribute("kernel_shape", sizes))
+    return found
+
+
+def _prepare(bare: onnx.ModelProto) -> None:
+    """Give a model the limits of `bnfold.axes`, and its convolutions the sizes of their kernels."""
+    limit_types(bare)
+    dims: dict[str, list[int]] = {}
+    for graph in every_graph(bare.graph):  # the main graph first
+        for value in (*graph.value_info, *graph.input):
+            dims[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        dims |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+        for node in graph.node:
+            if (found := with_kernel(node, dims.get)) is not node:
+                node.CopyFrom(found)
 
 
 def _without_expands(bare: onnx.ModelProto) -> onnx.ModelProto:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from bnfold.inference import with_kernel
 from bnfold.sizes import MAX_VALUES, Values, evaluate, factors
 from bnfold.skeleton import aborts
 from bnfold.source import MOST_AXES
@@ -171,7 +172,9 @@ class _Completion:
                 data[name] = constant
         try:
             schema = onnx.defs.get_schema(node.proto.op_type, version)
-            found = onnx.shape_inference.infer_node_outputs(schema, node.proto, types, data)
+            found = onnx.shape_inference.infer_node_outputs(
+                schema, with_kernel(node.proto, self.graph.shape), types, data
+            )
         except Exception:  # noqa: BLE001 - whatever C++ code chokes on: nothing is known
             return {}
         for name, made in found.items():

@@ -374,7 +374,9 @@ def test_a_fold_into_cast_weights_is_verified(weights: Callable[[Builder, str], 
     b = Builder(17, FLOAT)
     x = b.input(1, 3, 5, 5)
     y = b.node("Conv", x, weights(b, x))
-    found = optimize(b.model(b.node("BatchNormalization", y, *(b.constant(0.5 + np.abs(b.normal(4))) for _ in range(4)))))
+    found = optimize(
+        b.model(b.node("BatchNormalization", y, *(b.constant(0.5 + np.abs(b.normal(4))) for _ in range(4))))
+    )
     assert (found.batchnorm.after, found.warnings) == (0, ())
     assert found.verification is not None
     assert found.verification.status == "equivalent"
