@@ -1,7 +1,7 @@
 """Constants: initializers, and whatever a chain of nodes computes from them alone.
 
 Values are loaded when asked for and never kept, except small ones. Float arithmetic on constants is done in float64
-and not rounded in between; only a Cast rounds.
+and not rounded in between, nor by a Cast to another float type; `Constant.grain` tells how coarse a runtime is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from onnx import TensorProto, numpy_helper
 
 from bnfold.affine import Array
 from bnfold.constant_functions import FUNCTIONS, TYPES, Arguments, Function
-from bnfold.source import FLOATS, array_of, check_size, is_beside, is_external, reader_of
+from bnfold.source import FLOATS, array_of, check_size, is_beside, is_external, limits_of, reader_of
 
 Value = NDArray[np.generic]
 
@@ -133,6 +133,9 @@ class Constant:
     parts: int = 1
     """Stored constants that are read to make the value: more than one where merges stand behind merges."""
 
+    grain: float = 0.0
+    """The coarsest relative spacing of floats to which a runtime rounds on the way to the value; this one is not."""
+
     @property
     def is_float(self) -> bool:
         """Whether it is of a float type that bnfold folds."""
@@ -207,7 +210,8 @@ def evaluate(
         room.take(values, call.loaded)
     except (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError, MemoryError):
         return None
-    return [_computed(name, type_, value) for name, value in zip(node.output, values, strict=False)]
+    grain = max([_spacing(type_), *(given.grain for given in known)]) if type_ in FLOATS else 0.0
+    return [_computed(name, type_, value, grain) for name, value in zip(node.output, values, strict=False)]
 
 
 @dataclass(frozen=True)
@@ -240,8 +244,13 @@ class _Call:
         return self.attributes[name].i if name in self.attributes else default
 
 
-def _computed(name: str, type_: int, value: Value) -> Constant:
-    return Constant(name, type_, value.shape, lambda: value)
+def _computed(name: str, type_: int, value: Value, grain: float = 0.0) -> Constant:
+    return Constant(name, type_, value.shape, lambda: value, grain=grain)
+
+
+def _spacing(type_: int) -> float:
+    """Of the floats of a type, relative to them."""
+    return 2.0 ** -limits_of(FLOATS[type_]).nmant
 
 
 def _result_type(op: str, attributes: dict[str, onnx.AttributeProto], inputs: list[Constant], like: int) -> int:
@@ -292,28 +301,33 @@ def _sparse(name: str, sparse: onnx.SparseTensorProto, room: Room) -> list[Const
 
 
 NEAR = 1e-3
-"""Relative distance from an integer at which a computed float may be one, in its own type."""
+"""Relative distance from an integer at which a computed float may be one, in its own type: or four of its grains."""
 
 
 def _cast(call: _Call) -> list[Value]:
-    value = call.value(0)
+    given, value = call.inputs[0], call.value(0)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(call.type)
-    if call.inputs[0].is_float and call.type in FLOATS:
+    if given.is_float and call.type in FLOATS:
         with np.errstate(over="ignore"):
             if np.any(np.isfinite(value) & ~np.isfinite(value.astype(dtype))):
-                raise ValueError(call.inputs[0].name)
-        return [value]  # what nodes compute is not rounded to its type on the way
+                raise ValueError(given.name)
+        return [value]
     call.room.check(value.shape)
     if value.dtype.kind == "f" and dtype.kind in "iu":
-        near = np.rint(value)
-        # What nodes compute is not rounded to its type on the way: where a Cast would show that, nothing is known.
-        close = (value != near) & (np.abs(value - near) <= NEAR * np.maximum(1.0, np.abs(value)))
-        if call.inputs[0].tensor is None and np.any(close):
-            raise ValueError(call.inputs[0].name)
+        if given.tensor is None and not _is_whole(value, given.grain):
+            raise ValueError(given.name)
         value = np.trunc(value)
         if not _fits(value, dtype):
-            raise ValueError(call.inputs[0].name)  # every machine makes something else of it
+            raise ValueError(given.name)  # every machine makes something else of it
     return [value.astype(dtype)]
+
+
+def _is_whole(value: Value, grain: float) -> bool:
+    """Whether the whole part of numbers is what a runtime makes it, which rounds to `grain` on the way to them."""
+    near = np.rint(value)
+    size = np.maximum(1.0, np.abs(value))
+    doubtful = np.where(value == near, size * grain > 1.0, np.abs(value - near) <= max(NEAR, 4 * grain) * size)
+    return not np.any(doubtful)
 
 
 def _fits(value: Value, dtype: np.dtype[Any]) -> bool:
@@ -410,7 +424,10 @@ def _split(call: _Call) -> list[Value]:
 
 def _range(call: _Call) -> list[Value]:
     start, limit, delta = (call.value(i).item() for i in range(3))
-    call.room.check([max(0, math.ceil((limit - start) / delta))])
+    steps = np.asarray((limit - start) / delta)
+    if not _is_whole(steps, max(given.grain for given in call.inputs)):
+        raise ValueError(call.inputs[1].name)
+    call.room.check([max(0, math.ceil(steps))])
     return [np.asarray(np.arange(start, limit, delta)).astype(onnx.helper.tensor_dtype_to_np_dtype(call.type))]
 
 

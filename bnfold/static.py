@@ -230,4 +230,5 @@ class _Values:
         given = [None if value is None else _constant("", value) for value in inputs]
         with np.errstate(all="ignore"):
             made = evaluate(node.proto, node.version, given, 0, None, room) or []
-        return {each.name: each.load() for each in made}
+        # A Cast to another float type leaves them as they are, where a runtime rounds.
+        return {each.name: each.load().astype(helper.tensor_dtype_to_np_dtype(each.type), copy=False) for each in made}

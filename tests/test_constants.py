@@ -345,16 +345,46 @@ def test_parameters_computed_from_constants() -> None:
     assert law(b.model(), left=0).ops == ["Conv"]
 
 
-@pytest.mark.parametrize(("factor", "known"), [(0.7, False), (0.5, True), (0.75, True)])
-def test_a_cast_that_shows_rounding_is_no_constant(factor: float, known: bool) -> None:
-    """10 * 0.7 is 7 in float32, and a little less where nothing is rounded."""
+HALF, BRAIN = TensorProto.FLOAT16, TensorProto.BFLOAT16
+
+ROUNDED: dict[str, tuple[float, float, tuple[int, ...], bool]] = {
+    "10 * 0.7 is 7 in float32, and a little less where nothing is rounded": (10.0, 0.7, (), False),
+    "a half": (10.0, 0.5, (), True),
+    "a half behind the narrower type": (9.0, 0.5, (HALF, FLOAT), True),
+    "three quarters": (10.0, 0.75, (), True),
+    "241.5 is 242 in bfloat16": (483.0, 0.5, (BRAIN, FLOAT), False),
+    "100.5 in float16": (201.0, 0.5, (HALF, FLOAT), True),
+    "100.25": (401.0, 0.25, (FLOAT,), True),
+    "2049 is 2048 in float16": (683.0, 3.0, (HALF, FLOAT), False),
+    "2049 in float32": (683.0, 3.0, (FLOAT,), True),
+    "257 is 256 in bfloat16": (257.0, 1.0, (BRAIN, FLOAT), False),
+}
+"""A number, its factor, what the product is cast to before it becomes an integer, and whether that is known."""
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_a_cast_that_shows_rounding_is_no_constant(name: str) -> None:
+    number, factor, types, known = ROUNDED[name]
     b = Builder(17, FLOAT)
-    y = b.node("Mul", b.constant([10.0]), b.constant([factor]))
+    y = b.node("Mul", b.constant([number]), b.constant([factor]))
+    for type_ in types:
+        y = b.node("Cast", y, to=type_)
     b.node("Cast", y, to=INT64, outputs=["whole"])
     found = Model(read(b.model("whole"))).main.constant("whole")
     assert (found is not None) == known
     if found is not None:
         assert found.load() == runtime(b.model("whole"))[0]
+
+
+@pytest.mark.parametrize(("step", "known"), [(0.1, False), (0.3, True)])
+def test_a_range_whose_length_shows_rounding_is_no_constant(step: float, known: bool) -> None:
+    b = Builder(17, FLOAT)
+    limit = b.node("Mul", b.constant(np.float32(0.5)), b.constant(np.float32(1.0)))
+    b.node("Range", b.constant(np.float32(0.0)), limit, b.constant(np.float32(step)), outputs=["counted"])
+    found = Model(read(b.model("counted"))).main.constant("counted")
+    assert (found is not None) == known
+    if found is not None:
+        assert found.shape == runtime(b.model("counted"))[0].shape
 
 
 def narrowed(b: Builder, x: str) -> str:

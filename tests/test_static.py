@@ -319,6 +319,13 @@ FACTS: dict[str, Fact] = {
     "Cast of a product": Fact(lambda b, x: b.node("Cast", b.node("Mul", last(b, x), b.constant(0.7)), to=INT64)),
     "Cast of a negative number": Fact(lambda b, x: b.node("Cast", b.node("Sub", last(b, x), b.constant(12.6)), to=6)),
     "Cast to float16": Fact(lambda b, x: b.node("Cast", last(b, x), to=TensorProto.FLOAT16), known=False),
+    "Cast of float64 to float32": Fact(
+        lambda b, x: b.node(
+            "Cast",
+            b.node("Div", last(b, x, TensorProto.DOUBLE), b.constant(np.array(3.0), type_=TensorProto.DOUBLE)),
+            to=FLOAT,
+        )
+    ),
     "Max": on("Max", 11.0, 3.0),
     "Min": on("Min", 11.0, 3.0),
     "Clip": on("Clip", 2.0, 7.0),
