@@ -313,9 +313,9 @@ def _cast(call: _Call) -> list[Value]:
                 raise ValueError(given.name)
         return [value]
     call.room.check(value.shape)
+    if value.dtype.kind == "f" and dtype.kind in "iub" and given.tensor is None and not _is_whole(value, given.grain):
+        raise ValueError(given.name)
     if value.dtype.kind == "f" and dtype.kind in "iu":
-        if given.tensor is None and not _is_whole(value, given.grain):
-            raise ValueError(given.name)
         value = np.trunc(value)
         if not _fits(value, dtype):
             raise ValueError(given.name)  # every machine makes something else of it
