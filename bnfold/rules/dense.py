@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from bnfold.rules.base import OUT, Accept, Port, View, lift, need_encode
 from bnfold.rules.contraction import Labels, Met, Product, arrived, arrived_shape, decided, meet, roles
 from bnfold.rules.operands import first_accepted, fitted
 from bnfold.rules.unlocks import CONSTANT, NOT_ZERO, VALID
+
+if TYPE_CHECKING:
+    from bnfold.graph import Node
 
 
 def gemm(view: View) -> list[Accept]:
@@ -47,6 +51,9 @@ def _gemm(product: Product) -> list[Accept]:
     node, y, c = view.node, view.port(OUT), _addend(view)
     if any(len(view.port(key).shape) != 2 for key in (0, 1, OUT)):
         raise view.refuse("unsupported-form", "the operands of Gemm are no matrices", VALID)
+    old = _constant_addend(node)
+    if old is not None and not _fits(view, old):
+        raise view.refuse("unsupported-form", f"the bias of Gemm, of shape {old.shape}, does not fit its result", VALID)
     leads = c is not None and c.fixed and not y.fixed and not c.storage.is_identity
     met = meet(product, lift(need_encode(view, c.storage)[0], 2) if c is not None and leads else None)
     if met.passed is not None:
@@ -83,17 +90,20 @@ def _addend(view: View) -> Port | None:
     return port
 
 
+def _constant_addend(node: Node) -> Constant | None:
+    """C where it is constant and counts."""
+    return node.constant(2) if node.get_float("beta", 1.0) != 0 else None
+
+
 def _new_addend(product: Product, met: Met, b: Array) -> tuple[Edit, ...]:
     """The new C: a C + (a arrived + b) / q."""
-    view, node, a, beta = product.view, product.view.node, met.a, met.beta
+    node, a, beta = product.view.node, met.a, met.beta
     q = node.get_float("beta", 1.0)
     used = bool(node.input(2)) and q != 0
-    old = node.constant(2) if used else None
+    old = _constant_addend(node)
     shifted = bool(np.any(beta != 0)) or bool(np.any(b != 0))
     if not shifted and (not used or np.all(a == 1)):
         return ()
-    if old is not None and not _fits(view, old):
-        raise view.refuse("unsupported-form", f"the bias of Gemm, of shape {old.shape}, does not fit its result", VALID)
     divisor = q if used else 1.0
     shape = _addend_shape(product, old, a, b, beta)
 
@@ -111,9 +121,13 @@ def _new_addend(product: Product, met: Met, b: Array) -> tuple[Edit, ...]:
 
 
 def _fits(view: View, addend: Constant) -> bool:
-    """Whether C may be added to what Gemm makes."""
-    sizes = zip(reversed(addend.shape), reversed(view.port(OUT).shape), strict=False)
-    return addend.is_float and len(addend.shape) <= 2 and all(n in (1, of) or isinstance(of, str) for n, of in sizes)
+    """Whether C may be added to what Gemm makes; before opset 7 it is broadcast only where the node says so."""
+    node, shape = view.node, addend.shape
+    whole = node.version < 7 and not node.get_int("broadcast", 0)
+    if not addend.is_float or len(shape) > 2 or (whole and len(shape) < 2):
+        return False
+    sizes = zip(reversed(shape), reversed(view.port(OUT).shape), strict=False)
+    return all(n == of or isinstance(of, str) or (n == 1 and not whole) for n, of in sizes)
 
 
 def _addend_type(product: Product, old: Constant | None) -> int:
