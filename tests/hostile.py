@@ -289,6 +289,12 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
                    a=np.linspace(1, 2, 6, dtype=np.float32)), "")
         for moved in ("Slice(t, c, v, c)", "Slice(t, v, c, c)", "Gather(t, v)")
     },
+    **{
+        f"an image of 2^27 places in a {op}": (
+            beside(f"m = Mul(v, a) z = {op}<strides = [2]>(m, k)", "float[1, 4, 134217728] v",
+                   a=np.linspace(1, 2, 4, dtype=np.float32)[:, None], k=np.ones((4, 4, 3), np.float32)), "")
+        for op in ("Conv", "ConvTranspose")
+    },
     "LayerNormalization of the axis 2^31": (
         beside("z, mean, deviation = LayerNormalization <axis: int = 2147483648> (v, one)", "float v",
                one=np.ones(2, np.float32)), ""),

@@ -16,6 +16,7 @@ import bnfold
 from bnfold.affine import Storage
 from bnfold.certificate import Certificate, certify, windows
 from bnfold.certificate.nodes import check_node
+from bnfold.certificate.result import NotCertifiedError
 from bnfold.certificate.rounding import Exact, compare
 from bnfold.certificate.sample import Draws
 from bnfold.certificate.wiring import GraphPair, Pair
@@ -985,6 +986,29 @@ def test_long_axes_are_looked_at_from_both_ends(length: int, stride: int) -> Non
         places = position * stride + 2 * np.arange(3) - 2
         inside = (places >= 0) & (places < length)
         assert np.array_equal(axis.elements[taps[inside]], places[inside]) and np.all(taps[~inside] == -1)
+
+
+@pytest.mark.parametrize("begin", [0, 3, 20_000])
+@pytest.mark.parametrize("output_size", [None, 90_000])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 3), (5, 2)])
+@pytest.mark.parametrize("length", [30_011, 30_012])
+def test_long_axes_that_are_made_longer_are_looked_at_from_both_ends(
+    monkeypatch: pytest.MonkeyPatch, length: int, stride: int, dilation: int, output_size: int | None, begin: int
+) -> None:
+    at = windows._Window(length, 3, stride, dilation, "NOTSET", begin, 1, False, 1, output_size)
+    cut = windows._spreading.__wrapped__(at)
+    monkeypatch.setattr(windows, "LONG", 1 << 40)
+    whole = windows._spreading.__wrapped__(at)
+    for found, wanted in zip(vars(cut).values(), vars(whole).values(), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_an_axis_that_the_file_says_is_long_is_made_longer_at_once() -> None:
+    at = windows._Window(1 << 31, 3, 2, 1, "NOTSET", 0, 0, False, 0, None)
+    axis = windows._spreading(at)
+    assert (axis.positions[0], axis.positions[-1]) == (0, 1 << 32) and axis.elements[-1] == (1 << 31) - 1
+    with pytest.raises(NotCertifiedError, match="different places"):
+        windows._spreading(dataclasses.replace(at, stride=1 << 30))
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -168,7 +168,8 @@ def _sliding(at: _Window) -> Axis:
 def _spreading(at: _Window) -> Axis:
     """Output o hears from input i through tap t where i*stride + t*dilation - begin = o."""
     begin, end, wanted = at.begin, at.end, at.output_size
-    full = (at.size - 1) * at.stride + (at.kernel - 1) * at.dilation + 1 + at.output_padding
+    reach = (at.kernel - 1) * at.dilation + 1
+    full = (at.size - 1) * at.stride + reach + at.output_padding
     if wanted is None and at.mode in ("SAME_UPPER", "SAME_LOWER"):
         wanted = at.size * at.stride
     if wanted is not None:
@@ -180,10 +181,21 @@ def _spreading(at: _Window) -> Axis:
         outputs = full - begin - end
     if outputs < 1:
         raise NotCertifiedError(f"an axis of {at.size} has no output")
+    outputs = min(outputs, max(1, full - begin + 1))  # those behind hear nothing, as the first of them
+    # Between the first that all taps reach and the last one, all is the same again after a stride.
+    first, behind = max(0, reach - 1 - begin), min(outputs, (at.size - 1) * at.stride - begin + 1)
+    left_out = max(0, behind - first - LONG - 2 * (reach + at.stride)) // at.stride
+    size, outputs = at.size - left_out, outputs - left_out * at.stride
+    middle = first + (behind - first - left_out * at.stride) // 2
+    if outputs * at.kernel > 1 << 24:
+        raise NotCertifiedError(f"a window of {at.kernel} makes {outputs} different places of an axis of {at.size}")
     steps = np.arange(outputs)[:, None] + begin - np.arange(at.kernel) * at.dilation
     places = steps // at.stride
-    inside = (steps % at.stride == 0) & (places >= 0) & (places < at.size)
-    return _thinned(places, inside, np.zeros(outputs, np.int64))
+    inside = (steps % at.stride == 0) & (places >= 0) & (places < size)
+    found = _thinned(places, inside, np.zeros(outputs, np.int64))
+    positions = found.positions + (found.positions > middle) * left_out * at.stride
+    elements = found.elements + (found.elements > (middle + begin) // at.stride) * left_out
+    return replace(found, positions=positions, elements=elements)
 
 
 def _thinned(places: NDArray[Any], inside: NDArray[np.bool_], counted: NDArray[Any]) -> Axis:
