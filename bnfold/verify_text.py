@@ -136,8 +136,8 @@ def algebra(found: Algebra) -> str:
 
 
 def apart(found: Algebra) -> str:
-    """The largest distance of two tensors, and what is allowed."""
-    return f"{found.worst[0].error:.1e} apart at most, {found.tolerance:.0e} allowed"
+    """The distance of two tensors that takes most of what is allowed, and that."""
+    return f"{found.worst[0].error:.1e} apart at most, {found.worst[0].allowed:.0e} allowed"
 
 
 def error_label(run: Verification) -> str:

@@ -21,8 +21,8 @@ from tests.test_page import FULL, HOSTILE, Page, shown
 from tests.test_report import bn, result
 
 ANSWERS = Answers("scores", "cpu", 1200, 10, Share(0.915, 0.9175), Share(0.99, 0.99), 3, 1e-6, 12.5)
-ALGEBRA = Algebra("float64", 1e-12, 40, (TensorError("late", 3e-15), TensorError("early", 1e-15)))
-APART = replace(ALGEBRA, worst=(TensorError("late", 2e-9),), errors=(TensorError("late", 2e-9),))
+ALGEBRA = Algebra("float64", 1e-12, 40, (TensorError("late", 3e-15, 1e-12), TensorError("early", 1e-15, 1e-12)))
+APART = replace(ALGEBRA, worst=(TensorError("late", 2e-9, 1e-12),), errors=(TensorError("late", 2e-9, 1e-12),))
 PARTING = Parting("name", 9, 4, "sum", "sum_1", "add_3", "Add", "its error is 1", 2, "conv")
 SEEN = Sensitivity("Conv.W", 53, "conv_7", "w_7", 5, 0.01, 1.9e-6, "float64", 16.0)
 UNSEEN = Sensitivity("Conv.B", 12, "conv_9", "b_9", 2, 0.01)
@@ -142,7 +142,7 @@ def test_what_was_not_asked_is_not_there() -> None:
 def test_no_name_leaves_its_place() -> None:
     changes: dict[str, Any] = {
         "answers": replace(ANSWERS, provider=HOSTILE),
-        "algebra": replace(APART, worst=(TensorError(HOSTILE, 1.0),)),
+        "algebra": replace(APART, worst=(TensorError(HOSTILE, 1.0, 1e-12),)),
         "parting": Parting("name", 9, 4, HOSTILE, HOSTILE + "2", HOSTILE, HOSTILE, HOSTILE, 2, HOSTILE),
         "sensitivity": (Sensitivity(HOSTILE, 1, HOSTILE, HOSTILE, 0, 0.01, 1e-3, HOSTILE, 3.0),),
     }

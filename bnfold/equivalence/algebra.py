@@ -12,10 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import onnx
 
+from bnfold.affine import Storage
 from bnfold.equivalence.spread import Sketch, growth, restored
 from bnfold.errors import BnfoldError, ModelError
 from bnfold.graph import Graph
+from bnfold.kernels.base import Array, unit_roundoff
 from bnfold.oracle import Oracle
 from bnfold.patch import patch, witness_of
 from bnfold.plan import NewConstant, Plan, Rewrite, SetAttribute
@@ -41,19 +44,25 @@ _WORST = 5
 
 @dataclass(frozen=True)
 class TensorError:
-    """How far apart the two models are at one tensor, relative to its largest magnitude."""
+    """How far apart the two models are at one tensor, and may be, relative to its largest magnitude."""
 
     tensor: str
     error: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether that is near enough."""
+        return self.error <= self.allowed
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict; an error that is not finite becomes None."""
-        return {"tensor": self.tensor, "error": self.error if np.isfinite(self.error) else None}
+        return {**vars(self), "error": self.error if np.isfinite(self.error) else None}
 
 
 @dataclass(frozen=True)
 class Algebra:
-    """What was found; `worst` are the tensors that differ most.
+    """What was found; `worst` are the tensors that take most of what they are allowed, at least `tolerance`.
 
     `status` is "float64"; "not run: ..." where the original cannot be evaluated, or "broken: ..." where only the folded
     model cannot.
@@ -75,7 +84,7 @@ class Algebra:
     @property
     def passed(self) -> bool:
         """Whether nothing speaks against the fold."""
-        return not self.broken and all(error.error <= self.tolerance for error in self.worst)
+        return not self.broken and all(error.passed for error in self.worst)
 
     @property
     def problem(self) -> str:
@@ -84,10 +93,10 @@ class Algebra:
             return ""
         if self.broken:
             return f"in float64 the folded model is {self.status}"
-        first = next(error for error in self.errors if not error.error <= self.tolerance)
+        first = next(error for error in self.errors if not error.passed)
         return (
             f"in float64 and with unrounded constants, tensor '{first.tensor}' is {first.error:.1e} from what it "
-            f"should be, and {self.tolerance:.0e} is allowed"
+            f"should be, and {first.allowed:.0e} is allowed"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -102,7 +111,11 @@ class Algebra:
 
 
 def compare(
-    rewrite: Rewrite, feeds: Mapping[str, Any], conditioning: float = 1.0, known: Sketch | None = None
+    rewrite: Rewrite,
+    feeds: Mapping[str, Any],
+    conditioning: float = 1.0,
+    known: Sketch | None = None,
+    noisy: Sketch | None = None,
 ) -> Algebra:
     """Evaluate both, and compare.
 
@@ -111,6 +124,7 @@ def compare(
         feeds: one sample.
         conditioning: how many times its own rounding a float64 evaluation may be off, where that is a lot.
         known: the original's tensors on this sample, where they have been computed before calls were replaced.
+        noisy: the same tensors where weights were rounded: how many times its rounding each one may be off.
     """
     model, before, after = rewrite.original, known or Sketch(), Sketch()
     try:
@@ -127,10 +141,12 @@ def compare(
     except BnfoldError as error:
         return Algebra(f"not run: {error}")
     witness = witness_of(rewrite)
-    errors = tuple(_errors(before, after, witness, set(model.main.outputs)))
     conditioning = max(conditioning, _SLACK * _growth(model.main, before, witness))
-    worst = sorted(errors, key=lambda each: -each.error if np.isfinite(each.error) else -np.inf)
-    tolerance = ROUNDED if rounds(rewrite.plan) else max(TOLERANCE, conditioning * 2.0**-53)
+    tolerance = ROUNDED if rounds(rewrite.plan) else max(TOLERANCE, conditioning * unit_roundoff(np.float64))
+    sides = before, after, noisy or Sketch()
+    found = _Sides(*sides, witness, frozenset(model.main.outputs), tolerance, _coarsest(model.proto))
+    errors = tuple(found.errors())
+    worst = sorted(errors, key=lambda each: -each.error / each.allowed if np.isfinite(each.error) else -np.inf)
     return Algebra("float64", tolerance, len(errors), tuple(worst[:_WORST]), errors)
 
 
@@ -145,22 +161,55 @@ def _growth(graph: Graph, before: Sketch, witness: Witness) -> float:
     return max(each for each in found if np.isfinite(each))
 
 
-def _errors(before: Sketch, after: Sketch, witness: Witness, outputs: set[str]) -> Iterator[TensorError]:
-    """Tensor by tensor; the graph's outputs are what they were, whatever the witness says."""
-    main = witness.main
-    for name, (shape, values) in before.samples.items():
-        renamed = name if name in outputs else main.names.get(name, name)
-        expected = restored(values, shape, None if name in outputs else main.storage.get(name))
-        if renamed not in after.samples or expected is None:
-            continue
-        found, value = after.samples[renamed]
-        if found != shape or not np.array_equal(np.isfinite(value), np.isfinite(expected)):
-            yield TensorError(renamed, float("inf"))
-            continue
-        finite = np.isfinite(value)
-        error = float(np.max(np.abs(value - expected), where=finite, initial=0.0))
-        size = float(np.max(np.abs(expected), where=finite, initial=0.0))
-        yield TensorError(renamed, error / size if error and size else error)
+@dataclass(frozen=True)
+class _Sides:
+    """The tensors of the original, of the folded model, and of the original with rounded weights."""
+
+    before: Sketch
+    after: Sketch
+    noisy: Sketch
+    witness: Witness
+    outputs: frozenset[str]
+    tolerance: float
+    unit: float
+    """Of the roundings of the weights."""
+
+    def errors(self) -> Iterator[TensorError]:
+        """Tensor by tensor; the graph's outputs are what they were, whatever the witness says."""
+        main = self.witness.main
+        for name, (shape, values) in self.before.samples.items():
+            renamed = name if name in self.outputs else main.names.get(name, name)
+            storage = None if name in self.outputs else main.storage.get(name)
+            expected = restored(values, shape, storage)
+            if renamed not in self.after.samples or expected is None:
+                continue
+            found, value = self.after.samples[renamed]
+            same = found == shape and np.array_equal(np.isfinite(value), np.isfinite(expected))
+            error = _apart(value, expected) if same else float("inf")
+            yield TensorError(renamed, error, self._allowed(name, expected, storage))
+
+    def _allowed(self, name: str, expected: Array, storage: Storage | None) -> float:
+        """What roundings make of a tensor in float64, from what rounding the weights to their own type makes of it."""
+        shape, values = self.noisy.samples.get(name, ((), None))
+        moved = None if values is None else restored(values, shape, storage)
+        if moved is None or moved.shape != expected.shape or not np.isfinite(moved - expected).all():
+            return self.tolerance
+        conditioning = _SLACK * _apart(moved, expected) / self.unit
+        return max(self.tolerance, conditioning * unit_roundoff(np.float64))
+
+
+def _coarsest(model: onnx.ModelProto) -> float:
+    """The unit roundoff of the coarsest float type that a weight has."""
+    types = {tensor.data_type for tensor in model.graph.initializer} & set(FLOATS)
+    return max((unit_roundoff(FLOATS[type_]) for type_ in types), default=unit_roundoff(np.float32))
+
+
+def _apart(value: Array, expected: Array) -> float:
+    """The largest difference where both are finite, relative to the largest magnitude."""
+    finite = np.isfinite(expected)
+    error = float(np.max(np.abs(value - expected), where=finite, initial=0.0))
+    size = float(np.max(np.abs(expected), where=finite, initial=0.0))
+    return error / size if error and size else error
 
 
 def rounds(plan: Plan) -> bool:

@@ -237,7 +237,9 @@ class Verifier:
         if self.fold is None or not reference.is_float64:
             return []
         self.say("float64, unrounded constants")
-        self.algebra = algebra.compare(self.fold, self.feeds[0], reference.conditioning, reference.inside)
+        self.algebra = algebra.compare(
+            self.fold, self.feeds[0], reference.conditioning, reference.inside, reference.inside_stored
+        )
         return [self.algebra.problem] if self.algebra.problem else []
 
     def _stored(self, reference: Reference) -> Stored:
