@@ -106,15 +106,16 @@ class Oracle:
         *,
         rounding_seed: int | None = None,
         weights_only: bool = False,
+        unit: float | None = None,
         nearest: bool = False,
         watch: Callable[[str, Any], None] | None = None,
     ) -> dict[str, Array]:
         """The tensors named (the graph's outputs; any other tensor of the main graph too), as `flat` gives them.
 
         `rounding_seed` rounds every weight and result once at random (`bnfold.kernels.rounding`), to see how much the
-        model's own precision moves the outputs; with `weights_only`, what storing the weights does. `nearest` rounds
-        every result to the type that the model has it in. `watch` is called with each tensor of the main graph as it is
-        made.
+        model's own precision moves the outputs; with `weights_only`, what storing the weights does; with `unit`, what a
+        type of this unit roundoff does. `nearest` rounds every result to the type that the model has it in. `watch` is
+        called with each tensor of the main graph as it is made.
 
         Raises:
             Unsupported: an op has no float64 kernel.
@@ -133,7 +134,7 @@ class Oracle:
                 scope.units[name] = _unit_of(np.asarray(feeds[name]).dtype)
             elif name not in graph.initializers:
                 raise ModelError(f"input '{name}' was not given")
-        rounding = None if rounding_seed is None else Rounding(rounding_seed, weights_only=weights_only)
+        rounding = None if rounding_seed is None else Rounding(rounding_seed, weights_only=weights_only, unit=unit)
         rounding = Nearest() if nearest else rounding
         with np.errstate(all="ignore"):
             self._execute(scope, rounding, watch)

@@ -10,9 +10,7 @@ import pytest
 
 from bnfold.equivalence import Settings, algebra, verified
 from bnfold.equivalence.algebra import ROUNDED, TOLERANCE, compare
-from bnfold.equivalence.spread import Sketch
 from bnfold.graph import Model
-from bnfold.oracle import Oracle
 from bnfold.patch import Patched, patch
 from bnfold.plan import Edit, NewConstant, Plan, Rewrite
 from bnfold.solver import solve
@@ -121,28 +119,17 @@ def test_an_epsilon_that_is_a_float32_loosens_the_tolerance() -> None:
     assert found.tolerance == ROUNDED
 
 
-def test_an_ill_conditioned_model_is_allowed_what_its_conditioning_explains() -> None:
-    plan = plan_of(network())
-    spoil(plan, "weight", 1e-11)
-    assert compare(Rewrite.of(plan), FEEDS, conditioning=1e6).passed
-
-
 @pytest.mark.parametrize("by", [0.0, 1e-11])
-def test_a_tensor_inside_is_allowed_what_its_own_conditioning_explains(by: float) -> None:
-    """The sine of large numbers; as gates are in networks that nobody trained. The others are not allowed as much."""
-    model = network(last="Sin", steep=1e6)
-    plan = plan_of(model)
+def test_a_tensor_is_allowed_what_its_own_rounding_explains(by: float) -> None:
+    """The sine of large numbers, as gates are in networks that nobody trained. The others are not allowed as much."""
+    plan = plan_of(network(last="Sin", steep=1e6))
     spoil(plan, "weight", by)
-    before, noisy = Sketch(), Sketch()
-    oracle = Oracle(model)
-    oracle.run(FEEDS, watch=before)
-    oracle.run(FEEDS, rounding_seed=1, weights_only=True, watch=noisy)
-    sine = plan.graphs[0].graph.outputs[0]
-    strict, found = (compare(Rewrite.of(plan), FEEDS, known=before, noisy=each) for each in (None, noisy))
-    assert {error.tensor for error in strict.errors if not error.passed} >= {sine}
-    assert found.passed == (not by)
-    assert found.tolerance == TOLERANCE
-    assert {error.tensor: error.allowed for error in found.errors}[sine] > 1e-10
+    found = compare(Rewrite.of(plan), FEEDS)
+    errors = {error.tensor: error for error in found.errors}
+    sine = errors[plan.graphs[0].graph.outputs[0]]
+    assert sine.error > 1e-10
+    assert sine.passed == found.passed == (not by)
+    assert errors["relu"].allowed == found.tolerance == TOLERANCE
 
 
 def test_a_tensor_that_is_stored_far_from_zero_is_allowed_what_its_readers_lose() -> None:

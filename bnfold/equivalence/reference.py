@@ -15,7 +15,7 @@ from bnfold.equivalence.runs import Outputs, Runs, moved, nudged
 from bnfold.equivalence.settings import Progress
 from bnfold.equivalence.spread import Sketch
 from bnfold.errors import BnfoldError
-from bnfold.kernels.base import is_float_type, unit_roundoff
+from bnfold.kernels.base import is_float_type
 from bnfold.kernels.rounding import WEIGHTED
 from bnfold.oracle import Oracle
 from bnfold.runtime import Session
@@ -58,18 +58,6 @@ class Reference:
     def weakness(self) -> str:
         """Why it is not the truth; '' where it is."""
         return self.status.removeprefix(_WEAKER) if not self.is_float64 else ""
-
-    @property
-    def conditioning(self) -> float:
-        """How many times its own rounding an evaluation may be off: 64 times what Monte Carlo rounding shows."""
-        found = [
-            deviation(run[name], truth[name], truth[name]).norm
-            for truth, noisy in zip(self.truth, self.noisy, strict=True)
-            for run in noisy
-            for name in truth
-            if is_float_type(truth[name].dtype) and np.isfinite(truth[name]).all()
-        ]
-        return 64 * max((move for move in found if np.isfinite(move)), default=0.0) / unit_roundoff(np.float32)
 
 
 def reference_of(

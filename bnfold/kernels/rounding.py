@@ -52,11 +52,12 @@ _POOL = 1_048_573
 class Rounding:
     """One Monte Carlo rounding of the weights and, unless `weights_only`, of every result.
 
+    `unit` is the unit roundoff of all, in place of that of each one's type.
     `units` has the unit roundoff of every tensor that depends on an input so far.
     """
 
-    def __init__(self, seed: int, *, weights_only: bool = False) -> None:
-        self.weights_only = weights_only
+    def __init__(self, seed: int, *, weights_only: bool = False, unit: float | None = None) -> None:
+        self.weights_only, self.unit = weights_only, unit
         self._random = np.random.default_rng(seed)
         self._pool = self._random.uniform(-1, 1, _POOL)
 
@@ -97,6 +98,7 @@ class Rounding:
         whole = ours and value.flags.owndata and value.flags.writeable and value.flags.c_contiguous
         result = value if whole and value.dtype == np.float64 else np.array(value, np.float64, order="C")
         flat, at, place = result.reshape(-1), 0, start
+        unit = self.unit or unit
         while at < flat.size:
             count = min(_POOL - place, flat.size - at)
             part = flat[at : at + count]
