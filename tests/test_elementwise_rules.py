@@ -68,6 +68,7 @@ UNIFORM: dict[str, Row] = {
     "max": (lambda b, x: b.node("Max", x, b.constant(0.25)), 17),
     "min of all": (lambda b, x: b.node("Min", x, b.constant(b.normal(*IMAGE))), 17),
     "reduce max": (reduced("ReduceMax"), 17),
+    "reduce max along an axis that is named twice": (node("ReduceMax", axes=[3, -1]), 17),
     "where": (lambda b, x: b.node("Where", b.constant(b.normal(7, 5) > 0), x, b.constant(0.25)), 17),
     "pad": (lambda b, x: b.node("Pad", x, b.constant([0, 0, 1, 0, 0, 0, 2, 1])), 17),
     "pad with a number": (lambda b, x: b.node("Pad", x, b.constant([0, 1, 1, 0, 0, 0, 2, 1]), b.constant(-0.5)), 17),

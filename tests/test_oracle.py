@@ -180,6 +180,7 @@ ROWS: list[tuple[str, int, tuple[Array | None, ...], dict[str, Any], int]] = [
     ("ReduceProd", 13, (f(2, 3, 4),), {"axes": [1]}, 1),
     ("ReduceL1", 13, (f(2, 3, 4),), {"axes": [1]}, 1),
     ("ReduceL2", 13, (f(2, 3, 4),), {"axes": [1]}, 1),
+    ("ReduceL2", 13, (f(2, 3, 4),), {"axes": [1, -2]}, 1),
     ("ReduceSumSquare", 13, (f(2, 3, 4),), {"axes": [1]}, 1),
     ("ReduceLogSum", 13, (pos(2, 3, 4),), {"axes": [1]}, 1),
     ("ReduceLogSumExp", 13, (f(2, 3, 4),), {"axes": [1], "keepdims": 0}, 1),

@@ -14,7 +14,7 @@ def _reduced_axes(call: Call, x: Array, axes: Array | None) -> tuple[int, ...] |
     chosen = call.attributes.get("axes") if axes is None else axes
     if chosen is None or np.asarray(chosen).size == 0:
         return None if call.get("noop_with_empty_axes", 0) == 1 else tuple(range(x.ndim))
-    return tuple(axis % x.ndim for axis in ints(chosen))
+    return tuple(sorted({axis % x.ndim for axis in ints(chosen)}))  # one that is named twice is reduced once
 
 
 def _log_sum_exp(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
