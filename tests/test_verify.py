@@ -13,9 +13,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from bnfold.equivalence import CERTIFIED_ONLY, DIFFERENT, EQUIVALENT, verify
+from bnfold import oracle
+from bnfold.equivalence import CERTIFIED_ONLY, DIFFERENT, EQUIVALENT, verifier, verify
 from bnfold.equivalence.noise import K
 from bnfold.errors import ModelError, UsageError
+from bnfold.kernels.rounding import Rounding
 from bnfold.oracle import Unsupported
 from tests.pairs import DEPTH, SMALL, info, made, network, scaled, unary
 
@@ -53,6 +55,28 @@ def test_a_thousandth_in_one_channel_is_seen(name: str) -> None:
     assert "times it" in found.problems[0]
     assert found.worst is not None
     assert found.worst.k_needed > K
+
+
+@pytest.mark.parametrize("bn_opset", [6, 15])
+def test_noise_that_is_small_by_luck_is_drawn_again(monkeypatch: pytest.MonkeyPatch, bn_opset: int) -> None:
+    class Lucky(Rounding):
+        def __init__(self, seed: int, **how: Any) -> None:
+            super().__init__(seed, **how)
+            drawn.add(seed)
+            if seed <= 4:
+                self._pool *= 1e-3
+
+    drawn: set[int] = set()
+    monkeypatch.setattr(oracle, "Rounding", Lucky)
+    original = network(folded=False, bn_opset=bn_opset, shape=[2, 3, 9, 8])
+    near = network(folded=True, shape=[2, 3, 9, 8], corrupt=scaled("w2", 1.00003))
+    assert verify(original, near).passed
+    assert drawn == set(range(1, 9))
+    with monkeypatch.context() as patched:
+        patched.setattr(verifier, "drawn_again", lambda *_: False)
+        assert not verify(original, near).passed
+    wrong = verify(original, network(folded=True, shape=[2, 3, 9, 8], corrupt=scaled("w2", 1.001)))
+    assert wrong.status == DIFFERENT and len(wrong.problems) == len(set(wrong.problems))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])

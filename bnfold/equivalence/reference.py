@@ -26,6 +26,9 @@ from bnfold.samples import Feeds
 _QUICK_SECONDS, _SLOW_SECONDS = 0.3, 1.5
 _ROUNDINGS, _FEW_ELEMENTS = 4, 32
 
+_MANY = 8
+"""Roundings before anything is said to be beyond them: one network's were seen to differ from each other by ten."""
+
 # Where a runtime is this many times further from float64 than rounding explains, and that far, its own approximations
 # (or an oracle that is wrong) would make the rule toothless: the runtime's result is then the reference.
 _UNEXPLAINED, _FAR = 100.0, 1e-3
@@ -107,6 +110,19 @@ def float64_reference(
         reference.noisy.append(noisy)
         slow = slow or seconds > _SLOW_SECONDS
     return reference
+
+
+def drawn_again(reference: Reference, rounds: Oracle, feeds: Sequence[Feeds], seed: int, say: Progress) -> bool:
+    """Round the samples that have been rounded some times more; whether there was anything left to do."""
+    more = False
+    for index, (sample, noisy, stored) in enumerate(zip(feeds, reference.noisy, reference.stored, strict=True)):
+        for turn in range(len(stored), _MANY) if stored else ():
+            say(f"float64 reference, sample {index + 1} of {len(feeds)}, rounded {turn + 1} times")
+            stored.append(rounds.run(sample, rounding_seed=seed + 1 + turn, weights_only=True))
+            if noisy is not stored:
+                noisy.append(rounds.run(sample, rounding_seed=seed + 1 + turn))
+            more = True
+    return more
 
 
 def _unexplained(reference: Reference, runs: Runs) -> str:
