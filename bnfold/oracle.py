@@ -34,6 +34,7 @@ from bnfold.kernels.graphs import (
     prepare,
     schema_of,
 )
+from bnfold.kernels.growth import elements
 from bnfold.kernels.rounding import Nearest, Rounding, result_unit
 from bnfold.malformed import ENDLESS
 
@@ -163,8 +164,7 @@ class Oracle:
                     self._bytes += getattr(value, "nbytes", 0)
                     if watch is not None:
                         watch(name, value)
-            if self._bytes > self.max_bytes:
-                raise TooLarge(f"its tensors need more than {self.max_bytes / 2**30:.1f} GiB in float64")
+            self._check_bytes()
             for name in step.frees:
                 self._bytes -= getattr(scope.values.pop(name, None), "nbytes", 0)
 
@@ -236,12 +236,17 @@ class Oracle:
             return _CONTROL[op](call, lambda graph, values: self._call_graph(graph, values, scope, rounding), *inputs)
         kernel = KERNELS.get((domain, op))
         if kernel is not None:
+            self._check_bytes(8 * elements(call, inputs))
             results = _checked(call, node, kernel, inputs)
             self._spend(multiply_adds(op, [np.shape(value) for value in inputs], np.shape(results[0])))
             return results
         if schema.body is not None:
             return self._call_function(schema.body, {**schema.defaults, **attributes}, inputs, scope, node.input, None)
         return by_reference(call, node, opset, inputs)
+
+    def _check_bytes(self, more: int = 0) -> None:
+        if self._bytes + more > self.max_bytes:
+            raise TooLarge(f"its tensors need more than {self.max_bytes / 2**30:.1f} GiB in float64")
 
     def _spend(self, macs: float) -> None:
         self._macs += macs

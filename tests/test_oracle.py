@@ -615,6 +615,29 @@ def test_what_is_too_large_is_refused() -> None:
         Oracle(helper.make_model(chain), max_macs=3.5e5).run({"x": np.ones(3, np.float32)})
 
 
+GROWING = {
+    "ConstantOfShape": "y = ConstantOfShape (sizes)",
+    "Pad": "y = Pad (x, pads)",
+    "Pad along one axis": "y = Pad (x, pad, , last)",
+    "Range": "zero = Constant <value_float = 0.0> () m = Constant <value_float = 1e15> () "
+    "n = Constant <value_float = 1.0> () y = Range (zero, m, n)",
+    "Resize": "y = Resize (x, , , sizes)",
+    "Resize by scales": "y = Resize (x, , scales)",
+    "Tile": "y = Tile (x, sizes)",
+}
+
+
+@pytest.mark.parametrize("nodes", GROWING.values(), ids=GROWING)
+def test_what_would_make_too_much_is_refused_before_it_does(nodes: str) -> None:
+    model = parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 18]> g (float[1, 2] x) => (float[A, B] y)
+        <int64[2] sizes = {{1, 1000000000000000}}, float[2] scales = {{1, 1e15}}, int64[1] last = {{-1}},
+        int64[4] pads = {{0, 3, 0, 1000000000000000}}, int64[2] pad = {{0, 1000000000000000}}> {{ {nodes} }}"""
+    )
+    with pytest.raises(TooLarge, match="GiB"):
+        Oracle(model).run({"x": np.ones((1, 2), np.float32)})
+
+
 @pytest.mark.parametrize(("made", "body"), [("h", ""), ("p", "p = Identity (h)")], ids=["nothing in it", "a copy"])
 def test_a_loop_that_would_turn_for_hours_is_refused(made: str, body: str) -> None:
     """Its turns do no arithmetic."""

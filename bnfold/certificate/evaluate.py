@@ -16,8 +16,9 @@ from bnfold.affine import Array
 from bnfold.certificate.result import NotCertifiedError
 from bnfold.errors import BnfoldError
 from bnfold.graph import Node
-from bnfold.kernels import KERNELS, Call, resize, to_float64
+from bnfold.kernels import KERNELS, Call, to_float64
 from bnfold.kernels.graphs import Schema, attribute_value, schema_of
+from bnfold.kernels.growth import elements
 
 Inputs = Sequence[Array | None]
 
@@ -151,7 +152,7 @@ def _kernel(
         node.op, domain, schema.version, attributes, tuple(bool(name) for name in node.outputs), schema.defaults
     )
     given = [value for value in inputs if value is not None] if op == "Max" else inputs  # a Clip may lack a bound
-    if op in ("Resize", "Upsample") and resize.elements(call, *given) > MOST_ELEMENTS:
+    if elements(call, given) > MOST_ELEMENTS:
         raise NotCertifiedError("what it makes is too large to be tested")
     found = kernel(call, *given)
     return [np.asarray(to_float64(value)) for value in (found if isinstance(found, tuple) else (found,))]
