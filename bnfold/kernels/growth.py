@@ -37,7 +37,8 @@ def _tiled(call: Call, x: Array, repeats: Array, axis: Array | None = None) -> i
 
 
 def _counted(call: Call, start: Array, limit: Array, delta: Array) -> int:
-    return max(0, math.ceil((limit.item() - start.item()) / delta.item()))
+    count: int = math.ceil((limit.item() - start.item()) / delta.item())
+    return max(0, count)
 
 
 _RULES: Mapping[str, Callable[..., int]] = {
