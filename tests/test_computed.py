@@ -186,3 +186,12 @@ def test_what_float32_cannot_hold_is_left_alone() -> None:
     x = b.input(2, 3, 7, 6)
     weights = standardised(b, 4, 3, 3, 3, gain=1e30)
     assert kept(b.model(b.node("Conv", x, b.node("Mul", weights, weights))))[0] == "out-of-range"
+
+
+def test_what_is_too_large_only_on_the_way_to_who_stores_it_goes() -> None:
+    b = Builder(17, FLOAT)
+    x = b.input(2, 3, 7, 6)
+    weights = standardised(b, 4, 3, 3, 3, gain=1e30)
+    small = b.node("Mul", b.node("Mul", weights, b.constant(1e20)), b.constant(1e-30))
+    made = bnfold.optimize(b.model(b.node("Conv", x, b.node("Mul", small, b.constant(1e-20)))), verify=False)
+    assert made.batchnorm.after == 0

@@ -81,6 +81,13 @@ def split_into(size: int) -> Apply:
     return apply
 
 
+def second_part(b: Builder, x: str) -> str:
+    """The second part of a Split, where the first one, which nobody reads, is said to have less than nothing."""
+    b.node("Split", x, b.constant([-2, 6]), axis=1, outputs=["", "part"])
+    b.declare("part", *IMAGE)
+    return "part"
+
+
 def to_integers(b: Builder, x: str) -> str:
     return b.node("Cast", x, to=INT)
 
@@ -166,6 +173,7 @@ REFUSALS = [
     Refusal("Gather picks what axis 1 of 6 does not have", with_inputs("Gather", [0, 6], axis=1)),
     Refusal("Split takes what axis 1 of 6 does not have", split_into(1 << 40)),
     Refusal("Split takes what axis 1 of 6 does not have", split_into(-1)),
+    Refusal("Split takes what axis 1 of 6 does not have", second_part),
     Refusal("Gather picks what axis 1 of 6 does not have", with_inputs("Gather", [0, -7], axis=1)),
     Refusal("varies on axis 1, where DequantizeLinear has no scales", quantized_by_output, type_=FLOAT),
     Refusal("the scales of DequantizeLinear have shape (7,)", quantized_by_seven, "behind", type_=FLOAT),
