@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bnfold.kernels import resize
+from bnfold.kernels import resize, shape
 from bnfold.kernels.base import Array, Call, ints
 
 
@@ -24,27 +24,20 @@ def elements(call: Call, inputs: Sequence[Any]) -> int:
 def _padded(
     call: Call, x: Array, pads: Array | None = None, value: Array | None = None, axes: Array | None = None
 ) -> int:
-    amounts = ints((call.get("pads") or call.get("paddings")) if pads is None else pads)
-    places = list(range(x.ndim)) if axes is None else [axis % x.ndim for axis in ints(axes)]
-    sizes = list(x.shape)
-    for at, place in enumerate(places):
-        sizes[place] += max(0, amounts[at]) + max(0, amounts[at + len(places)])
-    return math.prod(sizes)
+    amounts = shape.pad_amounts(call, x, pads, axes)
+    return math.prod(
+        size + max(0, before) + max(0, after) for (before, after), size in zip(amounts, x.shape, strict=True)
+    )
 
 
 def _tiled(call: Call, x: Array, repeats: Array, axis: Array | None = None) -> int:
     return int(x.size) * math.prod(max(0, count) for count in ints(repeats))
 
 
-def _counted(call: Call, start: Array, limit: Array, delta: Array) -> int:
-    count: int = math.ceil((limit.item() - start.item()) / delta.item())
-    return max(0, count)
-
-
 _RULES: Mapping[str, Callable[..., int]] = {
-    "ConstantOfShape": lambda call, shape: math.prod(max(0, size) for size in ints(shape)),
+    "ConstantOfShape": lambda call, sizes: math.prod(max(0, size) for size in ints(sizes)),
     "Pad": _padded,
-    "Range": _counted,
+    "Range": lambda call, *numbers: shape.range_count(*numbers),
     "Resize": resize.elements,
     "Tile": _tiled,
     "Upsample": resize.elements,

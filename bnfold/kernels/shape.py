@@ -171,20 +171,27 @@ def pad(
     call: Call, x: Array, pads: Array | None = None, value: Array | None = None, axes: Array | None = None
 ) -> Array:
     """Elements before and after each axis; a negative number takes elements away."""
-    given = (call.get("pads") or call.get("paddings")) if pads is None else pads
-    amounts = ints(given)
-    places = list(range(x.ndim)) if axes is None else [axis % x.ndim for axis in ints(axes)]
-    widths, cuts = [(0, 0)] * x.ndim, [slice(None)] * x.ndim
-    for at, place in enumerate(places):
-        before, after = amounts[at], amounts[at + len(places)]
-        widths[place] = (max(0, before), max(0, after))
-        cuts[place] = slice(max(0, -before), x.shape[place] - max(0, -after))
+    amounts = pad_amounts(call, x, pads, axes)
+    widths = [(max(0, before), max(0, after)) for before, after in amounts]
+    cuts = [
+        slice(max(0, -before), size - max(0, -after)) for (before, after), size in zip(amounts, x.shape, strict=True)
+    ]
     mode = call.get("mode", "constant")
     if mode == "constant":
         fill = call.get("value", 0.0) if value is None or value.size == 0 else value.ravel()[0]
         return np.pad(x[tuple(cuts)], widths, constant_values=np.asarray(fill).astype(x.dtype))
     padded: Array = np.pad(x[tuple(cuts)], widths, mode=mode)
     return padded
+
+
+def pad_amounts(call: Call, x: Array, pads: Array | None, axes: Array | None) -> list[tuple[int, int]]:
+    """What a Pad adds before and after each axis."""
+    given = ints((call.get("pads") or call.get("paddings")) if pads is None else pads)
+    places = list(range(x.ndim)) if axes is None else [axis % x.ndim for axis in ints(axes)]
+    amounts = [(0, 0)] * x.ndim
+    for at, place in enumerate(places):
+        amounts[place] = (given[at], given[at + len(places)])
+    return amounts
 
 
 @kernel("DepthToSpace")
@@ -231,9 +238,13 @@ def constant_of_shape(call: Call, shape: Array) -> Array:
 @kernel("Range")
 def range_(call: Call, start: Array, limit: Array, delta: Array) -> Array:
     """start, start + delta, ... below limit."""
-    count = max(0, int(np.ceil((limit.item() - start.item()) / delta.item())))
-    values: Array = start.item() + np.arange(count) * delta.item()
+    values: Array = start.item() + np.arange(range_count(start, limit, delta)) * delta.item()
     return values.astype(start.dtype)
+
+
+def range_count(start: Array, limit: Array, delta: Array) -> int:
+    """How many numbers a Range makes."""
+    return max(0, int(np.ceil((limit.item() - start.item()) / delta.item())))
 
 
 @kernel("NonZero")

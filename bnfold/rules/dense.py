@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,9 +17,6 @@ from bnfold.rules.base import OUT, Accept, Port, View, lift, need_encode
 from bnfold.rules.contraction import Labels, Met, Product, arrived, arrived_shape, decided, meet, roles
 from bnfold.rules.operands import first_accepted, fitted
 from bnfold.rules.unlocks import CONSTANT, NOT_ZERO, VALID
-
-if TYPE_CHECKING:
-    from bnfold.graph import Node
 
 
 def gemm(view: View) -> list[Accept]:
@@ -51,7 +47,7 @@ def _gemm(product: Product) -> list[Accept]:
     node, y, c = view.node, view.port(OUT), _addend(view)
     if any(len(view.port(key).shape) != 2 for key in (0, 1, OUT)):
         raise view.refuse("unsupported-form", "the operands of Gemm are no matrices", VALID)
-    old = _constant_addend(node)
+    old = node.constant(2) if node.get_float("beta", 1.0) != 0 else None
     if old is not None and not _fits(view, old):
         raise view.refuse("unsupported-form", f"the bias of Gemm, of shape {old.shape}, does not fit its result", VALID)
     leads = c is not None and c.fixed and not y.fixed and not c.storage.is_identity
@@ -61,7 +57,7 @@ def _gemm(product: Product) -> list[Accept]:
     _, b = need_encode(view, y.storage)
     if c is None:
         wants = {**met.wants, OUT: Storage.encode(met.a, b)}
-        return [view.settle(wants, met.edits + _new_addend(product, met, b))]
+        return [view.settle(wants, met.edits + _new_addend(product, met, b, old))]
     q = node.get_float("beta", 1.0)
     shift = met.a * arrived(product, met.beta)
     _, own = need_encode(view, c.storage)
@@ -90,17 +86,11 @@ def _addend(view: View) -> Port | None:
     return port
 
 
-def _constant_addend(node: Node) -> Constant | None:
-    """C where it is constant and counts."""
-    return node.constant(2) if node.get_float("beta", 1.0) != 0 else None
-
-
-def _new_addend(product: Product, met: Met, b: Array) -> tuple[Edit, ...]:
-    """The new C: a C + (a arrived + b) / q."""
+def _new_addend(product: Product, met: Met, b: Array, old: Constant | None) -> tuple[Edit, ...]:
+    """The new C: a C + (a arrived + b) / q, where C was this constant, or left out."""
     node, a, beta = product.view.node, met.a, met.beta
     q = node.get_float("beta", 1.0)
     used = bool(node.input(2)) and q != 0
-    old = _constant_addend(node)
     shifted = bool(np.any(beta != 0)) or bool(np.any(b != 0))
     if not shifted and (not used or np.all(a == 1)):
         return ()
